@@ -1,0 +1,1 @@
+"""Words and tables; one file per command; no logic."""

@@ -1,0 +1,1 @@
+"""Tensors, dimension expressions, plans, rewriting. Knows nothing of accuracy, devices or Optuna."""

@@ -1,0 +1,1 @@
+"""Typing rules, one small function per operator family."""

@@ -1,0 +1,1 @@
+"""Getting the accuracy back: norm recalibration and fine-tuning with distillation."""

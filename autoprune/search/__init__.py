@@ -1,0 +1,1 @@
+"""Space, sampler, candidate pipeline and study."""

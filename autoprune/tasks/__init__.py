@@ -1,0 +1,1 @@
+"""Where model, data and metric come from."""

@@ -1,0 +1,1 @@
+"""Conformance kits for people who extend autoprune."""
