@@ -1,0 +1,183 @@
+"""`Graph`: a traced model, what can be pruned in it, and the pruning itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.errors import ConfigError, ModelError, did_you_mean
+from autoprune.graph.group import Frozen, Group, find_groups, list_frozen
+from autoprune.graph.kept import Kept, coordinates
+from autoprune.graph.module import PrunedModule, build
+from autoprune.graph.plan import Cut, Plan
+from autoprune.graph.rewrite import cut_tensor, rewrite
+from autoprune.graph.trace import Captured, capture
+from autoprune.graph.typing import Typing
+
+if TYPE_CHECKING:
+    from autoprune.methods.criterion import Statistics
+
+__all__ = ["Graph", "Slice", "trace"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The part of one tensor that belongs to the units of a group.
+
+    tensor: its name; role: "out" (the axis is the one the weight produces), "in" (the one it consumes), "vector"
+    (bias, norm scale or shift, running statistics); values: `[units, elements]`, a view or a copy, never to be changed.
+    """
+
+    tensor: str
+    role: str
+    values: torch.Tensor
+
+
+class Graph:
+    """What `autoprune.trace` returns. Holds references to the model's tensors and never changes them."""
+
+    def __init__(self, captured: Captured, example_inputs: Any, name: str):
+        self.captured = captured
+        self.example_inputs = example_inputs
+        self.name = name
+        self.typing = Typing(captured.graph).run()
+        self._parameters = {n: t.numel() for n, t in captured.tensors.items() if isinstance(t, nn.Parameter)}
+        self.groups: dict[str, Group] = find_groups(self.typing, captured.graph, self._parameters)
+        self.fingerprint = _fingerprint(captured)
+
+    def __repr__(self) -> str:
+        return f"Graph({self.name}: {len(self.groups)} groups, {len(self.captured.graph.nodes)} nodes)"
+
+    @property
+    def frozen(self) -> list[Frozen]:
+        """(what, operator, reason) of everything in the parameters that cannot be pruned."""
+        return list_frozen(self.typing, self._parameters)
+
+    @property
+    def params(self) -> int:
+        """Number of parameter elements that the graph uses."""
+        return sum(self._parameters.values())
+
+    @property
+    def free_params(self) -> int:
+        """Number of elements of parameters that at least one group touches."""
+        touched = {name for g in self.groups.values() for name, _ in g.tensors}
+        return sum(n for name, n in self._parameters.items() if name in touched)
+
+    def slices(self, group: str, tensors: Mapping[str, torch.Tensor] | None = None) -> list[Slice]:
+        """The slices of a group, in the order of `Group.tensors`.
+
+        `tensors` replaces the model's own, e.g. by gradients of the same shapes; missing names are left out.
+        """
+        g = self._group(group)
+        source = self.captured.tensors if tensors is None else tensors
+        out = []
+        for name, axis in g.tensors:
+            if name not in source:
+                continue
+            tensor = source[name].detach()
+            units = coordinates(self.typing.tensors[name][axis], g.dim)
+            order = np.argsort(units, kind="stable")[int((units < 0).sum()) :]
+            rows = tensor.movedim(axis, 0)
+            if len(order) != len(units) or (np.diff(order) != 1).any():
+                rows = rows.index_select(0, torch.from_numpy(order).to(tensor.device))
+            role = "vector" if tensor.dim() == 1 else "out" if axis == 0 else "in"
+            out.append(Slice(name, role, rows.reshape(g.size, -1)))
+        return out
+
+    def _group(self, name: str) -> Group:
+        if name not in self.groups:
+            raise ConfigError("no such group", given=name, allowed=did_you_mean(name, self.groups),
+                              fix="autoprune layers --model … lists the groups")
+        return self.groups[name]
+
+    def check(self, plan: Plan) -> None:
+        """Raise one `ConfigError` that lists everything that is wrong with a plan for this graph."""
+        problems = []
+        if plan.model is not None and plan.model != self.fingerprint:
+            problems.append(f"it was made for another model (fingerprint {plan.model}, this one is {self.fingerprint})")
+        for name, cut in plan.cuts.items():
+            if name not in self.groups:
+                problems.append(f"{name}: no such group; {did_you_mean(name, self.groups)}")
+                continue
+            size = self.groups[name].size
+            if not 1 <= cut.keep <= size:
+                problems.append(f"{name}: keep {cut.keep} is not in 1 … {size}")
+            if cut.kept is not None and (len(cut.kept) != cut.keep or list(cut.kept) != sorted(set(cut.kept))
+                                         or not all(0 <= i < size for i in cut.kept)):
+                problems.append(f"{name}: kept indices must be {cut.keep} ascending ones below {size}")
+        if problems:
+            raise ConfigError("the plan does not fit the model:\n  - " + "\n  - ".join(problems),
+                              fix="autoprune layers --model … lists groups and sizes")
+
+    def resolve(self, plan: Plan, statistics: Statistics | None = None) -> Plan:
+        """The same plan with the indices of the units that stay, chosen by each cut's method."""
+        from autoprune.methods.choose import choose
+
+        self.check(plan)
+        cuts: dict[str, Cut] = {}
+        for name, cut in plan.cuts.items():
+            kept = cut.kept if cut.kept is not None else choose(self, name, cut, statistics)
+            cuts[name] = Cut(cut.keep, cut.method, kept)
+        return Plan(cuts, self.fingerprint)
+
+    def prune(self, plan: Plan, statistics: Statistics | None = None) -> PrunedModule:
+        """The pruned model: a trainable module of its own; this graph and the traced model stay as they are.
+
+        `statistics` (see `autoprune.methods.collect`) is needed when the plan uses a method that looks at data.
+        Raises `ConfigError` listing all that is wrong with the plan.
+        """
+        if not self.groups:
+            raise ModelError("nothing in this model can be pruned", given=self.name,
+                             fix="autoprune layers --model … says what froze each layer")
+        plan = self.resolve(plan, statistics)
+        return self._build(plan)
+
+    def dense(self) -> PrunedModule:
+        """The whole model in the same form as a pruned one (the plan that removes nothing)."""
+        return self._build(Plan({}, self.fingerprint))
+
+    def kept(self, plan: Plan) -> Kept:
+        """The units that stay, as the rewriting needs them; `plan` must be resolved."""
+        return Kept({self.groups[n].dim: np.asarray(c.kept, dtype=np.int64) for n, c in plan.cuts.items()
+                     if c.kept is not None and c.keep < self.groups[n].size})
+
+    def _build(self, plan: Plan) -> PrunedModule:
+        kept = self.kept(plan)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in self.captured.tensors.items():
+            new = cut_tensor(tensor, self.typing.tensors[name], kept)
+            tensors[name] = (nn.Parameter(new, requires_grad=tensor.requires_grad)
+                             if isinstance(tensor, nn.Parameter) else new)
+        graph = rewrite(self.captured.graph, self.typing, kept)
+        return build(graph, tensors, self.captured.modules, plan, self.name)
+
+
+def trace(model: nn.Module, example_inputs: Any) -> Graph:
+    """Find out what can be pruned in `model`.
+
+    Parameters
+    ----------
+    model: any module that `torch.export` accepts; it is not changed and its mode is restored.
+    example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs. The first axis of all tensors
+        becomes a dynamic batch when the model allows it.
+
+    Raises `ModelError` with the line of the model when it cannot be exported.
+    """
+    return Graph(capture(model, example_inputs), example_inputs, type(model).__name__)
+
+
+def _fingerprint(captured: Captured) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(captured.tensors.items()):
+        digest.update(f"{name}:{tuple(tensor.shape)};".encode())
+    for node in captured.graph.nodes:
+        if node.op == "call_function":
+            digest.update(str(node.target).encode())
+    return digest.hexdigest()[:16]

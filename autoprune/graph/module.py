@@ -1,0 +1,116 @@
+"""The pruned model as a module: an ATen graph that trains, and that is saved and loaded without pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from autoprune.errors import ConfigError
+from autoprune.graph.plan import Plan
+from autoprune.graph.serialize import graph_from_json, graph_to_json
+
+__all__ = ["PrunedModule", "build", "load_module"]
+
+
+class PrunedModule(fx.GraphModule):
+    """A model rebuilt from its graph. `train()` and `eval()` switch norms and dropout; it can be traced again."""
+
+    @property
+    def plan(self) -> Plan:
+        """The resolved plan that made it; empty for the dense model."""
+        plan: Plan = self.meta["plan"]
+        return plan
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `graph.json`, `plan.json` and `weights.safetensors`; `autoprune.load(folder)` reads them back."""
+        from safetensors.torch import save_file
+
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {k: v.detach().contiguous() for k, v in self._tensors().items()}
+        _write(path / "graph.json", json.dumps(graph_to_json(self)))
+        _write(path / "plan.json", json.dumps(self.plan.to_json(), indent=1))
+        temporary = path / "weights.safetensors.tmp"
+        save_file(tensors, str(temporary))
+        temporary.replace(path / "weights.safetensors")
+        return path
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PrunedModule:
+        """Devices are literals of nodes such as `arange`: they follow the parameters."""
+        before = {t.device for t in self._tensors().values()}
+        super()._apply(fn, recurse)
+        after = {t.device for t in self._tensors().values()}
+        if before != after and len(after) == 1:
+            device = after.pop()
+            for node in self.graph.nodes:
+                if node.op == "call_function" and isinstance(node.kwargs.get("device"), torch.device):
+                    node.update_kwarg("device", device)
+            self.recompile()
+        return self
+
+
+def build(graph: fx.Graph, tensors: Mapping[str, torch.Tensor], modules: Mapping[str, fx.GraphModule], plan: Plan,
+          name: str) -> PrunedModule:
+    """A module from a graph and the tensors its `get_attr` nodes name."""
+    root: dict[str, Any] = {"training": False, **modules}
+    for key, tensor in tensors.items():
+        root[key] = tensor if isinstance(tensor, nn.Parameter) else _Buffer(tensor)
+    plain = {k: v.tensor if isinstance(v, _Buffer) else v for k, v in root.items()}
+    module = PrunedModule(plain, graph, class_name=name.removeprefix("Pruned").join(["Pruned", ""]))
+    for key, value in root.items():
+        if isinstance(value, _Buffer):
+            _register_buffer(module, key, value.tensor)
+    module.meta["plan"] = plan
+    return module.eval()
+
+
+class _Buffer:
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
+
+
+def _register_buffer(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    *path, leaf = name.split(".")
+    owner = module
+    for part in path:
+        owner = getattr(owner, part)
+    if leaf in owner._buffers:
+        return
+    if hasattr(owner, leaf):
+        delattr(owner, leaf)
+    owner.register_buffer(leaf, tensor)
+
+
+def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
+    """Read what `PrunedModule.save` wrote. Nothing is unpickled; operators are looked up by name in `torch.ops`."""
+    from safetensors.torch import load_file
+
+    path = Path(folder)
+    missing = [n for n in ("graph.json", "plan.json", "weights.safetensors") if not (path / n).is_file()]
+    if missing:
+        raise ConfigError("this folder holds no saved model", given=f"{path} (missing: {', '.join(missing)})",
+                          allowed="a folder written by save(), or a run folder and a trial number",
+                          fix="autoprune.load('runs/x', trial=37)")
+    data = json.loads((path / "graph.json").read_text())
+    graph, modules = graph_from_json(data)
+    weights = load_file(str(path / "weights.safetensors"))
+    trainable = set(data["parameters"])
+    tensors = {k: nn.Parameter(v) if k in trainable else v for k, v in weights.items()}
+    plan = Plan.from_json(json.loads((path / "plan.json").read_text()))
+    return build(graph, tensors, modules, plan, data["name"])
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace `path` in one step, so that a reader never sees half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

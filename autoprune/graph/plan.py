@@ -1,0 +1,91 @@
+"""A plan: for each group how much of it stays and by which method the units are chosen. A candidate *is* a plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from autoprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autoprune.graph.graph import Graph
+
+__all__ = ["Cut", "Plan", "aligned"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What happens to one group.
+
+    keep: number of units that stay, ≥ 1.
+    method: name of the criterion that ranks the units.
+    kept: the ascending indices that stay, once a criterion has decided; None before.
+    """
+
+    keep: int
+    method: str = "l1"
+    kept: tuple[int, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"keep": self.keep, "method": self.method}
+        if self.kept is not None:
+            out["kept"] = list(self.kept)
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cut:
+        kept = data.get("kept")
+        return cls(int(data["keep"]), str(data["method"]), None if kept is None else tuple(int(i) for i in kept))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Group name → `Cut`; a group that is not named stays whole. `model` is the fingerprint of the traced model."""
+
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    model: str | None = None
+
+    @classmethod
+    def uniform(cls, graph: Graph, keep: float, method: str = "l1", align: int = 1) -> Plan:
+        """Keep the fraction `keep` (0 < keep ≤ 1) of every group, rounded to multiples of `align` units."""
+        if not 0 < keep <= 1:
+            raise ConfigError("the kept fraction must be in (0, 1]", given=keep, fix="Plan.uniform(graph, keep=0.7)")
+        cuts = {name: Cut(aligned(keep * g.size, g.size, align // g.width if g.width < align else 1), method)
+                for name, g in graph.groups.items()}
+        return cls({n: c for n, c in cuts.items() if c.keep < graph.groups[n].size}, graph.fingerprint)
+
+    @classmethod
+    def of(cls, graph: Graph, keep: Mapping[str, float | int], method: str | Mapping[str, str] = "l1") -> Plan:
+        """Keep, per group, a fraction (a float in (0, 1]) or a count (an int ≥ 1)."""
+        cuts: dict[str, Cut] = {}
+        for name, k in keep.items():
+            size = graph.groups[name].size if name in graph.groups else 0
+            count = k if isinstance(k, int) else aligned(k * size, max(size, 1), 1)
+            cuts[name] = Cut(count, method if isinstance(method, str) else method[name])
+        return cls(cuts, graph.fingerprint)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that are equal exactly for plans that keep the same number of units by the same methods."""
+        text = json.dumps(sorted((n, c.keep, c.method) for n, c in self.cuts.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": 1, "model": self.model, "groups": {n: c.to_json() for n, c in self.cuts.items()}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        if data.get("schema") != 1:
+            raise ConfigError("the plan was written by another version of autoprune", given=data.get("schema"),
+                              allowed="schema 1", fix="use the version that wrote it")
+        return cls({n: Cut.from_json(c) for n, c in data["groups"].items()}, data.get("model"))
+
+
+def aligned(units: float, size: int, align: int) -> int:
+    """`units` rounded to a multiple of `align`, at least one multiple (or 1) and at most `size`."""
+    if align <= 1 or size <= align:
+        return min(size, max(1, round(units)))
+    return min(size, max(align, align * round(units / align)))

@@ -1,0 +1,82 @@
+"""Writing the pruned sizes into a copy of the graph and cutting the tensors."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from autoprune.graph.dims import Expr
+from autoprune.graph.kept import Kept
+from autoprune.graph.typing import Call, Offset, Quotient, Size, TensorType, Typing
+
+__all__ = ["cut_tensor", "rewrite"]
+
+_LITERALS = (Size, Offset, Quotient)
+
+
+def rewrite(graph: fx.Graph, typing: Typing, kept: Kept) -> fx.Graph:
+    """A copy of `graph` whose literals fit the units in `kept`; nodes that nothing touches are copied as they are."""
+    out = fx.Graph()
+    out._codegen = graph._codegen
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copy = out.node_copy(node, copies.__getitem__)
+        copy.meta = {k: v for k, v in node.meta.items() if k != "val"}
+        copies[node] = copy
+        for name, literal in typing.literals.get(node, {}).items():
+            if any(kept.touches(e) for e in _axes(literal)):
+                _write(node, copy, name, literal, kept)
+    return out
+
+
+def cut_tensor(tensor: torch.Tensor, axes: TensorType, kept: Kept) -> torch.Tensor:
+    """A copy of `tensor` with only the positions of `axes` that stay."""
+    out = tensor.detach()
+    cut = False
+    for i, e in enumerate(axes):
+        if kept.touches(e):
+            out = out.index_select(i, torch.from_numpy(kept.indices(e)).to(tensor.device))
+            cut = True
+    return out if cut else out.clone()
+
+
+def _axes(literal: Any) -> list[Expr]:
+    if isinstance(literal, list):
+        return [e for item in literal for e in _axes(item)]
+    if isinstance(literal, Quotient):
+        return [literal.axis, literal.by]
+    return [literal.axis] if isinstance(literal, _LITERALS) else []
+
+
+def _write(node: fx.Node, copy: fx.Node, name: str, literal: Any, kept: Kept) -> None:
+    call = Call(node)
+    if name == "split":
+        copy.target = torch.ops.aten.split_with_sizes.default
+        copy.args = (copy.args[0], [item.value(kept) for item in literal], call["dim"])
+        copy.kwargs = {}
+        return
+    position = call.position[name]
+    positional = position < len(copy.args)
+    old = copy.args[position] if positional else copy.kwargs.get(name)
+    new = _sizes(cast(list[Any], old), literal, kept) if isinstance(literal, list) else literal.value(kept)
+    if positional:
+        copy.update_arg(position, new)
+    else:
+        copy.update_kwarg(name, new)
+
+
+def _sizes(old: list[Any], literals: list[Any], kept: Kept) -> list[Any]:
+    """Integers follow the literals; a dynamic entry stays what it was, or becomes the one that is inferred (-1)."""
+    dynamic = [isinstance(o, fx.Node) and kept.touches(item.axis) for o, item in zip(old, literals, strict=True)]
+    infer = any(dynamic)
+    out: list[Any] = []
+    for o, item, is_dynamic in zip(old, literals, dynamic, strict=True):
+        if is_dynamic:
+            out.append(-1)
+        elif isinstance(o, fx.Node) or (o == -1 and not infer):
+            out.append(o)
+        else:
+            out.append(item.value(kept))
+    return out

@@ -1,0 +1,14 @@
+"""Importing this module registers every rule. A new file of rules is added here."""
+
+from autoprune.graph.rules import (  # noqa: F401
+    attention,
+    create,
+    elementwise,
+    index,
+    linear,
+    norm,
+    recurrent,
+    reduce,
+    shape,
+    spatial,
+)

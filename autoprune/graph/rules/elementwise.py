@@ -1,0 +1,49 @@
+"""Operators that act position by position, with broadcasting."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from autoprune.graph.dims import Concat, Dim
+from autoprune.graph.typing import Call, NodeType, Typing, broadcast, rule
+
+
+@rule("pointwise", "copy", "masked_fill", "lerp", "addcmul", "addcdiv", "where", "rsub", "bitwise_not",
+      "__and__", "__or__", "__xor__", "logical_and", "logical_or", "maximum", "minimum", "native_dropout_backward")
+def pointwise(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    operands = [t.of(n) for n in node.all_input_nodes if t.types[n] is not None]
+    return broadcast(t, operands, t.shape(node))
+
+
+@rule("clone", "contiguous", "alias", "detach", "dropout", "to", "_to_copy", "type_as", "lift_fresh_copy", "lift_fresh",
+      "feature_dropout", "alpha_dropout", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
+      "randn_like", "bernoulli", "zero", "fill", "requires_grad", "detach_copy", "fake_quantize_per_tensor_affine")
+def like_input(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    return t.of(node.args[0])
+
+
+@rule("native_dropout")
+def native_dropout(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    x = t.of(call["input"])
+    return [x, x]
+
+
+@rule("prelu", "_prelu_kernel")
+def prelu(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    x, weight = t.of(call["self"]), t.of(call["weight"])
+    if len(weight) == 1 and len(x) > 1:
+        if weight[0] is not x[1] and t.shape(call["weight"])[0] != 1:
+            t.unify(x[1], weight[0])
+        return x
+    return broadcast(t, [x, weight], t.shape(node))
+
+
+@rule("glu")
+def glu(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """`glu(x) = a·σ(b)` of the two halves of an axis: both halves keep the same positions."""
+    x = list(t.of(call["self"]))
+    axis = call["dim"] % len(x)
+    half = Dim(t.shape(node)[axis])
+    t.unify(x[axis], Concat([half, half]))
+    x[axis] = half
+    return x

@@ -1,0 +1,99 @@
+"""Contractions: linear layers, matrix products, einsum, convolutions."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from autoprune.graph.dims import Dim, Expr, Product, size_of
+from autoprune.graph.typing import Call, NodeType, Quotient, TensorType, Typing, broadcast, rule
+
+
+@rule("linear")
+def linear(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    x, weight = t.of(call["input"]), t.of(call["weight"])
+    t.unify(x[-1], weight[-1])
+    if len(weight) == 1:
+        return x[:-1]
+    if call["bias"] is not None:
+        t.unify(t.of(call["bias"])[-1], weight[0])
+    return [*x[:-1], weight[0]]
+
+
+@rule("matmul", "bmm", "mm", "mv", "dot")
+def matmul(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    return _matmul(t, t.of(node.args[0]), t.of(node.args[1]), t.shape(node))
+
+
+def _matmul(t: Typing, a: TensorType, b: TensorType, shape: list[int]) -> TensorType:
+    t.unify(a[-1], b[-2] if len(b) > 1 else b[-1])
+    rows = a[-2:-1]
+    columns = b[-1:] if len(b) > 1 else []
+    batch_rank = len(shape) - len(rows) - len(columns)
+    batch = broadcast(t, [a[:-2], b[:-2]], shape[:batch_rank])
+    return [*batch, *rows, *columns]
+
+
+@rule("addmm", "baddbmm", "addbmm", "addmv")
+def addmm(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    product = _matmul(t, t.of(node.args[1]), t.of(node.args[2]), t.shape(node))
+    return broadcast(t, [t.of(node.args[0]), product], t.shape(node))
+
+
+@rule("outer", "ger")
+def outer(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    return [t.of(node.args[0])[0], t.of(node.args[1])[0]]
+
+
+@rule("einsum")
+def einsum(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    equation = call["equation"].replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    operands = [t.of(n) for n in call["tensors"]]
+    if "." in equation or any(len(term) != len(x) for term, x in zip(terms, operands, strict=True)):
+        return t.fallback(node)
+    if not arrow:
+        right = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
+    letters: dict[str, Expr] = {}
+    for term, x in zip(terms, operands, strict=True):
+        if len(set(term)) != len(term):  # a diagonal
+            t.freeze(*x)
+        for letter, axis in zip(term, x, strict=True):
+            seen = letters.get(letter)
+            if seen is None or size_of(seen) == 1:
+                letters[letter] = axis
+            elif size_of(axis) != 1:
+                t.unify(seen, axis)
+    return [letters[c] for c in right]
+
+
+@rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution",
+      "_convolution")
+def convolution(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """`groups` = G: channels in = G × in/G and channels out = G × out/G; depthwise is the case in/G = 1."""
+    x, weight = t.of(call["input"]), t.of(call["weight"])
+    transposed = "transpose" in str(node.target) or bool(call.get("transposed"))
+    channel = len(x) - (len(weight) - 1)  # 1, or 0 without a batch axis
+    groups = call["groups"]
+    lead, second = weight[0], weight[1]
+    t.freeze(*weight[2:], why="kernel size")
+    if groups == 1:
+        into, out = (lead, second) if transposed else (second, lead)
+        t.unify(x[channel], into)
+    else:
+        per_group = Dim(size_of(lead) // groups)
+        group = Dim(groups)
+        group.tag, per_group.tag = "groups", "group width"
+        t.unify(lead, Product([group, per_group]))
+        if transposed:
+            t.unify(x[channel], lead)
+            out = Product([group, second])
+            t.set(node, "groups", Quotient(lead, per_group))
+        else:
+            t.unify(x[channel], Product([group, second]))
+            out = lead
+            t.set(node, "groups", Quotient(x[channel], second))
+    if call["bias"] is not None:
+        t.unify(t.of(call["bias"])[0], out)
+    spatial = [t.frozen(n) for n in t.shape(node)[channel + 1 :]]
+    return [*x[:channel], out, *spatial]

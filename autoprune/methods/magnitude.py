@@ -1,0 +1,89 @@
+"""Criteria that look at the weights only."""
+
+from __future__ import annotations
+
+import torch
+
+from autoprune.methods.criterion import Criterion, GroupView
+
+__all__ = ["L1", "L2", "GeometricMedian", "NormScale", "Random"]
+
+
+class Random(Criterion):
+    """Uniform noise: the control that every other criterion has to beat."""
+
+    name = "random"
+    summary = "random units; the control"
+    source = "control"
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        import zlib
+
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{group.seed}:{group.name}".encode()))
+        return torch.rand(group.units, generator=generator)
+
+
+class L1(Criterion):
+    """Sum of absolute weights over all filters that compute the unit, `Σ|w|` (Li et al. 2017, arXiv:1608.08710).
+
+    In a coupled group every producer counts, each divided by its number of elements per unit so that a wide kernel
+    does not drown a narrow one.
+    """
+
+    name = "l1"
+    summary = "mean absolute weight of the unit's filters"
+    source = "Li et al. 2017, arXiv:1608.08710"
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        return sum((s.values.abs().mean(1) for s in group.produced()), torch.zeros(()))
+
+
+class L2(Criterion):
+    """Root mean square of the weights of all filters that compute the unit, `‖w‖₂` (Li et al. 2017)."""
+
+    name = "l2"
+    summary = "root mean square weight of the unit's filters"
+    source = "Li et al. 2017, arXiv:1608.08710"
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        return sum((s.values.square().mean(1) for s in group.produced()), torch.zeros(())).sqrt()
+
+
+class NormScale(Criterion):
+    """Absolute scale `|γ|` of the batch or layer norms on the unit (Liu et al. 2017 "slimming", arXiv:1708.06519).
+
+    Norms of a coupled group add up. Units without any norm are ranked by L1 instead; `applies` is False for them.
+    """
+
+    name = "norm_scale"
+    summary = "absolute scale of the norm layers behind the unit"
+    source = "Liu et al. 2017, arXiv:1708.06519"
+
+    def applies(self, group: GroupView) -> bool:
+        return bool(self._scales(group))
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        scales = self._scales(group)
+        if not scales:
+            return L1().score(group)
+        return sum((s.abs().mean(1) for s in scales), torch.zeros(()))
+
+    @staticmethod
+    def _scales(group: GroupView) -> list[torch.Tensor]:
+        return [s.values for s in group.weights
+                if s.role == "vector" and s.tensor.endswith("weight") and s.tensor in group.parameters]
+
+
+class GeometricMedian(Criterion):
+    """Sum of distances to the other units, `Σ_j ‖w_i − w_j‖₂` (He et al. 2019 "FPGM", arXiv:1811.00250).
+
+    A unit near the geometric median of its group can be replaced by the others. Costs `units² × elements`.
+    """
+
+    name = "geometric_median"
+    summary = "distance to the other units: the replaceable ones go first"
+    source = "He et al. 2019, arXiv:1811.00250"
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        rows = torch.cat([s.values / max(s.values.shape[1], 1) ** 0.5 for s in group.produced()], dim=1).float()
+        return torch.cdist(rows, rows).sum(1)

@@ -1,0 +1,38 @@
+"""The criteria by name."""
+
+from __future__ import annotations
+
+from autoprune.errors import ConfigError, did_you_mean
+from autoprune.methods.criterion import Criterion
+from autoprune.methods.gradient import Taylor
+from autoprune.methods.magnitude import L1, L2, GeometricMedian, NormScale, Random
+
+__all__ = ["criterion", "method_names", "methods", "register"]
+
+_CRITERIA: dict[str, Criterion] = {}
+
+
+def register(criterion: Criterion) -> None:
+    """Make a criterion available under its name, in space files and on the command line."""
+    _CRITERIA[criterion.name] = criterion
+
+
+for _each in (Random(), L1(), L2(), NormScale(), GeometricMedian(), Taylor()):
+    register(_each)
+
+
+def methods() -> list[Criterion]:
+    """All criteria in the order of registration."""
+    return list(_CRITERIA.values())
+
+
+def method_names() -> list[str]:
+    return list(_CRITERIA)
+
+
+def criterion(name: str) -> Criterion:
+    """The criterion called `name`; `ConfigError` with the nearest name otherwise."""
+    if name not in _CRITERIA:
+        raise ConfigError("unknown pruning method", given=name, allowed=did_you_mean(name, _CRITERIA),
+                          fix="autoprune methods list")
+    return _CRITERIA[name]
