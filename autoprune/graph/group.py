@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from autoprune.graph.dims import Dim, Expr, dims_of, resolve, size_of
-from autoprune.graph.typing import NodeType, Typing, _tensors
+from autoprune.graph.typing import NodeType, Typing, tensor_types
 
 __all__ = ["Frozen", "Group", "find_groups", "list_frozen"]
 
@@ -96,7 +96,7 @@ def _reached(typing: Typing) -> set[Dim]:
 
 
 def _all_dims(t: NodeType) -> set[Dim]:
-    return {d for axes in _tensors(t) for e in axes for d in dims_of(e)}
+    return {d for axes in tensor_types(t) for e in axes for d in dims_of(e)}
 
 
 def _by_first_use(graph: fx.Graph, typing: Typing) -> list[str]:

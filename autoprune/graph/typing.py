@@ -8,7 +8,7 @@ sizes, so that rewriting the graph later needs no knowledge of operators at all.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from torch import fx
 from autoprune.graph.dims import Concat, Dim, Expr, dims_of, freeze, resolve, size_of, unify
 from autoprune.graph.kept import Kept
 
-__all__ = ["Call", "Literal", "Offset", "Quotient", "Size", "TensorType", "Typing", "rule"]
+__all__ = ["Call", "Literal", "Offset", "Quotient", "Size", "TensorType", "Typing", "rule", "tensor_types"]
 
 TensorType = list[Expr]
 NodeType = TensorType | list[TensorType] | None
@@ -118,6 +118,8 @@ def _hint(n: Any) -> int:
 class Typing:
     """The types of one graph.
 
+    `attributes` maps placeholders to tensor names where the graph takes its parameters as inputs.
+
     Attributes
     ----------
     types: for each node its axes' expressions.
@@ -125,7 +127,8 @@ class Typing:
     literals: for each node, argument name → the literal or list of literals that depends on sizes.
     """
 
-    def __init__(self, graph: fx.Graph):
+    def __init__(self, graph: fx.Graph, attributes: Mapping[str, str] | None = None):
+        self._names = dict(attributes or {})
         self.types: dict[fx.Node, NodeType] = {}
         self.tensors: dict[str, TensorType] = {}
         self.literals: dict[fx.Node, dict[str, Any]] = {}
@@ -141,7 +144,8 @@ class Typing:
             if node.op == "get_attr":
                 self.types[node] = self._attribute(node)
             elif node.op == "placeholder":
-                self.types[node] = self._fresh(node, "model input")
+                known = node.name in self._names
+                self.types[node] = self._attribute(node) if known else self._fresh(node, "model input")
             elif node.op == "output":
                 for source in node.all_input_nodes:
                     self.freeze_node(source, "model output")
@@ -182,7 +186,7 @@ class Typing:
         self.literals.setdefault(node, {})[argument] = literal
 
     def freeze_node(self, node: fx.Node, why: str | None = None) -> None:
-        for axes in _tensors(self.types.get(node)):
+        for axes in tensor_types(self.types.get(node)):
             self.freeze(*axes, why=why)
 
     def fallback(self, node: fx.Node) -> NodeType:
@@ -198,7 +202,7 @@ class Typing:
     # -- the walk -------------------------------------------------------------------------------------------------
 
     def _attribute(self, node: fx.Node) -> NodeType:
-        name = cast(str, node.target)
+        name = self._names.get(node.name) or cast(str, node.target)
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
             return None
@@ -252,7 +256,7 @@ def _frozen_axes(value: torch.Tensor, why: str) -> TensorType:
     return [Dim(_hint(n), why, symbolic=not isinstance(n, int)) for n in value.shape]
 
 
-def _tensors(t: NodeType) -> Sequence[TensorType]:
+def tensor_types(t: NodeType) -> Sequence[TensorType]:
     if not t:
         return []
     return cast(list[TensorType], t) if isinstance(t[0], list) else [cast(TensorType, t)]

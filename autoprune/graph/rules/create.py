@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import fx
+from torch._ops import OpOverload
 
 from autoprune.graph.dims import Dim
 from autoprune.graph.typing import Call, NodeType, Size, Typing, rule
@@ -20,3 +21,13 @@ def filled(t: Typing, node: fx.Node, call: Call) -> NodeType:
 @rule("arange", "scalar_tensor", "linspace", "eye", "tril_indices", "triu_indices", "randint", "randperm")
 def counted(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)
+
+
+@rule("sym_size", "sym_numel", "sym_stride", "item", "_local_scalar_dense")
+def number(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """A number read off a tensor. Arithmetic on the size of a prunable axis would go stale: freeze that axis."""
+    if "sym_size" in str(node.target) and any(not isinstance(u.target, OpOverload) for u in node.users):
+        t.freeze(t.of(call["self"])[call["dim"]])
+    elif "sym_size" not in str(node.target):
+        t.fallback(node)
+    return None

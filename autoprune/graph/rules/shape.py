@@ -289,6 +289,7 @@ def unfold(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [*x, t.frozen(shape[-1])]
 
 
-@rule("meshgrid", "broadcast_tensors", "atleast_1d", "atleast_2d", "diagonal", "as_strided", "tril", "triu", "diag")
+@rule("meshgrid", "broadcast_tensors", "atleast_1d", "atleast_2d", "diagonal", "as_strided", "tril", "triu", "diag",
+      "diff", "trace", "kron", "cdist")
 def positional(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)

@@ -1,0 +1,140 @@
+"""Whole models to ONNX through the exporter, and the check that onnxruntime computes the same."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from autoprune.errors import ModelError
+from autoprune.graph.module import PrunedModule, build
+from autoprune.graph.plan import Plan
+from autoprune.graph.trace import capture, split_inputs
+
+__all__ = ["check_onnx", "export_onnx", "export_program"]
+
+
+def export_onnx(model: nn.Module, example_inputs: Any, *, dynamic_batch: bool = True, optimize: bool = True) -> bytes:
+    """`model` as serialised ONNX, in evaluation mode; the first axis of the inputs is dynamic where possible.
+
+    Raises `ModelError` with the exporter's reason.
+    """
+    return cast(bytes, export_program(model, example_inputs, dynamic_batch, optimize).model_proto.SerializeToString())
+
+
+def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, optimize: bool) -> Any:
+    """The exporter's `ONNXProgram`; see `export_onnx`."""
+    args, kwargs = split_inputs(example_inputs)
+    model = _exportable(model, example_inputs)
+    modes = {m: m.training for m in model.modules()}
+    attempts = [True, False] if dynamic_batch else [False]
+    try:
+        model.eval()
+        for dynamic in attempts:
+            a, k, shapes = _with_dynamic_batch(args, kwargs) if dynamic else (args, kwargs, None)
+            try:
+                with _quiet():
+                    return torch.onnx.export(model, a, kwargs=k, dynamo=True, optimize=optimize, verbose=False,
+                                             dynamic_shapes=shapes)
+            except Exception as error:  # the exporter raises its own and torch's many types
+                if not dynamic:
+                    cause = error.__cause__ or error
+                    raise ModelError("the model cannot be exported to ONNX", given=f"{type(cause).__name__}: "
+                                     f"{str(cause).strip().splitlines()[0] if str(cause).strip() else ''}"[:400],
+                                     fix="the operator named above has no ONNX translation; replace it in the model"
+                                     ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    raise AssertionError("unreachable")
+
+
+def _exportable(model: nn.Module, example_inputs: Any) -> nn.Module:
+    """The same computation with every `contiguous` written as a copy.
+
+    torch 2.13's exporter decomposes attention into a kernel with another memory layout than the one the graph was
+    traced with; a `contiguous` that was free then is needed afterwards, and the `view` behind it fails (T5, Swin).
+    """
+    if isinstance(model, PrunedModule):
+        module = PrunedModule(model, copy.deepcopy(model.graph))
+    else:
+        captured = capture(model, example_inputs)
+        module = build(captured.graph, captured.tensors, captured.modules, Plan(), type(model).__name__)
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.contiguous.default:
+            node.target = torch.ops.aten.clone.default
+            node.args, node.kwargs = node.args[:1], {"memory_format": torch.contiguous_format}
+        elif node.target is torch.ops.aten.adaptive_avg_pool1d.default and list(node.args[1]) == [1]:
+            node.target, node.args = torch.ops.aten.mean.dim, (node.args[0], [-1], True)  # else: as_strided
+    module.recompile()
+    return module
+
+
+def _with_dynamic_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()]
+    sizes = {int(x.shape[0]) for x in leaves}
+    if len(sizes) != 1:
+        return args, kwargs, None
+
+    def widen(x: Any) -> Any:
+        return torch.cat([x, x]) if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == 1 else x
+
+    def axis(x: Any) -> Any:
+        return {0: torch.export.Dim.AUTO} if isinstance(x, torch.Tensor) and x.dim() else None
+
+    a, k = pytree.tree_map(widen, (args, kwargs))
+    shapes = [*pytree.tree_map(axis, list(a)), *pytree.tree_map(axis, k).values()]
+    return tuple(a), k, tuple(shapes)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs and prints progress; nothing of it is for the user."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, tolerance: float = 1e-4) -> float:
+    """Largest difference between onnxruntime's and torch's outputs, relative to the largest output (at least 1).
+
+    Raises `ModelError` when it exceeds `tolerance` or is not finite.
+    """
+    import onnxruntime as ort
+
+    args, kwargs = split_inputs(example_inputs)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        expected = [x.detach().numpy() for x in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(x, torch.Tensor)]
+    model.train(was_training)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+    leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    feed = {i.name: x.numpy() for i, x in zip(session.get_inputs(), leaves, strict=False)}
+    got = session.run(None, feed)
+    worst = 0.0
+    for e, g in zip(expected, got, strict=False):
+        if e.shape != g.shape:
+            raise ModelError("the ONNX model's output has another shape than torch's", given=f"{g.shape} and {e.shape}")
+        scale = max(1.0, float(np.abs(e).max(initial=0.0)))
+        worst = max(worst, float(np.abs(e.astype(np.float64) - g).max(initial=0.0)) / scale)
+    if not worst <= tolerance:
+        raise ModelError("onnxruntime and torch disagree on the exported model", given=f"relative difference {worst:.2e}",
+                         allowed=f"≤ {tolerance:.0e}")
+    return worst

@@ -1,0 +1,236 @@
+"""Candidates' ONNX cut out of one dense export.
+
+The exporter needs seconds per model and a search needs hundreds of models. `OnnxTemplate` exports the dense model
+once, types the decomposed graph that the exporter used (its node names are the ONNX value names), and makes a
+candidate by cutting initialisers and rewriting the few shape constants through the same dimension expressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from autoprune.graph.dims import Dim, Expr, Product, dims_of, resolve, size_of
+from autoprune.graph.kept import Kept
+from autoprune.graph.onnx import export_program
+from autoprune.graph.typing import TensorType, Typing, tensor_types
+
+if TYPE_CHECKING:
+    from autoprune.graph.graph import Graph
+    from autoprune.graph.plan import Plan
+
+__all__ = ["CannotSlice", "OnnxTemplate"]
+
+
+class CannotSlice(Exception):
+    """This model's ONNX cannot be cut from the dense export; export each candidate instead."""
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """One constant of one node: which input (or the `group` attribute), and its value for the units that stay."""
+
+    node: int
+    slot: int | str
+    value: Callable[[Kept], Any]
+    axes: list[Expr]
+
+
+class OnnxTemplate:
+    """The dense export of a graph, ready to be cut.
+
+    Raises `CannotSlice` when the exporter's graph does not tell the same groups, and `ModelError` when there is no
+    export at all.
+    """
+
+    def __init__(self, graph: Graph):
+        from onnx import numpy_helper
+
+        program = export_program(graph.dense(), graph.example_inputs, graph.captured.dynamic_batch, optimize=False)
+        proto = program.model_proto
+        signature = program.exported_program.graph_signature
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
+                 **signature.inputs_to_lifted_tensor_constants}
+        typing = Typing(program.exported_program.graph, names).run()
+        self._graph = graph
+        self._dims = _match_tensors(graph.typing.tensors, typing.tensors)
+        missing = {g.dim for g in graph.groups.values()} - set(self._dims.values())
+        if missing:
+            raise CannotSlice(f"{len(missing)} groups are not found again in the exporter's graph")
+        self._tensors = typing.tensors
+        self._types = {n.name: t for n, t in typing.types.items()}
+        self._initializers = {i.name: i for i in proto.graph.initializer}
+        self._constants = _constants(proto, numpy_helper)
+        self._makers = {o: (i, n) for i, n in enumerate(proto.graph.node) for o in n.output}
+        self._patches = [p for i, n in enumerate(proto.graph.node) for p in self._patches_of(i, n)]
+        self._skeleton = type(proto)()
+        self._skeleton.CopyFrom(proto)
+        del self._skeleton.graph.initializer[:]
+        del self._skeleton.graph.value_info[:]
+
+    def slice(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> bytes:
+        """ONNX of a pruned model; `plan` is resolved and `tensors` are the pruned module's, by name."""
+        from onnx import numpy_helper
+
+        dense = self._graph.kept(plan)
+        kept = Kept({theirs: dense.indices(ours) for theirs, ours in self._dims.items() if dense.touches(ours)})
+        model = type(self._skeleton)()
+        model.CopyFrom(self._skeleton)
+        constants = model.graph.initializer
+        for name, proto in self._initializers.items():
+            if name in tensors:
+                constants.append(numpy_helper.from_array(tensors[name].detach().cpu().contiguous().numpy(), name))
+            else:
+                constants.append(self._cut(name, proto, kept))
+        for patch in self._patches:
+            if not any(kept.touches(e) for e in patch.axes):
+                continue
+            node = model.graph.node[patch.node]
+            value = patch.value(kept)
+            if isinstance(patch.slot, str):
+                next(a for a in node.attribute if a.name == patch.slot).i = value
+                continue
+            name = f"{node.output[0]}::{patch.slot}"
+            constants.append(numpy_helper.from_array(np.asarray(value, dtype=np.int64), name))
+            node.input.extend([""] * (patch.slot + 1 - len(node.input)))
+            node.input[patch.slot] = name
+            if node.op_type == "Split":
+                others = [a for a in node.attribute if a.name != "num_outputs"]
+                del node.attribute[:]
+                node.attribute.extend(others)
+        return cast(bytes, model.SerializeToString())
+
+    def _cut(self, name: str, proto: Any, kept: Kept) -> Any:
+        from onnx import numpy_helper
+
+        axes = self._tensors.get(name, [])
+        if not any(kept.touches(e) for e in axes):
+            return proto
+        value = numpy_helper.to_array(proto)
+        for i, e in enumerate(axes):
+            value = value.take(kept.indices(e), axis=i)
+        return numpy_helper.from_array(value, name)
+
+    def _type(self, name: str) -> TensorType | None:
+        if name in self._tensors:
+            return self._tensors[name]
+        found = tensor_types(self._types.get(name))
+        return found[0] if len(found) == 1 else None
+
+    def _patches_of(self, index: int, node: Any) -> list[_Patch]:
+        output = self._type(node.output[0]) if node.output else None
+        if node.op_type in ("Reshape", "Expand", "ConstantOfShape") and output is not None:
+            slot = 0 if node.op_type == "ConstantOfShape" else 1
+            if node.op_type != "Reshape" and any(_dynamic(e) for e in output):
+                return self._patch_pieces(node.input[slot], output)
+            return [_Patch(index, slot, lambda kept: _shape(output, kept), output)]
+        if node.op_type == "Slice" and output is not None:
+            return self._patch_slice(index, node, output)
+        if node.op_type == "Split":
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            outputs = [self._type(n) or self._split_part(n) for n in node.output]
+            parts = [o[axis] for o in outputs if o is not None]
+            return [_Patch(index, 1, lambda kept: [kept.size(p) for p in parts], parts)] if len(parts) == len(
+                outputs) else []
+        if node.op_type == "SplitToSequence":
+            types = tensor_types(self._types.get(node.output[0]))
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            cuts = [t[axis] for t in types]
+            return [_Patch(index, 1, lambda kept: [kept.size(p) for p in cuts], cuts)]
+        if node.op_type in ("Conv", "ConvTranspose"):
+            return self._patch_groups(index, node)
+        return []
+
+    def _patch_pieces(self, shape: str, output: TensorType) -> list[_Patch]:
+        """A dynamic shape is put together from one number per axis: write the static ones."""
+        index, maker = self._makers.get(shape, (-1, None))
+        if maker is None or maker.op_type != "Concat" or len(maker.input) != len(output):
+            return []
+        return [_Patch(index, i, _one_size(e), [e]) for i, e in enumerate(output) if not _dynamic(e)]
+
+    def _split_part(self, name: str) -> TensorType | None:
+        """Outputs of a split are named after the node that makes them all: `split_split_0`, `split_split_1`, …"""
+        base, _, number = name.rpartition("_split_")
+        parts = tensor_types(self._types.get(base))
+        return parts[int(number)] if number.isdigit() and int(number) < len(parts) else None
+
+    def _patch_slice(self, index: int, node: Any, output: TensorType) -> list[_Patch]:
+        x = self._type(node.input[0])
+        values = [self._constants.get(n) for n in node.input[1:4]]
+        if x is None or any(v is None or v.size != 1 for v in values):
+            return []
+        start, _, axis = (int(np.asarray(v).reshape(-1)[0]) for v in values)
+        whole, part = x[axis], output[axis]
+        if resolve(whole) is resolve(part):
+            return [_Patch(index, 2, lambda kept: [kept.size(whole)], [whole])]
+        start += size_of(whole) if start < 0 else 0
+        end = start + size_of(part)
+        return [_Patch(index, 1, lambda kept: [kept.before(whole, start)], [whole]),
+                _Patch(index, 2, lambda kept: [kept.before(whole, end)], [whole])]
+
+    def _patch_groups(self, index: int, node: Any) -> list[_Patch]:
+        x, weight = self._type(node.input[0]), self._type(node.input[1])
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if groups == 1 or x is None or weight is None:
+            return []
+        if node.op_type == "Conv":
+            channels, per_group = x[1], weight[1]
+        else:  # the weight's first axis is groups × width
+            lead = resolve(weight[0])
+            channels, per_group = lead, Product(list(lead)[1:]) if isinstance(lead, Product) else Dim(1)
+        return [_Patch(index, "group", lambda kept: kept.size(channels) // kept.size(per_group), [channels])]
+
+
+def _dynamic(e: Expr) -> bool:
+    return any(d.symbolic for d in dims_of(e))
+
+
+def _one_size(e: Expr) -> Callable[[Kept], list[int]]:
+    return lambda kept: [kept.size(e)]
+
+
+def _shape(axes: TensorType, kept: Kept) -> list[int]:
+    """Sizes with the dynamic one left to be inferred."""
+    return [-1 if _dynamic(e) else kept.size(e) for e in axes]
+
+
+def _constants(proto: Any, numpy_helper: Any) -> dict[str, Any]:
+    """Small constants by value name."""
+    out = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer if np.prod(i.dims, initial=1) <= 8}
+    for node in proto.graph.node:
+        for a in node.attribute if node.op_type == "Constant" else ():
+            if a.name == "value":
+                out[node.output[0]] = numpy_helper.to_array(a.t)
+            elif a.name == "value_ints":
+                out[node.output[0]] = np.asarray(a.ints, dtype=np.int64)
+            elif a.name == "value_int":
+                out[node.output[0]] = np.asarray(a.i, dtype=np.int64)
+    return out
+
+
+def _match_tensors(ours: Mapping[str, TensorType], theirs: Mapping[str, TensorType]) -> dict[Dim, Dim]:
+    """`Dim`s of the second typing → those of the first, or `CannotSlice` when the two see different structure."""
+    mapping: dict[Dim, Dim] = {}
+    for name, axes in theirs.items():
+        for a, b in zip(ours.get(name, ()), axes, strict=False):
+            _match(a, b, mapping, name)
+    return mapping
+
+
+def _match(ours: Expr, theirs: Expr, mapping: dict[Dim, Dim], name: str) -> None:
+    a, b = resolve(ours), resolve(theirs)
+    if all(d.frozen is not None for d in dims_of(a)):
+        return  # nothing of it is ever removed
+    if isinstance(a, Dim) and isinstance(b, Dim):
+        if b.frozen is not None or mapping.setdefault(b, a) is not a:
+            raise CannotSlice(f"{name} is typed differently by the exporter ({b.frozen or 'another coupling'})")
+        return
+    if type(a) is type(b) and not isinstance(a, Dim) and not isinstance(b, Dim) and len(a) == len(b):
+        for x, y in zip(a, b, strict=True):
+            _match(x, y, mapping, name)
+        return
+    raise CannotSlice(f"{name} is typed differently by the exporter: {a} and {b}")
