@@ -1,0 +1,184 @@
+"""`Device`: what a device is. Shipped ones are `devices/*.toml`; a path to such a file works as well."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from autoprune import resources
+from autoprune.devices.toml_file import read_device_file
+from autoprune.errors import ConfigError, did_you_mean
+
+__all__ = ["Device", "ErrorFigures", "Fact", "ProfileConstants", "list_devices", "load_device"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something known about a device, and where it is written."""
+
+    value: str | int | float
+    source: str
+
+
+@dataclass(frozen=True)
+class ErrorFigures:
+    """How wrong the profile was on measurements held out when it was fitted.
+
+    `p50` and `p90` are quantiles of |log(predicted/measured)| (0.06 is about 6 %), `rows` how many measurements they
+    come from. `lo_ratio` and `hi_ratio` bound measured/predicted for 80 % of them.
+    """
+
+    p50: float
+    p90: float
+    rows: int
+    lo_ratio: float
+    hi_ratio: float
+    source: str
+
+
+@dataclass(frozen=True)
+class ProfileConstants:
+    """What the additive model needs (see `profile.py` for the formula).
+
+    Units: GHz; GB/s copied by one memcpy; 128-bit FMLA and instructions per cycle; µs·GHz per node. `stall`,
+    `in_order_factor`, `k_act`, `k_weights` and `k_gemv` are dimensionless; `thread_exponent` is that of the slowdown
+    (threads/4).
+    """
+
+    cores: int
+    clock_ghz: float
+    fmla_per_cycle: float
+    issue_width: float
+    memcpy_gbs: float
+    in_order: bool
+    stall: float
+    in_order_factor: float
+    thread_exponent: float
+    k_act: float
+    k_weights: float
+    k_gemv: float
+    tau_us_ghz: float
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that a model can be timed on or priced for.
+
+    `kind` is "measured-local" (this machine, through onnxruntime) or "profile" (priced from shipped facts). `threads`
+    None means all usable cores. `align` 0 means "decided by this machine" (see `alignment`). `alias_of` is the device
+    that this name stands for, or None; `announce` is what to tell the user then. `sparsity` names the weight patterns
+    that the runtime turns into speed: none of the shipped runtimes does.
+    """
+
+    name: str
+    kind: str
+    description: str
+    runtime: str
+    runtime_version: str
+    provider: str
+    precision: str
+    threads: int | None
+    align: int
+    alias_of: str | None = None
+    announce: str = ""
+    sparsity: tuple[str, ...] = ()
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    error: ErrorFigures | None = None
+    profile: ProfileConstants | None = None
+
+    @property
+    def resolved(self) -> str:
+        """The name of the real device: `alias_of` for an alias, else `name`."""
+        return self.alias_of or self.name
+
+    def alignment(self) -> int:
+        """Kept channels should be multiples of this.
+
+        For this machine: onnxruntime's block width, 16 with AVX-512, 8 with AVX2, 4 on Arm (128-bit vectors and no
+        staircase beyond them), and 8 where nothing is known.
+        """
+        if self.align:
+            return self.align
+        if platform.machine().lower() in ("aarch64", "arm64", "armv7l"):
+            return 4
+        return 16 if "avx512f" in _cpu_flags() else 8
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        data = asdict(replace(self, facts={}))
+        return {**data, "sparsity": list(self.sparsity), "facts": {k: asdict(f) for k, f in self.facts.items()}}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Device:
+        """The inverse of `to_json`. Raises `ConfigError` when keys are missing or unknown."""
+        known = {f.name for f in fields(cls)}
+        if not isinstance(data, dict) or set(data) - known or not {"name", "kind", "runtime"} <= set(data):
+            raise ConfigError("not a device record", given=str(data)[:200], allowed=", ".join(sorted(known)))
+        try:
+            error, profile = data.get("error"), data.get("profile")
+            return cls(**{
+                **data, "sparsity": tuple(data.get("sparsity", ())),
+                "facts": {k: Fact(**f) for k, f in data.get("facts", {}).items()},
+                "error": None if error is None else ErrorFigures(**error),
+                "profile": None if profile is None else ProfileConstants(**profile)})
+        except (TypeError, AttributeError) as bad:
+            raise ConfigError("not a device record", given=str(bad)) from bad
+
+
+def load_device(name: str) -> Device:
+    """A shipped device by name, or the device in a `.toml` file by path.
+
+    Raises `ConfigError` for an unknown name (with what was probably meant) and for a broken file (with every problem
+    and its line).
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        return _load(path, seen=())
+    known = {p.stem: p for p in resources.folder("devices").glob("*.toml")}
+    if name not in known:
+        raise ConfigError("unknown device", given=repr(name), allowed=did_you_mean(name, known),
+                          fix="autoprune devices list")
+    return _load(known[name], seen=())
+
+
+def list_devices() -> list[Device]:
+    """Every shipped device, by name; aliases included."""
+    return [_load(p, seen=()) for p in sorted(resources.folder("devices").glob("*.toml"))]
+
+
+def _load(path: Path, seen: tuple[str, ...]) -> Device:
+    data = read_device_file(path)
+    if "alias_of" in data:
+        target = data["alias_of"]
+        sibling = path.parent / f"{target}.toml"
+        if target in seen or target == data["name"]:
+            raise ConfigError(f"{path}: an alias leads back to itself", given=" → ".join([*seen, target]))
+        if not sibling.is_file():
+            others = [p.stem for p in path.parent.glob("*.toml")]
+            raise ConfigError(f"{path}: alias_of names no device", given=repr(target),
+                              allowed=did_you_mean(target, others))
+        device = _load(sibling, (*seen, data["name"]))
+        return replace(device, name=data["name"], alias_of=device.resolved, announce=data["announce"],
+                       description=data["description"])
+    profile, error, runtime = data.get("profile"), data.get("error"), data["runtime"]
+    return Device(
+        name=data["name"], kind=data["kind"], description=data["description"], runtime=runtime["name"],
+        runtime_version=runtime.get("version", ""), provider=runtime["provider"], precision=runtime["precision"],
+        threads=data.get("threads"), align=data.get("align", 0), sparsity=tuple(data["sparsity"]),
+        facts={k: Fact(f["value"], f["source"]) for k, f in data.get("facts", {}).items()},
+        error=None if error is None else ErrorFigures(**error),
+        profile=None if profile is None else ProfileConstants(**{k: v for k, v in profile.items() if k != "source"}))
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()

@@ -1,0 +1,140 @@
+"""ONNX bytes → the nodes onnxruntime will execute (`read_nodes`).
+
+A convolution with its batch norm and activation is one node there, which is why latency is priced on this graph and
+not on the exported one. Only shapes are used: the model is not
+run, unless an operator hides its output's shape.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.devices.node import OPERATOR_CLASS, PRICED, Node, classify
+from autoprune.devices.shapes import Shape, concretise, infer, run_for_shapes
+from autoprune.errors import DeviceError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+__all__ = ["Node", "load_model", "read_nodes"]
+
+
+def load_model(onnx_bytes: bytes) -> ModelProto:
+    """Parse ONNX bytes with weights inside. Raises `DeviceError` for anything else."""
+    import onnx
+
+    if not isinstance(onnx_bytes, bytes | bytearray) or not onnx_bytes:
+        raise DeviceError("an ONNX model must be given as non-empty bytes", given=type(onnx_bytes).__name__)
+    try:
+        model = onnx.load_model_from_string(bytes(onnx_bytes))
+    except Exception as error:  # protobuf's decoding error and onnx's own share no public base
+        raise DeviceError("the bytes are not an ONNX model", given=f"{len(onnx_bytes)} bytes: {error}",
+                          fix="export again with torch.onnx.export(..., dynamo=True, external_data=False)") from error
+    if not model.graph.node and not model.graph.output:
+        raise DeviceError("the ONNX model is empty", given=f"{len(onnx_bytes)} bytes",
+                          fix="export again with torch.onnx.export(..., dynamo=True, external_data=False)")
+    outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise DeviceError("the ONNX model keeps weights outside itself, and only its own bytes are read",
+                          given=", ".join(outside[:3]) + (" …" if len(outside) > 3 else ""),
+                          fix="export with external_data=False, or onnx.save_model(..., save_as_external_data=False)")
+    return model
+
+
+def read_nodes(onnx_bytes: bytes) -> list[Node]:
+    """The nodes of the optimised graph, in execution order.
+
+    Batch and other symbolic dimensions are taken as 1. Optimisation is onnxruntime's own at ORT_ENABLE_EXTENDED
+    (device-independent fusions; the layout changes of ORT_ENABLE_ALL belong to x86). Raises `DeviceError` when the
+    model does not parse, does not load in onnxruntime, or a shape inside it cannot be told.
+    """
+    original = load_model(onnx_bytes)
+    if concretise(original):
+        onnx_bytes = original.SerializeToString()
+    optimised = _optimise(onnx_bytes)
+    graph = optimised.graph
+    shapes = infer(optimised, infer(original))  # a fused node's output keeps the name that it had before fusion
+    missing = [o for n in graph.node for o in n.output if o and o not in shapes]
+    if missing:
+        shapes = {**shapes, **run_for_shapes(optimised, missing)}
+    sizes = {t.name: tuple(t.dims) for t in graph.initializer}
+    return [_node(proto, f"{proto.op_type}_{index}", shapes, sizes) for index, proto in enumerate(graph.node)]
+
+
+def _optimise(onnx_bytes: bytes) -> ModelProto:
+    import onnx
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(path)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.disable_prepacking", "1")  # nothing is run here
+        try:
+            ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+            return onnx.load(str(path), load_external_data=False)
+        except Exception as error:  # onnxruntime raises a family of classes with no common public base
+            raise DeviceError("onnxruntime cannot load the model", given=str(error).strip()[:400],
+                              fix="check it with onnx.checker.check_model") from error
+
+
+def _node(proto: NodeProto, fallback: str, shapes: dict[str, Shape], weights: dict[str, Shape]) -> Node:
+    activations = [shapes.get(i, ()) for i in proto.input if i and i not in weights]
+    outs = tuple(shapes[o] for o in proto.output if o in shapes)
+    read = sum(math.prod(weights[i]) for i in proto.input if i in weights)
+    base: dict[str, Any] = {
+        "name": proto.name or fallback, "op": proto.op_type, "weights": read, "in_shapes": tuple(activations),
+        "out_shapes": outs, "in_elems": sum(math.prod(s) for s in activations),
+        "out_elems": sum(math.prod(s) for s in outs),
+        "priced": proto.op_type in PRICED}
+    attributes = {a.name: a for a in proto.attribute}
+    operands = [shapes.get(i, ()) for i in proto.input]
+    if proto.op_type in ("Conv", "FusedConv", "ConvTranspose") and len(operands) > 1 and len(operands[1]) >= 3:
+        return _conv(base, attributes, operands, outs)
+    cls = classify(proto.op_type)
+    if cls == "gemm":
+        return Node(cls="gemm", macs=_matmul_macs(proto.op_type, attributes, operands, outs), **base)
+    if cls == "free":
+        base.update(in_elems=0, out_elems=0, weights=0)
+    kernel = tuple(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else ()
+    return Node(cls=cls, kernel=kernel, **base)
+
+
+def _conv(base: dict[str, Any], attributes: dict[str, Any], operands: list[Shape], outs: tuple[Shape, ...]) -> Node:
+    weight = operands[1]
+    groups = attributes["group"].i if "group" in attributes else 1
+    stride = max(attributes["strides"].ints, default=1) if "strides" in attributes else 1
+    kernel, out = tuple(weight[2:]), outs[0]
+    act = attributes["activation"].s.decode() if "activation" in attributes else ""
+    if base["op"] == "ConvTranspose":
+        return Node(cls="gemm", macs=math.prod(operands[0]) * math.prod(weight[1:]), kernel=kernel, stride=stride,
+                    groups=groups, **base)
+    channels_in, channels_out = weight[1] * groups, weight[0]
+    cls = classify("Conv", channels_in=channels_in, channels_out=channels_out, groups=groups, kernel=kernel,
+                   stride=stride)
+    plain = cls == "pointwise" or cls == "depthwise"  # no im2col: a GEMM on the input, or a kernel of its own
+    gather = 0 if plain else out[0] * channels_in * math.prod(kernel) * math.prod(out[2:])
+    return Node(cls=cls, macs=math.prod(out) * math.prod(weight[1:]), kernel=kernel, stride=stride, groups=groups,
+                gather=gather, rows=gather // max(out[-1], 1),
+                activation=OPERATOR_CLASS.get(act, "relu" if act else ""), **base)
+
+
+def _matmul_macs(op: str, attributes: dict[str, Any], operands: list[Shape], outs: tuple[Shape, ...]) -> int:
+    first = operands[0] if operands and operands[0] else (1,)
+    if op in ("Gemm", "FusedGemm"):
+        inner = first[0] if "transA" in attributes and attributes["transA"].i else first[-1]
+        return math.prod(outs[0]) * inner
+    if op in ("MatMul", "FusedMatMul"):
+        inner = first[-2] if "transA" in attributes and attributes["transA"].i and len(first) > 1 else first[-1]
+        return math.prod(outs[0]) * inner
+    if op in ("LSTM", "GRU", "RNN"):  # X (steps, batch, in); W and R are (directions, gates*hidden, ·)
+        weights = sum(math.prod(s) for s in operands[1:3])
+        return math.prod(first[:-1]) * weights
+    weights = max((math.prod(s) for s in operands[1:]), default=1)
+    return math.prod(first[:-1]) * weights

@@ -1,0 +1,110 @@
+"""`LatencyOracle`: a model in, a `Latency` out, on any known device; the door for other people's NAS loops."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+from autoprune.devices.device import Device, load_device
+from autoprune.devices.latency import Latency
+from autoprune.devices.profiler import Profiler, open_profiler
+from autoprune.errors import ConfigError, DeviceError
+
+__all__ = ["LatencyOracle", "measure", "to_onnx_bytes"]
+
+
+@final
+class LatencyOracle(Profiler):
+    """`LatencyOracle("rpi4")(model, example_inputs) -> Latency`.
+
+    `device` is a name, a path to a device file, or a `Device`. Reusable: the measuring process (if the device is
+    measured) stays up between calls; `close` or a `with` ends it.
+    """
+
+    def __init__(self, device: Device | str, *, percentile: str = "p50", threads: int | None = None,
+                 timeout_s: float = 120.0):
+        self.device = load_device(device) if isinstance(device, str) else device
+        self._profiler = open_profiler(self.device, percentile=percentile, threads=threads, timeout_s=timeout_s)
+
+    def __call__(self, model_or_onnx: Any, example_inputs: Any = None) -> Latency:
+        """Latency of a `torch.nn.Module` (with example inputs), of ONNX bytes, or of an .onnx file."""
+        return self.latency(to_onnx_bytes(model_or_onnx, example_inputs))
+
+    def latency(self, onnx_bytes: bytes) -> Latency:
+        """Latency of one inference of the ONNX model, in milliseconds."""
+        return self._profiler.latency(onnx_bytes)
+
+    latency_of_onnx = latency
+
+    def close(self) -> None:
+        """End the measuring process, if there is one."""
+        self._profiler.close()
+
+    def __enter__(self) -> LatencyOracle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def measure(model_or_onnx: Any, example_inputs: Any = None, device: Device | str = "cpu") -> Latency:
+    """Latency of one inference on `device`: measured on this machine for "cpu", priced for a profile.
+
+    Opens and ends a measuring process; for more than one model keep a `LatencyOracle`. Raises `ConfigError` for bad
+    arguments, `DeviceError` for models that do not load or run.
+    """
+    with LatencyOracle(device) as oracle:
+        return oracle(model_or_onnx, example_inputs)
+
+
+def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
+    """ONNX bytes of whatever stands for a model: bytes, a path to an .onnx file, or a `torch.nn.Module`.
+
+    A module needs `example_inputs` (what `autoprune.trace` takes). Raises `ConfigError` for anything else or for a
+    missing file, `DeviceError` for an empty one.
+    """
+    if isinstance(model_or_onnx, bytes | bytearray):
+        return bytes(model_or_onnx)
+    if isinstance(model_or_onnx, str | os.PathLike):
+        path = Path(model_or_onnx)
+        if path.suffix != ".onnx" or not path.is_file():
+            raise ConfigError("not an ONNX file", given=str(path), allowed="a path to an existing .onnx file")
+        return _with_external_data(path)
+    if not hasattr(model_or_onnx, "state_dict") or not callable(model_or_onnx):
+        raise ConfigError("cannot tell the latency of this", given=type(model_or_onnx).__name__,
+                          allowed="a torch.nn.Module, ONNX bytes, or a path to an .onnx file")
+    if example_inputs is None or (isinstance(example_inputs, Mapping | tuple | list) and not example_inputs):
+        raise ConfigError("a torch model needs example inputs to be exported", given="example_inputs=None",
+                          fix="measure(model, (torch.randn(1, 3, 224, 224),))")
+    from autoprune.graph.onnx import export_onnx
+
+    exported = export_onnx(model_or_onnx, example_inputs)
+    return bytes(exported)
+
+
+def _with_external_data(path: Path) -> bytes:
+    """The file's bytes; weights in files beside it are pulled in (never from outside its folder)."""
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's and onnx's errors share no public base
+        raise DeviceError("the file is not an ONNX model", given=f"{path}: {error}",
+                          fix="export again with torch.onnx.export(..., dynamo=True)") from error
+    outside = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if not outside:
+        return path.read_bytes()
+    for tensor in outside:
+        names = {e.key: e.value for e in tensor.external_data}
+        target = (path.parent / names.get("location", "")).resolve()
+        if path.parent.resolve() not in target.parents or not target.is_file():
+            raise DeviceError("the ONNX model points to weights outside its own folder, or to a missing file",
+                              given=f"{tensor.name}: {names.get('location')}",
+                              fix="export again with external_data=False")
+    onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    data: bytes = model.SerializeToString()
+    return data

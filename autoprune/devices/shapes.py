@@ -1,0 +1,102 @@
+"""Shapes of every tensor in an ONNX model, fused operators included, without running it if that can be helped."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from autoprune.errors import DeviceError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["Shape", "concretise", "infer", "run_for_shapes"]
+
+Shape = tuple[int, ...]
+_LARGE = 4096  # an initializer with more elements cannot be a shape; inference need not carry its values
+
+
+def concretise(model: ModelProto) -> bool:
+    """Set symbolic or missing input dimensions of `model` to 1, in place; True when anything changed."""
+    known = {t.name for t in model.graph.initializer}
+    changed = False
+    for value in model.graph.input:
+        if value.name in known or not value.type.HasField("tensor_type"):
+            continue
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.WhichOneof("value") != "dim_value" or dim.dim_value < 1:
+                dim.Clear()
+                dim.dim_value = 1
+                changed = True
+    if changed:  # stale symbolic shapes would contradict the new ones
+        del model.graph.value_info[:]
+        for value in model.graph.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+    return changed
+
+
+def infer(model: ModelProto, known: dict[str, Shape] | None = None) -> dict[str, Shape]:
+    """Tensor name → shape, by onnx's shape inference; `known` (say, from before fusion) is used and kept.
+
+    Tensors whose shape cannot be told are left out.
+    """
+    import onnx
+
+    found = {**(known or {}), **_declared(model)}
+    if all(o in found for n in model.graph.node for o in n.output if o):
+        return found
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    light.graph.CopyFrom(onnx.GraphProto(name="shapes", node=model.graph.node, input=model.graph.input,
+                                         output=model.graph.output, value_info=model.graph.value_info))
+    named = {v.name for v in [*light.graph.input, *light.graph.output, *light.graph.value_info]}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _LARGE:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in named:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    produced = {o for n in model.graph.node for o in n.output}
+    for name, shape in (known or {}).items():
+        if name in produced and name not in named:
+            light.graph.value_info.append(
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(shape)))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light, strict_mode=False, data_prop=True)
+    except Exception:  # inference is a convenience here: what it cannot tell, `run_for_shapes` can
+        return found
+    return {**_declared(inferred), **found}
+
+
+def _declared(model: ModelProto) -> dict[str, Shape]:
+    graph = model.graph
+    shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in graph.initializer}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.WhichOneof("value") == "dim_value" for d in tensor.shape.dim):
+            shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
+    return shapes
+
+
+def run_for_shapes(model: ModelProto, names: list[str]) -> dict[str, Shape]:
+    """Shapes of the tensors `names`, by running `model` once on made-up inputs. Raises `DeviceError` if it fails."""
+    import onnx
+    import onnxruntime as ort
+
+    from autoprune.devices.ort_worker import make_inputs
+
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    present = {o.name for o in wide.graph.output}
+    wide.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(wide.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        inputs = make_inputs([(i.name, i.type, list(i.shape)) for i in session.get_inputs()])
+        values = session.run(names, inputs)
+    except Exception as error:  # onnxruntime raises a family of classes with no common public base
+        raise DeviceError("the shapes inside the model cannot be told", given=str(error).strip()[:400],
+                          fix="export with fixed input sizes (only the batch may be dynamic)") from error
+    return {n: tuple(getattr(v, "shape", ())) for n, v in zip(names, values, strict=True)}

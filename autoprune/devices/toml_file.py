@@ -1,0 +1,130 @@
+"""Reading a device file: every problem at once, each with its line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import ConfigError, did_you_mean
+
+__all__ = ["read_device_file"]
+
+_KINDS = ("measured-local", "profile")
+_TEXT, _WHOLE, _NUMBER, _FLAG = "text", "a whole number", "a number", "true or false"
+_LIST, _TABLE = "a list", "a table"
+_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "description": _TEXT, "threads": _WHOLE, "align": _WHOLE,
+        "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE, "profile": _TABLE, "error": _TABLE}
+_ALIAS = {"schema": _WHOLE, "name": _TEXT, "alias_of": _TEXT, "announce": _TEXT, "description": _TEXT}
+_RUNTIME = {"name": _TEXT, "version": _TEXT, "provider": _TEXT, "precision": _TEXT}
+_PROFILE = {"cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER, "issue_width": _NUMBER,
+            "memcpy_gbs": _NUMBER, "in_order": _FLAG, "stall": _NUMBER, "in_order_factor": _NUMBER,
+            "thread_exponent": _NUMBER, "k_act": _NUMBER, "k_weights": _NUMBER, "k_gemv": _NUMBER,
+            "tau_us_ghz": _NUMBER, "source": _TEXT}
+_ERROR = {"p50": _NUMBER, "p90": _NUMBER, "rows": _WHOLE, "lo_ratio": _NUMBER, "hi_ratio": _NUMBER, "source": _TEXT}
+_MAY_BE_ZERO = {"align", "thread_exponent", "k_act", "k_weights", "k_gemv", "tau_us_ghz", "p50", "p90"}
+
+
+def read_device_file(path: Path) -> dict[str, Any]:
+    """The checked content of a device file (an alias file has `alias_of`). `ConfigError` lists all problems."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the device file {path}", given=str(error),
+                          fix="autoprune devices list") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML", given=str(error),
+                          fix="see devices/rpi4.toml for the layout") from error
+    problems = _problems(data, text)
+    if problems:
+        raise ConfigError(f"{path} is not a device file: {len(problems)} problem(s)",
+                          given="\n           ".join(problems), fix="see devices/rpi4.toml for the layout")
+    return data
+
+
+def _problems(data: Mapping[str, Any], text: str) -> list[str]:
+    if "alias_of" in data:
+        return [*_check(data, _ALIAS, set(_ALIAS), "", text), *_schema(data, text)]
+    optional = {"threads", "align", "facts", "profile", "error"}
+    found = [*_check(data, _TOP, set(_TOP) - optional, "", text), *_schema(data, text)]
+    kind = data.get("kind")
+    if isinstance(kind, str) and kind not in _KINDS:
+        found.append(f"{_at(text, '', 'kind')}kind is {kind!r}; {did_you_mean(kind, _KINDS)}")
+    if kind == "profile":
+        found += [f"{key} is missing (a profile needs it)"
+                  for key in ("threads", "align", "profile", "error") if key not in data]
+    for name, keys, may_miss in (("runtime", _RUNTIME, {"version"} if kind == "measured-local" else set()),
+                                 ("profile", _PROFILE, set()), ("error", _ERROR, set())):
+        if isinstance(data.get(name), dict):
+            found += _check(data[name], keys, set(keys) - may_miss, name, text)
+    facts = data.get("facts")
+    for key, fact in (facts.items() if isinstance(facts, dict) else ()):
+        good = isinstance(fact, dict) and set(fact) == {"value", "source"} and isinstance(fact["source"], str) \
+            and isinstance(fact["value"], str | int | float)
+        if not good:
+            found.append(f"{_at(text, 'facts', key)}facts.{key} must be {{ value = …, source = \"…\" }}")
+    patterns = data.get("sparsity")
+    if isinstance(patterns, list) and not all(isinstance(p, str) for p in patterns):
+        found.append(f"{_at(text, '', 'sparsity')}sparsity must be a list of texts")
+    return [*found, *_order(data, text)]
+
+
+def _order(data: Mapping[str, Any], text: str) -> list[str]:
+    """Numbers that must fit one another."""
+    found = []
+    error, profile, threads = data.get("error"), data.get("profile"), data.get("threads")
+    if isinstance(error, dict) and _numbers(error, "lo_ratio", "hi_ratio") \
+            and not error["lo_ratio"] <= 1 <= error["hi_ratio"]:
+        found.append(f"{_at(text, 'error', 'lo_ratio')}error needs lo_ratio <= 1 <= hi_ratio")
+    if isinstance(profile, dict) and _numbers(profile, "cores") and isinstance(threads, int) \
+            and threads > profile["cores"]:
+        found.append(f"{_at(text, '', 'threads')}threads is {threads}, profile.cores only {profile['cores']}")
+    return found
+
+
+def _numbers(table: Mapping[str, Any], *keys: str) -> bool:
+    return all(_is(table.get(k), _NUMBER) for k in keys)
+
+
+def _schema(data: Mapping[str, Any], text: str) -> list[str]:
+    if data.get("schema", 1) == 1:
+        return []
+    return [f"{_at(text, '', 'schema')}schema is {data['schema']!r}; this autoprune reads schema 1"]
+
+
+def _check(table: Mapping[str, Any], keys: Mapping[str, str], needed: set[str], where: str, text: str) -> list[str]:
+    prefix = f"{where}." if where else ""
+    found = [f"{prefix}{key} is missing" for key in keys if key in needed and key not in table]
+    for key, value in table.items():
+        at = _at(text, where, key)
+        if key not in keys:
+            found.append(f"{at}unknown key {prefix}{key}; {did_you_mean(key, keys)}")
+        elif not _is(value, keys[key]):
+            found.append(f"{at}{prefix}{key} must be {keys[key]}, not {value!r}")
+        elif keys[key] in (_WHOLE, _NUMBER) and not (0 < value < 1e9 or (value == 0 and key in _MAY_BE_ZERO)):
+            found.append(f"{at}{prefix}{key} is out of range: {value!r}")
+    return found
+
+
+def _is(value: Any, kind: str) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {_TEXT: isinstance(value, str) and bool(value), _WHOLE: number and isinstance(value, int), _NUMBER: number,
+            _FLAG: isinstance(value, bool), _LIST: isinstance(value, list), _TABLE: isinstance(value, dict)}[kind]
+
+
+def _at(text: str, where: str, key: str) -> str:
+    """`"line 12: "`, or nothing when the key cannot be found in the text."""
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header is not None:
+            table = header.group(1)
+            if table == key and not where:
+                return f"line {number}: "
+        elif table == where and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            return f"line {number}: "
+    return ""

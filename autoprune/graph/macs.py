@@ -1,0 +1,76 @@
+"""Multiply-adds, parameters and bytes, counted by fvcore.
+
+One multiply-add is one MAC (what fvcore calls a flop). Only contractions count: convolutions, matrix products, einsum,
+attention. MACs do not tell latency: on a device, a depthwise MAC may cost 25 dense ones. They are printed because
+people compare by them; the search never looks at them.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.graph.trace import split_inputs
+
+__all__ = ["Counts", "count"]
+
+_CONTRACTIONS = ("conv", "linear", "matmul", "bmm", "einsum", "scaled_dot_product_attention", "lstm", "gru", "addmm", "mm")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """macs: for one example input as given; params: elements; size_bytes: of parameters and buffers."""
+
+    macs: int
+    params: int
+    size_bytes: int
+
+
+def count(model: nn.Module, example_inputs: Any) -> Counts:
+    """Count `model` on `example_inputs` (keyword inputs are passed in the order given)."""
+    from fvcore.nn import FlopCountAnalysis
+
+    args, kwargs = split_inputs(example_inputs)
+    wrapped = _Positional(model, list(kwargs)).eval()
+    tensors = {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            analysis = FlopCountAnalysis(wrapped, (*args, *kwargs.values()))
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+            by_operator = analysis.by_operator()
+    finally:
+        logger.setLevel(level)
+    macs = sum(n for name, n in by_operator.items() if any(c in name for c in _CONTRACTIONS))
+    return Counts(int(macs), sum(p.numel() for p in {id(p): p for p in model.parameters()}.values()),
+                  sum(t.numel() * t.element_size() for t in tensors))
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> float:
+    """`q·kᵀ` and `p·v`: batch × heads × length × key length × (head_dim of q + of v)."""
+    q, k, v = (i.type().sizes() for i in inputs[:3])
+    return float(np.prod(q[:-1]) * k[-2] * (q[-1] + v[-1]))
+
+
+class _Positional(nn.Module):
+    """Keyword inputs as positional ones, and the outputs as a flat tuple, for the tracer that fvcore uses."""
+
+    def __init__(self, model: nn.Module, names: list[str]):
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *inputs: Any) -> Any:
+        split = len(inputs) - len(self.names)
+        out = self.model(*inputs[:split], **dict(zip(self.names, inputs[split:], strict=True)))
+        return tuple(t for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))

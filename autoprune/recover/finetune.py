@@ -1,0 +1,136 @@
+"""Short fine-tuning with distillation from the dense model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autoprune.errors import AutopruneError, ConfigError
+
+__all__ = ["Diverged", "Example", "FineTune", "examples", "finetune"]
+
+
+class Trainable(Protocol):
+    """What fine-tuning needs of a task."""
+
+    def forward(self, model: nn.Module, inputs: Any) -> Any: ...
+    def loss(self, outputs: Any, target: Any) -> torch.Tensor: ...
+    def logits(self, outputs: Any) -> torch.Tensor | None: ...
+
+
+class Diverged(AutopruneError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """How to fine-tune.
+
+    steps: optimiser steps, ≥ 0; lr: peak learning rate of AdamW, reached after a tenth of the steps and then lowered
+    along a cosine; distill: weight of the distillation loss in [0, 1], the task's own loss gets the rest;
+    temperature: of the softened distributions (Hinton et al. 2015, arXiv:1503.02531).
+    """
+
+    steps: int = 24
+    lr: float = 1e-3
+    distill: float = 0.5
+    temperature: float = 2.0
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or not 0 <= self.distill <= 1 or self.lr <= 0 or self.temperature <= 0:
+            raise ConfigError("fine-tuning settings are out of range", given=self,
+                              allowed="steps ≥ 0, lr > 0, 0 ≤ distill ≤ 1, temperature > 0")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training batch and the dense model's logits for it (None where the outputs have none)."""
+
+    inputs: Any
+    target: Any
+    teacher: torch.Tensor | None
+
+
+def examples(task: Trainable, teacher: nn.Module, batches: Iterable[tuple[Any, Any]], limit: int) -> list[Example]:
+    """At most `limit` batches with the teacher's logits, computed once for all candidates."""
+    teacher.eval()
+    out: list[Example] = []
+    with torch.no_grad():
+        for inputs, target in batches:
+            if len(out) == limit:
+                break
+            out.append(Example(inputs, target, task.logits(task.forward(teacher, inputs))))
+    return out
+
+
+def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, seed: int = 0) -> float:
+    """Train `model` in place and leave it in evaluation mode; returns the mean loss of the last tenth of the steps.
+
+    Raises `Diverged` when the loss is not finite. Nothing happens for 0 steps or without data.
+    """
+    if settings.steps == 0 or not data:
+        return math.nan
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    warm = max(1, settings.steps // 10)
+    losses: list[float] = []
+    model.train()
+    for step, example in enumerate(_cycle(data, settings.steps, seed)):
+        scale = (step + 1) / warm if step < warm else 0.5 * (
+            1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * max(scale, 1e-3)
+        loss = _loss(model, task, example, settings)
+        if not math.isfinite(loss.item()):
+            raise Diverged("fine-tuning diverged: the loss is not finite", given=f"step {step} of {settings.steps}",
+                           fix="lower recover.lr in the search space")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimizer.step()
+        losses.append(loss.item())
+    model.eval()
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail)
+
+
+def _loss(model: nn.Module, task: Trainable, example: Example, settings: FineTune) -> torch.Tensor:
+    outputs = task.forward(model, example.inputs)
+    loss = task.loss(outputs, example.target)
+    student = task.logits(outputs)
+    if settings.distill == 0 or example.teacher is None or student is None:
+        return loss
+    return (1 - settings.distill) * loss + settings.distill * _distillation(student, example.teacher, settings)
+
+
+def _distillation(student: torch.Tensor, teacher: torch.Tensor, settings: FineTune) -> torch.Tensor:
+    """KL of the softened distributions over the class axis, or squared error for outputs without classes.
+
+    The class axis is the last for `[N, classes]` and `[N, T, classes]`, and axis 1 for images `[N, classes, H, W]`.
+    """
+    teacher = teacher.to(student.device)
+    if student.dim() < 2 or student.shape[-1] == 1:
+        return F.mse_loss(student, teacher)
+    axis = 1 if student.dim() >= 4 else -1
+    t = settings.temperature
+    kl = F.kl_div((student / t).log_softmax(axis), (teacher / t).log_softmax(axis), log_target=True, reduction="none")
+    return kl.sum(axis).mean() * t * t
+
+
+def _cycle(data: list[Example], steps: int, seed: int) -> Iterator[Example]:
+    """`steps` batches, reshuffled on every pass."""
+    generator = torch.Generator().manual_seed(seed)
+    done = 0
+    while True:
+        for i in torch.randperm(len(data), generator=generator).tolist():
+            if done == steps:
+                return
+            yield data[i]
+            done += 1

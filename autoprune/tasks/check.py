@@ -1,0 +1,139 @@
+"""Everything that only running the model on its data shows, before a search spends hours on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autoprune.errors import TaskError
+from autoprune.tasks.losses import IGNORE, class_logits
+from autoprune.tasks.metrics import METRICS
+from autoprune.tasks.specs import user_error
+from autoprune.tasks.splits import first_batch, read
+from autoprune.tasks.tensors import all_finite, describe, evaluating, main_tensor, sample_count, target_tensor
+
+if TYPE_CHECKING:
+    from autoprune.tasks.task import Task
+
+__all__ = ["check_task"]
+
+_READ_S = 5.0
+_CLASS_LOSSES = ("causal_lm", "cross_entropy")
+_CLASS_METRICS = ("f1", "miou", "perplexity", "token_accuracy", "top5")
+
+
+def check_task(task: Task) -> None:
+    """See `Task.check`."""
+    inputs, target = first_batch(task.split("train"), "train")
+    _check_values(inputs, "inputs", "train", 0)
+    with evaluating(task.model), torch.enable_grad():  # the loss must have a gradient; nothing is updated
+        outputs = _run_model(task, inputs)
+        classes = None
+        if task.loss_name in _CLASS_LOSSES or task.metric in _CLASS_METRICS:
+            classes = class_logits(outputs, task.to_device(outputs, target))[0].shape[1]
+        for split in ("train", "validation", "test"):
+            _check_split(task, split, classes)
+        _check_loss(task, outputs, target)
+    _check_metric(task, outputs, target, sample_count(inputs))
+
+
+def _run_model(task: Task, inputs: Any) -> Any:
+    try:
+        outputs = task.forward(task.model, inputs)
+    except TaskError:
+        raise
+    except Exception as error:
+        raise user_error(error, "the model does not run on the first training batch",
+                         f"{task.name} on inputs {describe(inputs)}",
+                         fix="make the data's inputs and the model's forward() fit each other") from error
+    found = main_tensor(outputs)
+    if found is not None and not bool(torch.isfinite(found).all()):
+        raise TaskError("the model's outputs hold NaN or infinity on the first training batch", given=describe(found),
+                        allowed="finite outputs", fix="check the weights, and how the inputs are normalised")
+    return outputs
+
+
+def _check_split(task: Task, split: str, classes: int | None) -> None:
+    started, empty = time.monotonic(), True
+    with torch.random.fork_rng(devices=[]):
+        for index, (inputs, target) in enumerate(read(task.split(split), split)):
+            empty = False
+            _check_values(inputs, "inputs", split, index)
+            _check_values(target, "target", split, index)
+            if classes is not None:
+                _check_labels(target, classes, split, index)
+            elif task.loss_name == "bce":
+                _check_range(target, 0, 1, "targets", split, index)
+            if time.monotonic() - started > _READ_S:
+                break
+    if empty:
+        raise TaskError(f"the {split} data is empty", given=type(task.split(split)).__name__,
+                        allowed="at least one batch", fix="check the path or the filter that the data is made with")
+
+
+def _check_values(value: Any, what: str, split: str, index: int) -> None:
+    if not all_finite(value):
+        raise TaskError(f"the {what} of the {split} data hold NaN or infinity",
+                        given=f"batch {index}: {describe(value)}", allowed="finite values",
+                        fix="clean the data, for example with torch.nan_to_num")
+
+
+def _check_labels(target: Any, classes: int, split: str, index: int) -> None:
+    labels = target_tensor(target)
+    if labels.is_floating_point() or labels.is_complex():
+        raise TaskError(f"the labels of the {split} data are not whole numbers",
+                        given=f"batch {index}: {describe(labels)}",
+                        allowed="int64 class labels", fix="target.long(), or --loss mse --metric mse for a regression")
+    _check_range(labels[labels != IGNORE], 0, classes - 1, "labels", split, index)
+
+
+def _check_range(target: Any, low: int, high: int, what: str, split: str, index: int) -> None:
+    values = target_tensor(target)
+    if values.numel() == 0:
+        return
+    least, most = values.min().item(), values.max().item()
+    if least < low or most > high:
+        fix = f"a model with {int(most) + 1} outputs, or number the labels from 0" if what == "labels" and most > high \
+            else f"use {IGNORE} for what should not count" if what == "labels" else "scale the targets to 0…1"
+        raise TaskError(f"{what} of the {split} data are out of range", given=f"batch {index}: {least} to {most}",
+                        allowed=f"{low} to {high} for this model and loss", fix=fix)
+
+
+def _check_loss(task: Task, outputs: Any, target: Any) -> None:
+    try:
+        loss = task.loss(outputs, target)
+    except TaskError:
+        raise
+    except Exception as error:
+        raise user_error(error, "the loss fails on the first training batch",
+                         f"{task.loss_name}: outputs {describe(outputs)}, target {describe(target)}",
+                         fix="choose a loss that fits: --loss NAME or module:function") from error
+    if not bool(torch.isfinite(loss)):
+        raise TaskError("the loss is NaN or infinite on the first training batch",
+                        given=f"{task.loss_name}: {float(loss)}",
+                        allowed="a finite loss", fix="check the targets and the loss function")
+    if not loss.requires_grad and any(weight.requires_grad for weight in task.model.parameters()):
+        raise TaskError("the loss has no gradient", given=task.loss_name,
+                        allowed="a differentiable function of the outputs",
+                        fix="leave out argmax, .item() and .detach() in the loss")
+
+
+def _check_metric(task: Task, outputs: Any, target: Any, samples: int) -> None:
+    gather = task.gather()
+    try:
+        with torch.no_grad():
+            gather.update(outputs, task.to_device(outputs, target), samples)
+        value, _ = gather.result()
+    except TaskError:
+        raise
+    except Exception as error:
+        raise user_error(error, "the metric fails on the first training batch",
+                         f"{task.metric}: outputs {describe(outputs)}, target {describe(target)}",
+                         fix="choose a metric that fits: --metric NAME or module:function") from error
+    # built-in metrics may have no value on one batch (r2 of a constant target); `evaluate` checks whole splits
+    if task.metric not in METRICS and not math.isfinite(value):
+        raise TaskError("your metric is NaN or infinite on the first training batch", given=f"{task.metric}: {value}",
+                        allowed="a finite number", fix="check the metric function")

@@ -1,0 +1,51 @@
+"""One short text for a task: the same for the same model and data, different when something changed."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from autoprune.tasks.splits import Batches, first_batch, is_repeatable, size_of
+from autoprune.tasks.tensors import describe, leaves
+
+if TYPE_CHECKING:
+    from autoprune.tasks.task import Task
+
+__all__ = ["digest", "fingerprint"]
+
+_SAMPLED = 1024
+
+
+def digest(value: Tensor) -> bytes:
+    """Up to 1024 elements, evenly spaced, as bytes.
+
+    Exact bytes and no sum: the sum of floats depends on the number of threads, and the fingerprint must not.
+    """
+    flat = value.detach().reshape(-1)
+    rows = torch.linspace(0, max(len(flat) - 1, 0), min(len(flat), _SAMPLED), dtype=torch.float64).long()
+    sample = flat[rows.to(flat.device)].cpu().contiguous()
+    return sample.view(torch.uint8).numpy().tobytes() if len(sample) else b""
+
+
+def fingerprint(task: Task) -> str:
+    """First 16 hex digits of a SHA-256; see `Task.fingerprint`."""
+    total = hashlib.sha256()
+    for name, value in sorted(task.model.state_dict().items()):
+        if isinstance(value, Tensor):
+            total.update(f"{name}|{describe(value)}|".encode() + digest(value))
+    total.update(f"|{task.metric}|{task.loss_name}|".encode())
+    for split in ("train", "validation", "test"):
+        _add_split(total, task.split(split), split)
+    return total.hexdigest()[:16]
+
+
+def _add_split(total: hashlib._Hash, data: Batches, split: str) -> None:
+    total.update(f"|{split}|{size_of(data)}|".encode())
+    inputs, target = first_batch(data, split)  # also when it is not used: empty data is an error here too
+    if is_repeatable(data):
+        total.update(f"{describe(inputs)}|{describe(target)}|".encode())
+        for leaf in leaves((inputs, target)):
+            total.update(digest(leaf))

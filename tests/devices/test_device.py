@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from autoprune import resources
+from autoprune.devices.device import Device, list_devices, load_device
+from autoprune.errors import ConfigError
+
+PIS = ("rpi3bplus", "rpi4", "rpi5", "rpizero2w")
+
+
+def test_every_shipped_file_loads_and_round_trips():
+    devices = list_devices()
+    assert {d.name for d in devices} == {p.stem for p in resources.folder("devices").glob("*.toml")}
+    assert {"cpu", "raspberrypi", *PIS} <= {d.name for d in devices}
+    for device in devices:
+        assert Device.from_json(device.to_json()) == device
+        assert device.sparsity == ()
+        assert device.alignment() in (4, 8, 16)
+
+
+@pytest.mark.parametrize("name", PIS)
+def test_a_profile_states_its_sources(name):
+    device = load_device(name)
+    assert device.kind == "profile"
+    assert device.threads == 4
+    assert device.error is not None
+    assert device.error.source
+    assert device.facts
+    assert all(f.source for f in device.facts.values())
+
+
+def test_an_alias_says_so_and_is_the_other_device():
+    alias, real = load_device("raspberrypi"), load_device("rpi4")
+    assert (alias.name, alias.alias_of, alias.resolved) == ("raspberrypi", "rpi4", "rpi4")
+    assert "rpi4" in alias.announce
+    assert alias.profile == real.profile
+
+
+def test_unknown_device_did_you_mean():
+    with pytest.raises(ConfigError, match="did you mean 'rpi4'"):
+        load_device("rpi44")
+
+
+def test_a_path_works_as_a_name(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text((resources.folder("devices") / "rpi5.toml").read_text())
+    assert load_device(str(path)).profile == load_device("rpi5").profile
+
+
+def test_a_broken_file_lists_every_problem_with_its_line(tmp_path):
+    text = (resources.folder("devices") / "rpi4.toml").read_text()
+    text = text.replace("stall = ", "stal = ").replace('kind = "profile"', 'kind = "profil"')
+    text = text.replace("cores = 4", 'cores = "four"').replace("schema = 1", "schema = 9")
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_device(str(path))
+    message = str(caught.value)
+    wanted = ("profile.stall is missing", "unknown key profile.stal; did you mean 'stall'", "kind is 'profil'",
+              "profile.cores must be a whole number, not 'four'", "schema is 9")
+    for part in wanted:
+        assert part in message
+    number = 1 + text.splitlines().index(next(line for line in text.splitlines() if line.startswith("stal = ")))
+    assert f"line {number}: unknown key profile.stal" in message
+
+
+@pytest.mark.parametrize("text", ["name = ", "", "schema = 1\nalias_of = 3\n", "facts = 3\nprofile = []\nsparsity = [1]"])
+def test_hostile_files_are_config_errors(tmp_path, text):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_device(str(path))
+
+
+def test_missing_file_and_alias_loops(tmp_path):
+    with pytest.raises(ConfigError):
+        load_device(str(tmp_path / "no.toml"))
+    for name, target in (("a", "b"), ("b", "a"), ("c", "nowhere")):
+        (tmp_path / f"{name}.toml").write_text(
+            f'schema = 1\nname = "{name}"\nalias_of = "{target}"\nannounce = "x"\ndescription = "x"\n')
+    with pytest.raises(ConfigError, match="back to itself"):
+        load_device(str(tmp_path / "a.toml"))
+    with pytest.raises(ConfigError, match="names no device"):
+        load_device(str(tmp_path / "c.toml"))
+
+
+def test_importing_the_room_is_light():
+    code = ("import sys\nimport autoprune.devices.oracle, autoprune.devices.ort_worker, autoprune.devices.profiler\n"
+            "print([m for m in ('torch', 'numpy', 'onnx', 'onnxruntime') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          cwd=resources.folder("devices").parent)
+    assert done.stdout.strip() == "[]"

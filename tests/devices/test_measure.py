@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from autoprune.devices.device import load_device
+from autoprune.devices.measure import Measurement, Measurer
+from autoprune.devices.ort_worker import make_inputs
+from autoprune.errors import ConfigError, DeviceError
+
+QUICK = {"min_runs": 8, "min_s": 0.0, "warmup_runs": 1, "warmup_s": 0.0, "repeats": 0}
+
+
+@pytest.fixture(scope="module")
+def measurer():
+    with Measurer(load_device("cpu"), threads=1, timeout_s=60) as it:
+        yield it
+
+
+def test_a_measurement_and_its_json(measurer, cnn):
+    found = measurer.measure(cnn(8), reference=cnn(16), **QUICK)
+    assert found.latency.source == "measured"
+    assert found.latency.runtime_version
+    assert found.latency.threads == 1
+    assert found.latency.n >= 8
+    assert found.stats.min_ms <= found.latency.lo_ms <= found.latency.ms <= found.latency.hi_ms
+    assert found.reference is not None
+    assert Measurement.from_json(found.to_json()) == found
+
+
+def test_a_hundredfold_product_is_slower_and_the_worker_stays(measurer, matmul):
+    small, pid = measurer.measure(matmul(64, 8), **QUICK), measurer.worker_pid
+    large = measurer.measure(matmul(640, 80), **QUICK)
+    assert measurer.worker_pid == pid
+    assert large.latency.ms > 3 * small.latency.ms
+
+
+def test_own_inputs_and_percentile(measurer, matmul):
+    found = measurer.measure(matmul(64, 8), inputs={"x": np.ones((8, 64), np.float32)}, percentile="p90", **QUICK)
+    assert found.latency.percentile == "p90"
+    assert found.latency.ms == found.stats.p90_ms
+    with pytest.raises(DeviceError, match="the model wants"):
+        measurer.measure(matmul(64, 8), inputs={"z": np.ones((8, 64), np.float32)}, **QUICK)
+    with pytest.raises(ConfigError, match="finite"):
+        measurer.measure(matmul(64, 8), inputs={"x": np.full((8, 64), np.nan, np.float32)}, **QUICK)
+
+
+def test_a_killed_worker_costs_one_call(matmul):
+    with Measurer(load_device("cpu"), threads=1, timeout_s=60) as it:
+        it.measure(matmul(64, 8), **QUICK)
+        pid = it.worker_pid
+        assert pid is not None
+        killer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        with pytest.raises(DeviceError, match="SIGKILL"):
+            it.measure(matmul(256, 64), min_runs=1, min_s=30.0, repeats=0)
+        killer.join()
+        assert it.measure(matmul(64, 8), **QUICK).latency.ms > 0
+        assert it.worker_pid != pid
+
+
+def test_a_timeout_costs_one_call(matmul):
+    with Measurer(load_device("cpu"), threads=1, timeout_s=60) as it:
+        it.measure(matmul(64, 8), **QUICK)  # started
+        it.timeout_s = 0.3
+        start = time.monotonic()
+        with pytest.raises(DeviceError, match="longer than"):
+            it.measure(matmul(256, 64), min_runs=1, min_s=30.0, repeats=0)
+        assert time.monotonic() - start < 10
+        it.timeout_s = 60
+        assert it.measure(matmul(64, 8), **QUICK).latency.ms > 0
+
+
+def test_bad_models_and_arguments(measurer, external):
+    for data in (b"nonsense", b"", external):
+        with pytest.raises(DeviceError):
+            measurer.measure(data, **QUICK)
+    with pytest.raises(ConfigError):
+        measurer.measure(b"x", percentile="p42")
+    with pytest.raises(ConfigError):
+        measurer.measure(b"x", min_runs=0)
+    with pytest.raises(ConfigError, match="not this machine"):
+        Measurer(load_device("rpi4"))
+    with pytest.raises(ConfigError, match="more threads"):
+        Measurer(load_device("cpu"), threads=100_000)
+
+
+def test_a_closed_measurer_says_so(matmul):
+    it = Measurer(load_device("cpu"), threads=1)
+    it.close()
+    it.close()
+    with pytest.raises(ConfigError, match="closed"):
+        it.measure(matmul())
+
+
+def test_inputs_from_a_signature():
+    made = make_inputs([("a", "tensor(float)", ["batch", 3]), ("b", "tensor(int64)", [2, None]), ("c", "tensor(bool)", [])])
+    assert made["a"].shape == (1, 3)
+    assert made["a"].dtype == np.float32
+    assert made["b"].tolist() == [[0], [0]]
+    assert made["c"].shape == ()
+    with pytest.raises(ValueError, match="string"):
+        make_inputs([("s", "tensor(string)", [1])])

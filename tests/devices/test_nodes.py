@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from autoprune.devices.node import Node
+from autoprune.devices.nodes import read_nodes
+from autoprune.errors import DeviceError
+
+
+def test_fused_nodes_with_their_classes_and_sizes(cnn):
+    nodes = {n.name.removesuffix("_0"): n for n in read_nodes(cnn(32))}
+    classes = [n.cls for n in nodes.values()]
+    assert classes == ["stem", "conv3x3", "depthwise", "depthwise_other", "pointwise", "reduce", "free", "gemm"]
+    stem, mid, *_ = nodes.values()
+    assert stem.activation == mid.activation == "relu"
+    assert mid.macs == 16 * 16 * 32 * 32 * 9
+    assert (mid.in_elems, mid.out_elems, mid.weights) == (32 * 256, 32 * 256, 32 * 32 * 9)
+    assert mid.gather == 32 * 9 * 256
+    assert list(nodes.values())[-1].macs == 64 * 10
+
+
+def test_a_symbolic_batch_counts_as_one(cnn):
+    assert [n.macs for n in read_nodes(cnn(32, "batch"))] == [n.macs for n in read_nodes(cnn(32, 1))]
+    assert sum(n.macs for n in read_nodes(cnn(32, 2))) == 2 * sum(n.macs for n in read_nodes(cnn(32, 1)))
+
+
+def test_json_round_trip(cnn):
+    for node in read_nodes(cnn(16)):
+        again = Node.from_json(node.to_json())
+        assert again == node
+        assert again.features == node.features
+
+
+def test_a_torch_export_is_read_completely():
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+                torch.nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.nn.SiLU())
+            self.norm = torch.nn.LayerNorm(8)
+            self.one, self.two = torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
+
+        def forward(self, x):
+            tokens = self.norm(self.conv(x).flatten(2).transpose(1, 2))
+            attention = torch.softmax(tokens @ tokens.transpose(1, 2), dim=-1) @ tokens
+            return self.two(torch.nn.functional.gelu(self.one(attention))).mean(1)
+
+    import io
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(Net().eval(), (torch.randn(1, 3, 8, 8),), dynamo=True, verbose=False)
+        program.save(buffer)
+    nodes = read_nodes(buffer.getvalue())
+    assert {"stem", "depthwise", "layernorm", "gemm", "softmax", "gelu", "transpose", "reduce"} <= {n.cls for n in nodes}
+    assert all(n.priced for n in nodes)
+    dense = 8 * 27 * 64 + 8 * 9 * 64 + 64 * (8 * 16 + 16 * 4)
+    attention = 2 * 64 * 64 * 8
+    assert sum(n.macs for n in nodes) == dense + attention
+
+
+@pytest.mark.parametrize("data", [b"", b"not onnx at all", b"\x00" * 64, "text", None])
+def test_garbage_is_a_device_error(data):
+    with pytest.raises(DeviceError):
+        read_nodes(data)
+
+
+def test_weights_elsewhere_are_refused(external):
+    with pytest.raises(DeviceError, match="outside"):
+        read_nodes(external)
+
+
+def test_what_nobody_counted_is_marked(unpriced):
+    assert [(n.op, n.priced) for n in read_nodes(unpriced)] == [("Add", True), ("CumSum", False)]

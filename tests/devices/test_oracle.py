@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from autoprune.devices.device import load_device
+from autoprune.devices.oracle import LatencyOracle, measure, to_onnx_bytes
+from autoprune.devices.profiler import MeasuredProfiler, PredictedProfiler, Profiler, open_profiler
+from autoprune.errors import ConfigError, DeviceError
+
+
+def test_a_profile_answers_for_bytes_and_files(cnn, tmp_path):
+    oracle = LatencyOracle("rpi4")
+    assert isinstance(oracle, Profiler)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(cnn(16))
+    assert oracle(cnn(16)) == oracle(str(path)) == oracle(path) == oracle.latency_of_onnx(cnn(16))
+    assert measure(cnn(16), device="raspberrypi") == oracle(cnn(16))
+
+
+def test_this_machine_is_measured(cnn):
+    with LatencyOracle("cpu", threads=1) as oracle:
+        assert oracle(cnn(8)).source == "measured"
+
+
+def test_open_profiler_picks_by_kind():
+    with open_profiler("rpi5") as profiler:
+        assert isinstance(profiler, PredictedProfiler)
+    with open_profiler(load_device("cpu"), threads=1) as profiler:
+        assert isinstance(profiler, MeasuredProfiler)
+    with pytest.raises(ConfigError):
+        open_profiler("cpu", percentile="p1")
+
+
+@pytest.mark.parametrize("thing", [3, None, object(), "no/such.onnx", "model.pt"])
+def test_what_is_no_model(thing):
+    with pytest.raises(ConfigError):
+        to_onnx_bytes(thing)
+
+
+def test_a_module_needs_example_inputs():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ConfigError, match="example inputs"):
+        to_onnx_bytes(torch.nn.Linear(2, 2))
+
+
+def test_files_that_are_not_models(tmp_path, external):
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"garbage")
+    with pytest.raises(DeviceError):
+        to_onnx_bytes(bad)
+    bad.write_bytes(external)
+    with pytest.raises(DeviceError, match="outside"):
+        to_onnx_bytes(bad)

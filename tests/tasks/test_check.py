@@ -1,0 +1,112 @@
+"""Each bad input gives exactly one clear error: what happened, what was given, what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune.errors import TaskError
+from autoprune.tasks.task import Task
+
+from .conftest import SmallNet, make_batches
+
+X, Y = torch.randn(8, 4), torch.randint(0, 3, (8,))
+GOOD = [(X, Y), (X, Y)]
+
+
+class Exploding:
+    def __iter__(self) -> Iterator[Any]:
+        yield X, Y
+        raise RuntimeError("disk is gone")
+
+
+class NoPair:
+    def __iter__(self) -> Iterator[Any]:
+        yield X
+
+
+def nan_net() -> nn.Module:
+    net = SmallNet()
+    nn.init.constant_(net.head.bias, float("nan"))
+    return net
+
+
+def detached(outputs: Any, target: Any) -> torch.Tensor:
+    return outputs.detach().sum()
+
+
+def bad_metric(outputs: Any, target: Any) -> float:
+    raise ZeroDivisionError("no hits")
+
+
+CASES: dict[str, tuple[Callable[[], Task], str]] = {
+    "class instead of instance": (lambda: Task(SmallNet, train=GOOD), "not a torch.nn.Module"),  # type: ignore[arg-type]
+    "not a model": (lambda: Task({"a": 1}, train=GOOD), "not a torch.nn.Module"),  # type: ignore[arg-type]
+    "generator": (lambda: Task(SmallNet(), train=(batch for batch in GOOD), validation=GOOD), "only once"),
+    "tensor as data": (lambda: Task(SmallNet(), train=X, validation=GOOD), "not an iterable of batches"),
+    "number as data": (lambda: Task(SmallNet(), train=3, validation=GOOD), "not an iterable of batches"),
+    "empty": (lambda: Task(SmallNet(), train=[], validation=GOOD), "train data is empty"),
+    "empty validation": (lambda: Task(SmallNet(), train=GOOD, validation=[]), "validation data is empty"),
+    "empty batch": (lambda: Task(SmallNet(), train=[(X[:0], Y[:0])], validation=GOOD), "holds no sample"),
+    "one batch, no validation": (lambda: Task(SmallNet(), train=GOOD[:1]), "only one training batch"),
+    "no pair": (lambda: Task(SmallNet(), train=NoPair(), validation=GOOD), "not a pair"),
+    "unreadable": (lambda: Task(SmallNet(), train=GOOD, validation=Exploding()), "disk is gone"),
+    "wrong shape": (lambda: Task(SmallNet(5), train=GOOD, validation=GOOD), "does not run on the first training batch"),
+    "labels too large": (lambda: Task(SmallNet(4, 2), train=[(X, Y * 0 + 2)], validation=GOOD),
+                         "labels of the train data are out of range"),
+    "negative labels": (lambda: Task(SmallNet(), train=GOOD, validation=[(X, Y - 1)]), "labels of the validation"),
+    "labels too large in test": (lambda: Task(SmallNet(), train=GOOD, validation=GOOD, test=[(X, Y + 9)]),
+                                 "labels of the test data are out of range"),
+    "float labels": (lambda: Task(SmallNet(), train=[(X, Y.float())], validation=GOOD), "not whole numbers"),
+    "bce targets": (lambda: Task(nn.Linear(4, 1), train=[(X, Y.float() * 5 + 1)], validation=GOOD, loss="bce"),
+                    "targets of the train data are out of range"),
+    "nan inputs": (lambda: Task(SmallNet(), train=[(X / 0, Y)], validation=GOOD), "inputs of the train data hold NaN"),
+    "nan targets": (lambda: Task(SmallNet(), train=[(X, X[:, :3] * float("nan"))], validation=GOOD, loss="mse",
+                                 metric="mse"), "target of the train data hold NaN"),
+    "nan outputs": (lambda: Task(nan_net(), train=GOOD, validation=GOOD), "outputs hold NaN"),
+    "loss shapes": (lambda: Task(SmallNet(), train=GOOD, validation=GOOD, loss="mse", metric="mse"),
+                    "different shapes"),
+    "loss without gradient": (lambda: Task(SmallNet(), train=GOOD, validation=GOOD, loss=detached), "no gradient"),
+    "loss not scalar": (lambda: Task(SmallNet(), train=GOOD, validation=GOOD, loss=lambda outputs, target: outputs),
+                        "not a scalar"),
+    "metric fails": (lambda: Task(SmallNet(), train=GOOD, validation=GOOD, metric=bad_metric), "your metric raised"),
+    "metric is nan": (lambda: Task(SmallNet(), train=GOOD, validation=GOOD, metric=lambda *_: float("nan")),
+                      "your metric is NaN"),
+    "top5 of 3": (lambda: Task(SmallNet(), train=GOOD, validation=GOOD, metric="top5"), "more than 5 classes"),
+    "unknown metric": (lambda: Task(SmallNet(), train=GOOD, metric="acc"), "unknown metric"),
+    "unknown loss": (lambda: Task(SmallNet(), train=GOOD, loss="hinge"), "unknown loss"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_one_clear_error(case: str) -> None:
+    make, match = CASES[case]
+    with pytest.raises(TaskError, match=match) as caught:
+        make().check()
+    assert caught.value.fix
+    assert caught.value.given
+
+
+def test_the_users_line_is_shown() -> None:
+    with pytest.raises(TaskError) as caught:
+        Task(SmallNet(), train=GOOD, validation=GOOD, metric=bad_metric).check()
+    assert "ZeroDivisionError: no hits" in str(caught.value)
+    assert 'raise ZeroDivisionError("no hits")' in str(caught.value)
+
+
+def test_ignored_labels_are_no_error() -> None:
+    labels = Y.clone()
+    labels[0] = -100
+    Task(SmallNet(), train=[(X, labels)], validation=GOOD).check()
+
+
+def test_regression_is_no_error() -> None:
+    batches = [(x, x[:, :1]) for x, _ in make_batches()]
+    for metric in ("mse", "mae", "r2"):
+        task = Task(nn.Linear(4, 1), train=batches, validation=batches, metric=metric, loss="mse")
+        task.check()
+        assert task.evaluate(task.model).higher_is_better == (metric == "r2")

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from autoprune.errors import TaskError
+from autoprune.tasks.losses import LOSSES, load_loss
+
+
+@pytest.mark.parametrize(("logits", "labels"), [((4, 3), (4,)), ((2, 5, 3), (2, 5)), ((2, 3, 4, 4), (2, 4, 4)),
+                                                ((2, 3, 5), (2, 5))])
+def test_cross_entropy_of_equal_logits(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    target = torch.zeros(labels, dtype=torch.long)
+    target.view(-1)[0] = -100
+    assert float(LOSSES["cross_entropy"](torch.zeros(logits), target)) == pytest.approx(math.log(3))
+
+
+def test_causal_lm_shifts_by_one() -> None:
+    ids = torch.tensor([[0, 1, 2]])
+    logits = torch.nn.functional.one_hot(torch.tensor([[1, 2, 0]]), 3).float() * 100
+    assert float(LOSSES["causal_lm"](logits, ids)) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(TaskError, match="T ≥ 2"):
+        LOSSES["causal_lm"](torch.zeros(1, 1, 3), torch.zeros(1, 1, dtype=torch.long))
+
+
+def test_elementwise_losses() -> None:
+    outputs, target = torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0])
+    assert float(LOSSES["mse"](outputs, target)) == pytest.approx(2.5)
+    assert float(LOSSES["l1"](outputs, target)) == pytest.approx(1.5)
+    assert float(LOSSES["bce"](torch.zeros(2), target)) == pytest.approx(math.log(2))
+
+
+def test_loss_of_the_model() -> None:
+    loss = torch.tensor(1.5)
+    assert LOSSES["model"](SimpleNamespace(loss=loss), None) is loss
+    assert LOSSES["model"]({"loss": loss}, None) is loss
+    with pytest.raises(TaskError, match="returns its own loss"):
+        LOSSES["model"](torch.zeros(2), None)
+
+
+@pytest.mark.parametrize(("outputs", "target", "match"), [
+    (torch.zeros(4, 3), torch.zeros(4), "whole-number"),
+    (torch.zeros(4, 3), torch.zeros(5, dtype=torch.long), "do not fit"),
+    (object(), torch.zeros(4), "no tensor"),
+    (torch.zeros(4, 3), {"a": torch.zeros(4), "b": torch.zeros(4)}, "target is not a tensor"),
+])
+def test_cross_entropy_says_what_does_not_fit(outputs: object, target: object, match: str) -> None:
+    with pytest.raises(TaskError, match=match):
+        LOSSES["cross_entropy"](outputs, target)
+
+
+def test_by_name_by_spec_and_as_function(user_file: Path) -> None:
+    spec = f"{user_file}:loss"
+    name, loss = load_loss(spec)
+    assert name == spec
+    assert float(loss(torch.zeros(2, 3), torch.tensor([0, 1]))) == pytest.approx(math.log(3))
+    assert load_loss(torch.nn.functional.mse_loss)[0] == "torch.nn.functional:mse_loss"
+    with pytest.raises(TaskError, match="did you mean 'cross_entropy'"):
+        load_loss("crossentropy")
+    with pytest.raises(TaskError, match="not a function"):
+        load_loss(f"{user_file}:number")
