@@ -27,7 +27,7 @@ START = np.log([.53, 1.29, 3.38, 1.69, 1.27, 4.25, 1.34, .02, 1., 9.4, math.exp(
 def board_facts(path: Path) -> dict[str, dict[str, Any]]:
     """Per board: clock, FMLA per cycle, issue width, memcpy (GB/s; the middle where a range is published)."""
     facts = {}
-    for row in csv.DictReader(path.open(encoding="utf-8")):
+    for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
         if row["profile"] not in BOARDS:
             continue
         core = next(c for c in CORES if c.split("-")[1] in row["soc_or_chip"])
@@ -45,7 +45,8 @@ class Transfer:
     def __init__(self, data: Path, boards: dict[str, dict[str, Any]], gemm: dict[str, list[float]]):
         nets = json.loads((data / "published_net_features.json").read_text(encoding="utf-8"))
         names = {v: k for k, v in BOARDS.items()}
-        rows = [r for r in csv.DictReader((data / "published_latencies_pi.csv").open(encoding="utf-8"))
+        text = (data / "published_latencies_pi.csv").read_text(encoding="utf-8")
+        rows = [r for r in csv.DictReader(text.splitlines())
                 if r["runtime"] == "ncnn" and r["device"] in names and r["model"] in nets
                 and r["precision"] in ("fp32", "fp16") and r["threads"] in ("1", "4")]
         self.board = np.array([names[r["device"]] for r in rows])

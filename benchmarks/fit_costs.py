@@ -60,7 +60,7 @@ def _nonnegative(a: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def fit(path: Path) -> dict[str, Any]:
     """The shipped table: formulas, the cost of a call, and leave-one-out errors of the total."""
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     formulas: dict[str, dict[str, list[float]]] = {}
     errors: dict[str, dict[str, float]] = {}
     for name, features in FORMULAS.items():

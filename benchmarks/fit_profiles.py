@@ -36,7 +36,7 @@ SOURCE = ("facts: benchmarks/data/device_facts.csv; stall, k_act: onnxruntime ro
 def ort_rows(data: Path, nets: dict[str, list[Node]]) -> list[tuple[str, float]]:
     """(net, ms) of every published onnxruntime row on a Pi 5 whose architecture is written down."""
     return [(r["model"], float(r["latency_ms"]))
-            for r in csv.DictReader((data / "published_latencies_pi.csv").open(encoding="utf-8"))
+            for r in csv.DictReader((data / "published_latencies_pi.csv").read_text(encoding="utf-8").splitlines())
             if r["device"] == "Raspberry Pi 5" and r["runtime"].startswith("ONNX Runtime CPU") and r["model"] in nets]
 
 

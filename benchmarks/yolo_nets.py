@@ -7,6 +7,7 @@ Facts about the architectures (channel counts, kernels, resolutions) from the YO
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autoprune.devices.node import Node, classify
@@ -207,15 +208,19 @@ def yolox(scale: str) -> list[Node]:
     net.simple("Concat", ch(1024), s32)
     csp(ch(1024), ch(1024), s32, n, False)
     for c, hw in ((ch(256), s8), (ch(512), s16), (ch(1024), s32)):
-        net.conv(c, ch(256), hw)
-        for outputs in ((80,), (4, 1)):
-            big(ch(256), ch(256), hw)
-            big(ch(256), ch(256), hw)
-            for out in outputs:
-                net.conv(ch(256), out, hw, act=False)
-        net.simple("Sigmoid", 81, hw)
-        net.simple("Concat", 85, hw)
+        _yolox_head(net, c, ch(256), hw, big)
     return net.nodes
+
+
+def _yolox_head(net: Net, cin: int, c: int, hw: int, big: Callable[[int, int, int], int]) -> None:
+    net.conv(cin, c, hw)
+    for outputs in ((80,), (4, 1)):
+        big(c, c, hw)
+        big(c, c, hw)
+        for out in outputs:
+            net.conv(c, out, hw, act=False)
+    net.simple("Sigmoid", 81, hw)
+    net.simple("Concat", 85, hw)
 
 
 def nets() -> dict[str, list[Node]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 import tempfile
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,7 +94,9 @@ class Measurer:
                               allowed=f"1 to {cores} (affinity and cgroup limits)")
         self.device, self.timeout_s = device, timeout_s
         self._worker = WorkerProcess()
-        self._folder = tempfile.TemporaryDirectory(prefix="autoprune-measure-")
+        self._folder = Path(tempfile.mkdtemp(prefix="autoprune-measure-"))
+        # also when nobody calls close: on garbage collection and at exit
+        self._finalizer = weakref.finalize(self, _release, self._worker, self._folder)
 
     def __enter__(self) -> Measurer:
         return self
@@ -133,11 +137,10 @@ class Measurer:
 
     def close(self) -> None:
         """End the worker and delete its files; safe to call twice."""
-        self._worker.close()
-        self._folder.cleanup()
+        self._finalizer()
 
     def _store(self, onnx_bytes: bytes, role: str) -> Path:
-        folder = Path(self._folder.name)
+        folder = self._folder
         if not folder.is_dir():
             raise ConfigError("this measurer is closed", fix="make a new Measurer")
         digest = hashlib.sha256(onnx_bytes).hexdigest()[:32] if isinstance(onnx_bytes, bytes | bytearray) else ""
@@ -156,7 +159,7 @@ class Measurer:
             if array.dtype == object or (array.dtype.kind == "f" and not np.isfinite(array).all()):
                 raise ConfigError(f"input {name!r} must hold finite numbers", given=str(array.dtype))
             digest.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
-        path = Path(self._folder.name) / f"inputs-{digest.hexdigest()[:32]}.npz"
+        path = self._folder / f"inputs-{digest.hexdigest()[:32]}.npz"
         if not path.exists():
             arrays: dict[str, Any] = {name: np.asarray(value) for name, value in inputs.items()}
             np.savez(path, **arrays)
@@ -182,6 +185,11 @@ class Measurer:
         return Latency(ms=value, lo_ms=stats.p10_ms, hi_ms=max(stats.p90_ms, value), percentile=percentile,
                        source="measured", device=self.device.resolved, runtime=self.device.runtime,
                        runtime_version=version, threads=self.threads, n=stats.n, notes=(*noisy, *notes))
+
+
+def _release(worker: WorkerProcess, folder: Path) -> None:
+    worker.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stats(data: dict[str, Any]) -> RunStats:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["FREE", "OPERATOR_CLASS", "PRICED", "Node", "classify"]
+__all__ = ["FREE", "GEMMS", "OPERATOR_CLASS", "PRICED", "Node", "classify"]
 
 Shape = tuple[int, ...]
 
@@ -33,6 +33,12 @@ _BY_CLASS = {
     "transpose": "Transpose", "resize": "Resize Upsample",
 }
 OPERATOR_CLASS: Mapping[str, str] = {op: cls for cls, ops in _BY_CLASS.items() for op in ops.split()}
+
+GEMMS = frozenset({
+    "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention", "MultiHeadAttention", "LSTM", "GRU", "RNN",
+    "ConvTranspose", "Einsum", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+    "QGemm", "QAttention", "MatMulNBits"})
+"""Operators whose work is multiply-adds: priced by them, as a GEMM."""
 
 PRICED = frozenset({
     "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Relu", "Neg", "Clip", "Sigmoid", "Tanh", "Erf",
@@ -91,7 +97,7 @@ class Node:
 def _features(node: Node) -> dict[str, float]:
     """The quantities that `aarch64_costs.json` multiplies its coefficients with, by name."""
     last = node.out_shapes[0][-1] if node.out_shapes and node.out_shapes[0] else 1
-    out_h = node.out_shapes[0][-2] if node.out_shapes and len(node.out_shapes[0]) >= 3 else 1
+    out_h = node.out_shapes[0][-2] if node.out_shapes and len(node.out_shapes[0]) >= 4 else 1
     strided = node.stride > 1
     window = math.prod(node.kernel) if node.kernel else 1
     vector = node.cls == "gemm" and 0 < node.macs <= node.weights  # one row: every weight is read once
@@ -104,7 +110,7 @@ def _features(node: Node) -> dict[str, float]:
 
 
 def classify(op: str, *, channels_in: int = 0, channels_out: int = 0, groups: int = 1, kernel: Shape = (),
-             stride: int = 1) -> str:
+             stride: int = 1, dilation: int = 1) -> str:
     """The price class of an operator.
 
     Convolutions: "depthwise" is 3x3 stride 1 (a kernel of its own in MLAS, 2.2 instructions per multiply-add);
@@ -112,7 +118,7 @@ def classify(op: str, *, channels_in: int = 0, channels_out: int = 0, groups: in
     """
     if op in ("Conv", "FusedConv"):
         if groups > 1 and groups == channels_in:
-            plain = kernel == (3, 3) and stride == 1 and channels_out == channels_in
+            plain = kernel == (3, 3) and stride == dilation == 1 and channels_out == channels_in
             return "depthwise" if plain else "depthwise_other"
         if groups > 1:
             return "grouped"
@@ -121,8 +127,6 @@ def classify(op: str, *, channels_in: int = 0, channels_out: int = 0, groups: in
         if math.prod(kernel) == 1 and stride == 1:
             return "pointwise"
         return "conv3x3" if kernel == (3, 3) and stride == 1 else "conv"
-    if op in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention", "MultiHeadAttention"):
-        return "gemm"
-    if op in ("LSTM", "GRU", "RNN", "ConvTranspose", "Einsum"):
+    if op in GEMMS:
         return "gemm"
     return "free" if op in FREE else OPERATOR_CLASS.get(op, "unknown")

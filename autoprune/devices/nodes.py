@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Node", "load_model", "read_nodes"]
 
+_CONVS = ("Conv", "FusedConv", "ConvTranspose", "QLinearConv", "ConvInteger")
+_SECOND = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # where the second operand is; 1 elsewhere
+
 
 def load_model(onnx_bytes: bytes) -> ModelProto:
     """Parse ONNX bytes with weights inside. Raises `DeviceError` for anything else."""
@@ -95,29 +98,31 @@ def _node(proto: NodeProto, fallback: str, shapes: dict[str, Shape], weights: di
         "priced": proto.op_type in PRICED}
     attributes = {a.name: a for a in proto.attribute}
     operands = [shapes.get(i, ()) for i in proto.input]
-    if proto.op_type in ("Conv", "FusedConv", "ConvTranspose") and len(operands) > 1 and len(operands[1]) >= 3:
-        return _conv(base, attributes, operands, outs)
+    second = operands[_SECOND.get(proto.op_type, 1)] if len(operands) > _SECOND.get(proto.op_type, 1) else ()
+    if proto.op_type in _CONVS and len(second) >= 3:
+        return _conv(base, attributes, operands[0], second, outs)
     cls = classify(proto.op_type)
     if cls == "gemm":
-        return Node(cls="gemm", macs=_matmul_macs(proto.op_type, attributes, operands, outs), **base)
+        return Node(cls="gemm", macs=_matmul_macs(proto.op_type, attributes, operands, second, outs), **base)
     if cls == "free":
         base.update(in_elems=0, out_elems=0, weights=0)
     kernel = tuple(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else ()
     return Node(cls=cls, kernel=kernel, **base)
 
 
-def _conv(base: dict[str, Any], attributes: dict[str, Any], operands: list[Shape], outs: tuple[Shape, ...]) -> Node:
-    weight = operands[1]
+def _conv(base: dict[str, Any], attributes: dict[str, Any], first: Shape, weight: Shape,
+          outs: tuple[Shape, ...]) -> Node:
     groups = attributes["group"].i if "group" in attributes else 1
     stride = max(attributes["strides"].ints, default=1) if "strides" in attributes else 1
+    dilation = max(attributes["dilations"].ints, default=1) if "dilations" in attributes else 1
     kernel, out = tuple(weight[2:]), outs[0]
     act = attributes["activation"].s.decode() if "activation" in attributes else ""
     if base["op"] == "ConvTranspose":
-        return Node(cls="gemm", macs=math.prod(operands[0]) * math.prod(weight[1:]), kernel=kernel, stride=stride,
+        return Node(cls="gemm", macs=math.prod(first) * math.prod(weight[1:]), kernel=kernel, stride=stride,
                     groups=groups, **base)
     channels_in, channels_out = weight[1] * groups, weight[0]
     cls = classify("Conv", channels_in=channels_in, channels_out=channels_out, groups=groups, kernel=kernel,
-                   stride=stride)
+                   stride=stride, dilation=dilation)
     plain = cls == "pointwise" or cls == "depthwise"  # no im2col: a GEMM on the input, or a kernel of its own
     gather = 0 if plain else out[0] * channels_in * math.prod(kernel) * math.prod(out[2:])
     return Node(cls=cls, macs=math.prod(out) * math.prod(weight[1:]), kernel=kernel, stride=stride, groups=groups,
@@ -125,16 +130,25 @@ def _conv(base: dict[str, Any], attributes: dict[str, Any], operands: list[Shape
                 activation=OPERATOR_CLASS.get(act, "relu" if act else ""), **base)
 
 
-def _matmul_macs(op: str, attributes: dict[str, Any], operands: list[Shape], outs: tuple[Shape, ...]) -> int:
+def _matmul_macs(op: str, attributes: dict[str, Any], operands: list[Shape], second: Shape,
+                 outs: tuple[Shape, ...]) -> int:
     first = operands[0] if operands and operands[0] else (1,)
-    if op in ("Gemm", "FusedGemm"):
-        inner = first[0] if "transA" in attributes and attributes["transA"].i else first[-1]
-        return math.prod(outs[0]) * inner
-    if op in ("MatMul", "FusedMatMul"):
+    if op == "Einsum" and "equation" in attributes:
+        return _einsum_macs(attributes["equation"].s.decode(), operands, outs)
+    if op.endswith("Gemm") or "MatMul" in op:
         inner = first[-2] if "transA" in attributes and attributes["transA"].i and len(first) > 1 else first[-1]
         return math.prod(outs[0]) * inner
     if op in ("LSTM", "GRU", "RNN"):  # X (steps, batch, in); W and R are (directions, gates*hidden, ·)
         weights = sum(math.prod(s) for s in operands[1:3])
         return math.prod(first[:-1]) * weights
-    weights = max((math.prod(s) for s in operands[1:]), default=1)
-    return math.prod(first[:-1]) * weights
+    return math.prod(first[:-1]) * math.prod(second)  # fused attention: its projections
+
+
+def _einsum_macs(equation: str, operands: list[Shape], outs: tuple[Shape, ...]) -> int:
+    """One multiply-add per combination of labels; an ellipsis counts as the output's leading sides."""
+    sides: dict[str, int] = {}
+    for labels, shape in zip(equation.replace(" ", "").split("->")[0].split(","), operands, strict=False):
+        if "..." in labels:
+            return math.prod(outs[0]) * max((s[-1] for s in operands if s), default=1)
+        sides.update(zip(labels, shape, strict=False))
+    return math.prod(sides.values())

@@ -57,7 +57,7 @@ class PredictedProfiler(Profiler):
 
 @final
 class MeasuredProfiler(Profiler):
-    """Measures on this machine. The first model measured may be given as `reference`, the dense drift sentinel."""
+    """Measures on this machine; `reference`, if given, is the dense model, timed in between as drift sentinel."""
 
     def __init__(self, device: Device, percentile: str = "p50", threads: int | None = None,
                  reference: bytes | None = None, timeout_s: float = 120.0):

@@ -33,7 +33,7 @@ class PrunedModule(fx.GraphModule):
 
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        tensors = {k: v.detach().contiguous() for k, v in self._tensors().items()}
+        tensors = {k: v.detach().contiguous() for k, v in self.tensors().items()}
         _write(path / "graph.json", json.dumps(graph_to_json(self)))
         _write(path / "plan.json", json.dumps(self.plan.to_json(), indent=1))
         temporary = path / "weights.safetensors.tmp"
@@ -41,14 +41,15 @@ class PrunedModule(fx.GraphModule):
         temporary.replace(path / "weights.safetensors")
         return path
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers by name."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def _apply(self, fn: Any, recurse: bool = True) -> PrunedModule:
         """Devices are literals of nodes such as `arange`: they follow the parameters."""
-        before = {t.device for t in self._tensors().values()}
+        before = {t.device for t in self.tensors().values()}
         super()._apply(fn, recurse)
-        after = {t.device for t in self._tensors().values()}
+        after = {t.device for t in self.tensors().values()}
         if before != after and len(after) == 1:
             device = after.pop()
             for node in self.graph.nodes:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from autoprune.errors import ModelError
 from autoprune.graph.module import PrunedModule, build
 from autoprune.graph.plan import Plan
-from autoprune.graph.trace import capture, split_inputs
+from autoprune.graph.trace import capture, split_inputs, with_dynamic_batch
 
 __all__ = ["check_onnx", "export_onnx", "export_program"]
 
@@ -40,7 +40,7 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
     try:
         model.eval()
         for dynamic in attempts:
-            a, k, shapes = _with_dynamic_batch(args, kwargs) if dynamic else (args, kwargs, None)
+            a, k, shapes = with_dynamic_batch(example_inputs) if dynamic else (args, kwargs, None)
             try:
                 with _quiet():
                     return torch.onnx.export(model, a, kwargs=k, dynamo=True, optimize=optimize, verbose=False,
@@ -77,23 +77,6 @@ def _exportable(model: nn.Module, example_inputs: Any) -> nn.Module:
             node.target, node.args = torch.ops.aten.mean.dim, (node.args[0], [-1], True)  # else: as_strided
     module.recompile()
     return module
-
-
-def _with_dynamic_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()]
-    sizes = {int(x.shape[0]) for x in leaves}
-    if len(sizes) != 1:
-        return args, kwargs, None
-
-    def widen(x: Any) -> Any:
-        return torch.cat([x, x]) if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == 1 else x
-
-    def axis(x: Any) -> Any:
-        return {0: torch.export.Dim.AUTO} if isinstance(x, torch.Tensor) and x.dim() else None
-
-    a, k = pytree.tree_map(widen, (args, kwargs))
-    shapes = [*pytree.tree_map(axis, list(a)), *pytree.tree_map(axis, k).values()]
-    return tuple(a), k, tuple(shapes)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from autoprune.errors import ModelError
 from autoprune.graph.typing import shape_of
 
-__all__ = ["Captured", "capture", "split_inputs"]
+__all__ = ["Captured", "capture", "split_inputs", "with_dynamic_batch"]
 
 aten = torch.ops.aten
 _DROP = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size",
@@ -59,6 +59,26 @@ def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
                      given=type(example_inputs).__name__)
 
 
+def with_dynamic_batch(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """`(args, kwargs, dynamic_shapes)` for an export whose first axis is dynamic; shapes are None where the inputs do
+    not share a first axis. A batch of one is doubled: the exporter would take a 1 for a constant.
+    """
+    args, kwargs = split_inputs(example_inputs)
+    leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()]
+    if len({int(x.shape[0]) for x in leaves}) != 1:
+        return args, kwargs, None
+
+    def widen(x: Any) -> Any:
+        return torch.cat([x, x]) if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == 1 else x
+
+    def axis(x: Any) -> Any:
+        return {0: torch.export.Dim.AUTO} if isinstance(x, torch.Tensor) and x.dim() else None
+
+    a, k = pytree.tree_map(widen, (args, kwargs))
+    shapes = [*pytree.tree_map(axis, list(a)), *pytree.tree_map(axis, k).values()]
+    return tuple(a), k, tuple(shapes)
+
+
 def capture(model: nn.Module, example_inputs: Any) -> Captured:
     """Export `model` in evaluation mode (its own mode is restored) and put the graph into canonical form.
 
@@ -78,33 +98,20 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool, str | None]:
-    leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    batch = {int(x.shape[0]) for x in leaves if x.dim() > 0}
-    if len(batch) == 1:
-        size = batch.pop()
-        repeats = 2 if size == 1 else 1
-
-        def widen(x: Any) -> Any:
-            return torch.cat([x] * repeats) if isinstance(x, torch.Tensor) and x.dim() > 0 else x
-
-        def dynamic_axis(x: Any) -> Any:
-            return {0: torch.export.Dim.AUTO} if isinstance(x, torch.Tensor) and x.dim() > 0 else None
-
-        wide_args, wide_kwargs = pytree.tree_map(widen, (args, kwargs))
-        shapes = [*pytree.tree_map(dynamic_axis, list(wide_args)), *pytree.tree_map(dynamic_axis, wide_kwargs).values()]
+    wide_args, wide_kwargs, shapes = with_dynamic_batch((args, kwargs))
+    if shapes is None:
+        note = "fixed batch: the inputs do not share a first axis"
+    else:
         try:
-            program = _run_export(model, wide_args, wide_kwargs, tuple(shapes))
+            program = _run_export(model, wide_args, wide_kwargs, shapes)
         except Exception as error:  # the same call with a fixed batch decides whether the model is at fault
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         else:
-            inputs = [n for n in program.graph.nodes if n.op == "placeholder"][-len(leaves) :]
-            if any(not isinstance(n.meta["val"].shape[0], int) for n in inputs
-                   if isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].dim()):
+            if any(not isinstance(n, int) for node in program.graph.nodes if node.op == "placeholder"
+                   for n in getattr(node.meta.get("val"), "shape", ())):
                 return program, True, None
             reason = "the model specialises on it"
-        note = f"fixed batch of {size}: a dynamic batch could not be exported ({reason[:200]})"
-    else:
-        note = "fixed batch: the inputs do not share a first axis"
+        note = f"fixed batch: a dynamic one could not be exported ({reason[:200]})"
     try:
         return _run_export(model, args, kwargs, None), False, note
     except Exception as error:  # whatever the user's forward raises, or torch.export has to say about it

@@ -34,7 +34,8 @@ class FineTune:
 
     steps: optimiser steps, ≥ 0; lr: peak learning rate of AdamW, reached after a tenth of the steps and then lowered
     along a cosine; distill: weight of the distillation loss in [0, 1], the task's own loss gets the rest;
-    temperature: of the softened distributions (Hinton et al. 2015, arXiv:1503.02531).
+    temperature: of the softened distributions (Hinton et al. 2015, arXiv:1503.02531); precision: "fp32", "bf16"
+    (autocast), or "auto", which is bf16 on processors with bf16 arithmetic (twice as fast there) and fp32 elsewhere.
     """
 
     steps: int = 24
@@ -42,8 +43,11 @@ class FineTune:
     distill: float = 0.5
     temperature: float = 2.0
     weight_decay: float = 1e-4
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError("unknown precision for fine-tuning", given=self.precision, allowed="auto, fp32, bf16")
         if self.steps < 0 or not 0 <= self.distill <= 1 or self.lr <= 0 or self.temperature <= 0:
             raise ConfigError("fine-tuning settings are out of range", given=self,
                               allowed="steps ≥ 0, lr > 0, 0 ≤ distill ≤ 1, temperature > 0")
@@ -81,13 +85,15 @@ def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: F
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     warm = max(1, settings.steps // 10)
     losses: list[float] = []
+    device = next(iter(parameters)).device.type if parameters else "cpu"
     model.train()
     for step, example in enumerate(_cycle(data, settings.steps, seed)):
         scale = (step + 1) / warm if step < warm else 0.5 * (
             1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * max(scale, 1e-3)
-        loss = _loss(model, task, example, settings)
+        with torch.autocast(device, torch.bfloat16, enabled=_half(settings.precision, device)):
+            loss = _loss(model, task, example, settings)
         if not math.isfinite(loss.item()):
             raise Diverged("fine-tuning diverged: the loss is not finite", given=f"step {step} of {settings.steps}",
                            fix="lower recover.lr in the search space")
@@ -99,6 +105,14 @@ def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: F
     model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail)
+
+
+def _half(precision: str, device: str) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _loss(model: nn.Module, task: Trainable, example: Example, settings: FineTune) -> torch.Tensor:
@@ -115,7 +129,7 @@ def _distillation(student: torch.Tensor, teacher: torch.Tensor, settings: FineTu
 
     The class axis is the last for `[N, classes]` and `[N, T, classes]`, and axis 1 for images `[N, classes, H, W]`.
     """
-    teacher = teacher.to(student.device)
+    teacher, student = teacher.to(student.device).float(), student.float()
     if student.dim() < 2 or student.shape[-1] == 1:
         return F.mse_loss(student, teacher)
     axis = 1 if student.dim() >= 4 else -1

@@ -11,12 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 Make = Callable[..., bytes]
 
 
-def build(nodes: list[Any], weights: dict[str, np.ndarray], shape: list[Any], outputs: list[str] | None = None) -> bytes:
+def build(nodes: list[Any], weights: dict[str, np.ndarray], shape: list[Any]) -> bytes:
     """ONNX bytes of a graph whose input is `x` and whose last node gives the output."""
-    names = outputs or [nodes[-1].output[0]]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
         [numpy_helper.from_array(v, k) for k, v in weights.items()])
     opset = [helper.make_opsetid("", 20)]
     return helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
@@ -77,3 +76,28 @@ def external() -> bytes:
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../../etc/passwd")
     return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def hidden_shape() -> bytes:
+    """The size of NonZero's output cannot be inferred."""
+    return build([helper.make_node("NonZero", ["x"], ["z"]),
+                  helper.make_node("Cast", ["z"], ["y"], to=TensorProto.FLOAT)], {}, [4, 4])
+
+
+@pytest.fixture(scope="session")
+def einsum() -> bytes:
+    node = helper.make_node("Einsum", ["x", "w"], ["y"], equation="bij,jk->bik")
+    return build([node], {"w": _weight(5, 7)}, [2, 3, 5])
+
+
+@pytest.fixture(scope="session")
+def int8() -> bytes:
+    """A quantised convolution: priced by its multiply-adds as if fp32, and marked."""
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+             helper.make_node("QLinearConv", ["q", "s", "z", "w", "s", "z8", "s", "z"], ["c"], kernel_shape=[3, 3],
+                              pads=[1, 1, 1, 1]),
+             helper.make_node("DequantizeLinear", ["c", "s", "z"], ["y"])]
+    weights = {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8), "z8": np.array(0, np.int8),
+               "w": np.ones((16, 8, 3, 3), np.int8)}
+    return build(nodes, weights, [1, 8, 6, 6])

@@ -68,7 +68,8 @@ def test_a_broken_file_lists_every_problem_with_its_line(tmp_path):
     assert f"line {number}: unknown key profile.stal" in message
 
 
-@pytest.mark.parametrize("text", ["name = ", "", "schema = 1\nalias_of = 3\n", "facts = 3\nprofile = []\nsparsity = [1]"])
+@pytest.mark.parametrize("text", ["name = ", "", "schema = 1\nalias_of = 3\n",
+                                  "facts = 3\nprofile = []\nsparsity = [1]"])
 def test_hostile_files_are_config_errors(tmp_path, text):
     path = tmp_path / "x.toml"
     path.write_text(text)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -99,10 +100,23 @@ def test_a_closed_measurer_says_so(matmul):
 
 
 def test_inputs_from_a_signature():
-    made = make_inputs([("a", "tensor(float)", ["batch", 3]), ("b", "tensor(int64)", [2, None]), ("c", "tensor(bool)", [])])
+    made = make_inputs([("a", "tensor(float)", ["batch", 3]), ("b", "tensor(int64)", [2, None]),
+                        ("c", "tensor(bool)", [])])
     assert made["a"].shape == (1, 3)
     assert made["a"].dtype == np.float32
     assert made["b"].tolist() == [[0], [0]]
     assert made["c"].shape == ()
     with pytest.raises(ValueError, match="string"):
         make_inputs([("s", "tensor(string)", [1])])
+
+
+def test_nobody_has_to_close(matmul):
+    it = Measurer(load_device("cpu"), threads=1)
+    it.measure(matmul(), **QUICK)
+    pid, folder = it.worker_pid, it._folder
+    assert pid is not None
+    del it
+    gc.collect()
+    assert not folder.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -58,7 +58,8 @@ def test_a_torch_export_is_read_completely():
         program = torch.onnx.export(Net().eval(), (torch.randn(1, 3, 8, 8),), dynamo=True, verbose=False)
         program.save(buffer)
     nodes = read_nodes(buffer.getvalue())
-    assert {"stem", "depthwise", "layernorm", "gemm", "softmax", "gelu", "transpose", "reduce"} <= {n.cls for n in nodes}
+    wanted = {"stem", "depthwise", "layernorm", "gemm", "softmax", "gelu", "transpose", "reduce"}
+    assert wanted <= {n.cls for n in nodes}
     assert all(n.priced for n in nodes)
     dense = 8 * 27 * 64 + 8 * 9 * 64 + 64 * (8 * 16 + 16 * 4)
     attention = 2 * 64 * 64 * 8
@@ -78,3 +79,15 @@ def test_weights_elsewhere_are_refused(external):
 
 def test_what_nobody_counted_is_marked(unpriced):
     assert [(n.op, n.priced) for n in read_nodes(unpriced)] == [("Add", True), ("CumSum", False)]
+
+
+def test_a_shape_that_depends_on_data_is_found_by_running(hidden_shape):
+    nodes = read_nodes(hidden_shape)
+    assert [n.op for n in nodes] == ["NonZero", "Cast"]
+    assert all(len(n.out_shapes[0]) == 2 for n in nodes)
+
+
+def test_multiply_adds_of_einsum_and_int8(einsum, int8):
+    assert [(n.cls, n.macs, n.priced) for n in read_nodes(einsum)] == [("gemm", 2 * 3 * 5 * 7, False)]
+    conv = next(n for n in read_nodes(int8) if n.op == "QLinearConv")
+    assert (conv.cls, conv.macs, conv.priced) == ("conv3x3", 36 * 16 * 8 * 9, False)

@@ -1,0 +1,108 @@
+"""Files that can be deployed: ONNX, `.pt2`, safetensors with plan and graph as JSON, and a card."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.errors import ConfigError, ModelError
+from autoprune.front.front import Front, Point
+from autoprune.graph.module import PrunedModule
+from autoprune.graph.onnx import check_onnx, export_onnx
+from autoprune.graph.trace import with_dynamic_batch
+
+__all__ = ["export_model", "export_point"]
+
+
+def export_point(front: Front, point: Point, model: PrunedModule, example_inputs: Any,
+                 folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write a point of a front: everything of `export_model`, and `card.md`."""
+    facts = export_model(model, example_inputs, folder)
+    card = _card(front, point, facts)
+    (Path(folder) / "card.md").write_text(card, encoding="utf-8")
+    return facts
+
+
+def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write `model.onnx`, `model.pt2`, `weights.safetensors`, `plan.json` and `graph.json`.
+
+    The ONNX model is run through onnxruntime and compared with torch (≤ 1e-4 relative), and its weights are counted
+    against the pruned model's. Raises `ModelError` when either check fails.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        model.eval()
+        model.save(path)
+    except OSError as error:
+        raise ConfigError("the export folder cannot be written", given=f"{path}: {error.strerror or error}",
+                          fix="--output DIR with a folder you may write to") from error
+    onnx_bytes = export_onnx(model, example_inputs)
+    difference = check_onnx(onnx_bytes, model, example_inputs)
+    _check_sizes(onnx_bytes, model)
+    (path / "model.onnx").write_bytes(onnx_bytes)
+    _save_pt2(model, example_inputs, path / "model.pt2")
+    files = {f.name: f.stat().st_size for f in sorted(path.iterdir()) if f.is_file()}
+    return {"folder": str(path), "onnx_difference": difference, "files": files}
+
+
+def _check_sizes(onnx_bytes: bytes, model: nn.Module) -> None:
+    """An export that still has the dense sizes must not leave the house (ultralytics #16806)."""
+    import onnx
+
+    held = sum(int(np.prod(i.dims)) for i in onnx.load_from_string(onnx_bytes).graph.initializer if len(i.dims) > 1)
+    own = sum(t.numel() for t in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values())
+    if held > own * 1.01 + 4096:
+        raise ModelError("the exported ONNX model is larger than the pruned model", given=f"{held:,} elements",
+                         allowed=f"about {own:,}", fix="please report this with the model")
+
+
+def _save_pt2(model: PrunedModule, example_inputs: Any, path: Path) -> None:
+    args, kwargs, shapes = with_dynamic_batch(example_inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for dynamic in (shapes, None):
+            try:
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+                break
+            except Exception as error:  # torch.export raises many types; the fixed batch decides
+                if dynamic is None:
+                    raise ModelError("the pruned model cannot be exported as .pt2", given=str(error)[:300]) from error
+        torch.export.save(program, path)
+
+
+def _card(front: Front, point: Point, facts: dict[str, Any]) -> str:
+    c, dense = point.candidate, front.dense
+    search, test = c.score, c.test
+    assert search is not None
+    ratio = dense.ms / c.ms
+    lines = [
+        f"# {front.task}, trial {c.number}", "",
+        "| | pruned | dense |", "|---|---|---|",
+        f"| {front.metric}, search split | {search} | {dense.score} |",
+        f"| {front.metric}, test split | {test or 'not read'} | {dense.test or 'not read'} |",
+        f"| latency on {front.device} | {c.latency} | {dense.latency} |",
+        f"| MACs (1 per multiply-add) | {c.macs:,} | {dense.macs:,} |",
+        f"| parameters | {c.params:,} | {dense.params:,} |",
+        f"| bytes of weights | {c.size_bytes:,} | {dense.size_bytes:,} |", "",
+        f"{ratio:.2f}x faster than dense by the same source. onnxruntime and torch differ by "
+        f"{facts['onnx_difference']:.1e} (relative).", "",
+    ]
+    if c.latency is not None and c.latency.source == "profile":
+        lines += ["The latency is a prediction from a device profile, not a measurement. Measure `model.onnx` on the "
+                  "device before you promise it.", ""]
+    lines += ["## Files", ""] + [f"- `{name}`: {size:,} bytes" for name, size in facts["files"].items()]
+    lines += ["", "## Use", "", "```python", "import autoprune", f"model = autoprune.load({facts['folder']!r})",
+              "```", "", "## Environment", "", "```json", json.dumps(dict(front.environment), indent=1), "```", "",
+              "## Plan", "", "| group | of | kept | method |", "|---|---|---|---|"]
+    for name, size in front.groups.items():
+        cut = c.plan.cuts.get(name)
+        lines.append(f"| {name} | {size} | {cut.keep if cut else size} | {cut.method if cut else '–'} |")
+    return "\n".join(lines) + "\n"

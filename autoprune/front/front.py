@@ -1,0 +1,202 @@
+"""`Front`: the points that are worth choosing from, and choosing one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.devices.latency import Latency
+from autoprune.errors import BudgetError, ConfigError
+from autoprune.search.candidate import Candidate
+from autoprune.tasks.score import Score
+from autoprune.units import parse_budget, parse_drop
+
+if TYPE_CHECKING:
+    from autoprune.graph.module import PrunedModule
+
+__all__ = ["Front", "Point", "load_front"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a front: the candidate, and where its weights are."""
+
+    candidate: Candidate
+    run: Path
+
+    @property
+    def number(self) -> int:
+        return self.candidate.number
+
+    @property
+    def latency(self) -> Latency:
+        assert self.candidate.latency is not None  # points are successful candidates
+        return self.candidate.latency
+
+    @property
+    def score(self) -> Score:
+        """On the test split when it was read, otherwise on the search split."""
+        score = self.candidate.test or self.candidate.score
+        assert score is not None
+        return score
+
+    @property
+    def folder(self) -> Path:
+        return self.run / "candidates" / f"{self.number:04d}"
+
+    def load(self) -> PrunedModule:
+        """The model, in evaluation mode, from safetensors and JSON."""
+        from autoprune.graph.module import load_module
+
+        return load_module(self.folder)
+
+
+@dataclass(frozen=True)
+class Front:
+    """The result of a search.
+
+    candidates: all of them, in order; points: the ones that no other dominates on the search split, by latency;
+    dense: the model that came in; budget_ms: the budget in milliseconds, if there was one; recommended: number of the
+    point that the search recommends, None when nothing meets the budget.
+    """
+
+    run: Path
+    task: str
+    metric: str
+    higher_is_better: bool
+    device: str
+    budget: str | None
+    budget_ms: float | None
+    max_drop: str | None
+    dense: Candidate
+    candidates: list[Candidate]
+    recommended: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def points(self) -> list[Point]:
+        from autoprune.search.run import pareto
+
+        return [Point(c, self.run) for c in pareto(self.candidates)]
+
+    def drop(self, candidate: Candidate) -> float:
+        """How much worse than the dense model, in the metric's own units, on the search split; negative: better."""
+        return self.dense.quality - candidate.quality
+
+    def pick(self, budget: str | None = None, max_drop: str | None = None, *, knee: bool = False,
+             trial: int | None = None) -> Point:
+        """Choose one point.
+
+        budget: the best metric within it (`20ms`, `0.5x`); max_drop: the fastest that loses no more than this against
+        the dense model (`1pp`); both: the fastest within both; knee: the point furthest from the line between the two
+        ends of the front; trial: that candidate. With nothing given, the budget of the search, or the knee.
+
+        Raises `BudgetError` with the closest point and the floor when no point fits, `ConfigError` for a bad trial.
+        """
+        points = self.points
+        if trial is not None:
+            return self._trial(trial)
+        if budget is None and max_drop is None and not knee:
+            budget, max_drop = self.budget, self.max_drop
+        if not points:
+            raise BudgetError("no candidate succeeded, there is nothing to pick", given=str(self.run),
+                              fix="autoprune report RUN shows the reasons")
+        if budget is None and max_drop is None:
+            return _knee(points)
+        fitting = points
+        limit = None
+        if budget is not None:
+            limit = parse_budget(budget).resolve_ms(self.dense.ms)
+            fitting = [p for p in fitting if p.candidate.ms <= limit]
+        allowed = parse_drop(max_drop) if max_drop is not None else None
+        if allowed is not None:
+            fitting = [p for p in fitting if self.drop(p.candidate) <= allowed + 1e-12]
+        if not fitting:
+            raise self._nothing_fits(points, budget, limit, max_drop)
+        if max_drop is not None:
+            return min(fitting, key=lambda p: p.candidate.ms)
+        return max(fitting, key=lambda p: (p.candidate.quality, -p.candidate.ms))
+
+    def _trial(self, trial: int) -> Point:
+        found = next((c for c in self.candidates if c.number == trial), None)
+        numbers = ", ".join(str(p.number) for p in self.points)
+        if found is None or found.status != "ok":
+            why = "there is no such trial" if found is None else f"it failed: {found.reason}"
+            raise ConfigError(f"trial {trial} cannot be picked: {why}", given=trial, allowed=f"on the front: {numbers}")
+        point = Point(found, self.run)
+        if not point.folder.is_dir():
+            raise ConfigError(f"the weights of trial {trial} were not kept: other candidates are better and faster",
+                              given=trial, allowed=f"on the front: {numbers}", fix=f"autoprune pick {self.run} --knee")
+        return point
+
+    def _nothing_fits(self, points: list[Point], budget: str | None, limit: float | None,
+                      max_drop: str | None) -> BudgetError:
+        floor = min(points, key=lambda p: p.candidate.ms)
+        over = [p for p in points if limit is None or p.candidate.ms > limit]
+        closest = min(over or points, key=lambda p: p.candidate.ms)
+        asked = " and ".join(x for x in (f"budget {budget}" if budget else "",
+                                         f"at most {max_drop} below dense" if max_drop else "") if x)
+        return BudgetError(
+            "no candidate meets " + asked, given=f"closest: trial {closest.number}, {closest.latency}, {closest.score}",
+            allowed=f"the floor found for this model on {self.device} is {floor.latency} (trial {floor.number})",
+            fix="a larger budget, a space with a smaller min_keep, or a smaller model")
+
+    def hypervolume(self, reference: tuple[float, float]) -> float:
+        """Area between the front and `reference` = (worst metric, longest latency in ms), in metric × ms; points
+        beyond the reference count nothing (Zitzler & Thiele 1999).
+        """
+        worst, longest = reference
+        floor = worst if self.higher_is_better else -worst
+        area, best = 0.0, floor
+        for p in self.points:
+            if p.candidate.ms < longest and p.candidate.quality > best:
+                area += (longest - p.candidate.ms) * (p.candidate.quality - best)
+                best = p.candidate.quality
+        return area
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA, "task": self.task, "metric": self.metric, "higher_is_better": self.higher_is_better,
+            "device": self.device, "budget": self.budget, "budget_ms": self.budget_ms, "max_drop": self.max_drop,
+            "recommended": self.recommended, "dense": self.dense.to_json(),
+            "points": [p.number for p in self.points], "candidates": [c.to_json() for c in self.candidates],
+            "seconds": dict(self.seconds), "environment": dict(self.environment), "settings": dict(self.settings),
+            "groups": dict(self.groups),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], run: str | os.PathLike[str]) -> Front:
+        if data.get("schema") != SCHEMA:
+            raise ConfigError("front.json was written by another version of autoprune", given=data.get("schema"),
+                              allowed=f"schema {SCHEMA}", fix="use the version that wrote it")
+        return cls(Path(run), data["task"], data["metric"], data["higher_is_better"], data["device"], data["budget"],
+                   data["budget_ms"], data["max_drop"], Candidate.from_json(data["dense"]),
+                   [Candidate.from_json(c) for c in data["candidates"]], data["recommended"], data["seconds"],
+                   data["environment"], data["settings"], data["groups"])
+
+
+def load_front(run: str | os.PathLike[str]) -> Front:
+    """Read the front of a finished (or interrupted) search from its run folder."""
+    path = Path(run) / "front.json"
+    if not path.is_file():
+        raise ConfigError("this folder has no front", given=run, allowed="the run folder of a search that has ended",
+                          fix="run the search again, it resumes; `autoprune search … --run DIR`")
+    return Front.from_json(json.loads(path.read_text(encoding="utf-8")), run)
+
+
+def _knee(points: list[Point]) -> Point:
+    """The point with the largest distance to the line between the fastest and the best (both axes scaled to 0 … 1)."""
+    fast, best = points[0].candidate, points[-1].candidate
+    width, height = best.ms - fast.ms, best.quality - fast.quality
+    if width <= 0 or height <= 0:
+        return points[-1]
+    return max(points, key=lambda p: (p.candidate.quality - fast.quality) / height - (p.candidate.ms - fast.ms) / width)

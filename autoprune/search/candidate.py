@@ -1,0 +1,77 @@
+"""`Candidate`: everything known about one plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from autoprune.devices.latency import Latency
+from autoprune.graph.plan import Cut, Plan
+from autoprune.tasks.score import Score
+
+__all__ = ["Candidate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One evaluated (or failed) plan.
+
+    number: of the trial in the study; origin: "control: …" for the models that always run, "search" otherwise;
+    score: on the search split, after `steps` fine-tuning steps; test: on the test split, for front points only;
+    macs (1 per multiply-add), params, size_bytes: of the pruned model; seconds: wall clock by activity;
+    status: "ok" or "failed", with the reason.
+    """
+
+    number: int
+    origin: str
+    plan: Plan
+    status: str = "ok"
+    reason: str | None = None
+    score: Score | None = None
+    test: Score | None = None
+    steps: int = 0
+    latency: Latency | None = None
+    macs: int = 0
+    params: int = 0
+    size_bytes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def quality(self) -> float:
+        """The search score with "higher is better" made true."""
+        if self.score is None:
+            return float("-inf")
+        return self.score.value if self.score.higher_is_better else -self.score.value
+
+    @property
+    def ms(self) -> float:
+        """The latency's central value, infinite when there is none."""
+        return float("inf") if self.latency is None else self.latency.ms
+
+    def dominates(self, other: Candidate) -> bool:
+        """At least as good in both objectives, and better in one."""
+        return (self.quality >= other.quality and self.ms <= other.ms
+                and (self.quality > other.quality or self.ms < other.ms))
+
+    def with_test(self, score: Score) -> Candidate:
+        return replace(self, test=score)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; kept indices are left out (they are in the candidate's `plan.json`)."""
+        plan = Plan({n: Cut(c.keep, c.method) for n, c in self.plan.cuts.items()}, self.plan.model)
+        return {
+            "number": self.number, "origin": self.origin, "plan": plan.to_json(), "status": self.status,
+            "reason": self.reason, "score": self.score.to_json() if self.score else None,
+            "test": self.test.to_json() if self.test else None, "steps": self.steps,
+            "latency": self.latency.to_json() if self.latency else None, "macs": self.macs, "params": self.params,
+            "size_bytes": self.size_bytes, "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        values = dict(data)
+        values["plan"] = Plan.from_json(values["plan"])
+        for key, kind in (("score", Score), ("test", Score), ("latency", Latency)):
+            values[key] = kind.from_json(values[key]) if values.get(key) else None  # type: ignore[attr-defined]
+        return cls(**values)

@@ -1,0 +1,44 @@
+"""After the loop: the test split, read once, for the dense model and the front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from autoprune.search.candidate import Candidate
+from autoprune.search.run import Outcome, Search, pareto
+from autoprune.tasks.score import Score
+
+__all__ = ["score_on_test"]
+
+
+def score_on_test(search: Search, outcome: Outcome, on_step: Callable[[int, int], None] | None = None) -> Outcome:
+    """The same outcome with test scores on the dense model and on the front.
+
+    Scores are kept with the study, so that a resumed search reads the test split only for points that are new.
+    """
+    from dataclasses import replace
+
+    known = {int(k): Score.from_json(v) for k, v in search.study.attributes.get("test_scores", {}).items()}
+    wanted = {c.number for c in pareto(outcome.candidates)}
+    if outcome.dense is not None:
+        wanted.add(outcome.dense.number)
+    scored: list[Candidate] = []
+    for step, candidate in enumerate(outcome.candidates):
+        if candidate.number in wanted:
+            if candidate.number not in known:
+                known[candidate.number] = _score(search, candidate)
+                search.study.note("test_scores", {str(k): v.to_json() for k, v in known.items()})
+            candidate = candidate.with_test(known[candidate.number])
+        scored.append(candidate)
+        if on_step is not None:
+            on_step(step + 1, len(outcome.candidates))
+    dense = outcome.dense and next(c for c in scored if c.number == outcome.dense.number)
+    return replace(outcome, candidates=scored, dense=dense)
+
+
+def _score(search: Search, candidate: Candidate) -> Score:
+    from autoprune.graph.module import load_module
+
+    with search.pipeline.clock.time("evaluate"):
+        model = load_module(search.folder.candidate(candidate.number)) if candidate.plan.cuts else search.pipeline.dense
+        return search.task.evaluate(model, "test")

@@ -1,0 +1,153 @@
+"""The candidate pipeline: prune → recover → evaluate → latency on the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+
+from autoprune.devices.latency import Latency
+from autoprune.devices.profiler import Profiler
+from autoprune.errors import AutopruneError, DeviceError, ModelError
+from autoprune.graph.graph import Graph
+from autoprune.graph.macs import count
+from autoprune.graph.module import PrunedModule
+from autoprune.graph.onnx import check_onnx, export_onnx
+from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
+from autoprune.graph.plan import Plan
+from autoprune.methods.collect import collect
+from autoprune.methods.criterion import Statistics
+from autoprune.methods.registry import criterion
+from autoprune.recover.finetune import FineTune, examples, finetune
+from autoprune.recover.norms import recalibrate
+from autoprune.search.candidate import Candidate
+from autoprune.search.space import Space
+from autoprune.tasks.task import Task
+
+__all__ = ["Clock", "Pipeline"]
+
+_SAMPLE_BATCHES = 64
+
+
+class Clock:
+    """Wall clock by activity, in seconds, on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, activity: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - start
+
+
+class Pipeline:
+    """Evaluates plans one at a time. What all candidates share (the dense model's logits on the fine-tuning batches,
+    gradients, the ONNX template) is made once, when it is first needed.
+    """
+
+    def __init__(self, task: Task, graph: Graph, profiler: Profiler, space: Space, seed: int = 0):
+        self.task, self.graph, self.profiler, self.seed = task, graph, profiler, seed
+        recover = {k: v for k, v in space.recover.items() if k != "calibration_batches"}
+        self.settings = FineTune(**recover)
+        self._calibration_batches = int(space.recover.get("calibration_batches", 6))
+        self.clock = Clock()
+        self.dense = graph.dense()
+        self._template: OnnxTemplate | None = None
+        self._sliceable = True
+        self._statistics: Statistics | None = None
+        self._examples: list[Any] | None = None
+
+    # -- the steps ------------------------------------------------------------------------------------------------
+
+    def prune(self, plan: Plan) -> PrunedModule:
+        """The pruned model before recovery; gradients are gathered when a method of the plan asks for them."""
+        needs = any(criterion(c.method).needs_gradients for c in plan.cuts.values() if c.kept is None)
+        if needs and self._statistics is None:
+            with self.clock.time("train"):
+                self._statistics = collect(self.graph, self.task.split("train"), self._loss)
+        return self.graph.prune(plan, self._statistics) if plan.cuts else self.graph.dense()
+
+    def onnx(self, model: PrunedModule) -> bytes:
+        """ONNX of a pruned model, cut out of the dense export where that is possible (checked once, on a random plan)."""
+        if self._template is None and self._sliceable:
+            try:
+                self._template = self._checked_template()
+            except CannotSlice:
+                self._sliceable = False
+        if self._template is None:
+            return export_onnx(model, self.graph.example_inputs)
+        return self._template.slice(model.plan, model.tensors())
+
+    def latency(self, model: PrunedModule) -> Latency:
+        return self.profiler.latency(self.onnx(model))
+
+    def recover(self, model: PrunedModule, steps: int | None = None) -> None:
+        """Recalibrate norms and fine-tune `model` in place."""
+        settings = self.settings if steps is None else FineTune(**{**self.settings.__dict__, "steps": steps})
+        data = self._fine_tuning_examples()
+        calibration = (e.inputs for e in islice(data, self._calibration_batches))
+        recalibrate(model, calibration, self.task.forward)
+        finetune(model, self.task, data, settings, self.seed)
+        recalibrate(model, (e.inputs for e in islice(data, self._calibration_batches)), self.task.forward)
+
+    def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency | None = None
+                 ) -> tuple[Candidate, PrunedModule]:
+        """Everything about one plan. Raises `AutopruneError` when the candidate fails.
+
+        `latency` is passed when it is known already.
+        """
+        before = dict(self.clock.seconds)
+        torch.manual_seed(self.seed)
+        start = time.perf_counter()
+        with self.clock.time("prune"):
+            model = self.prune(plan)
+        if latency is None:
+            with self.clock.time("measure"):
+                latency = self.latency(model)
+        if plan.cuts:
+            with self.clock.time("train"):
+                self.recover(model)
+        with self.clock.time("evaluate"):
+            score = self.task.evaluate(model, "validation")
+        with self.clock.time("count"):
+            counts = count(model, self.graph.example_inputs)
+        seconds = {k: round(v - before.get(k, 0.0), 4) for k, v in self.clock.seconds.items()}
+        seconds["total"] = round(time.perf_counter() - start, 4)
+        candidate = Candidate(number, origin, model.plan, score=score, latency=latency, macs=counts.macs,
+                              params=counts.params, size_bytes=counts.size_bytes, seconds=seconds,
+                              steps=self.settings.steps if plan.cuts else 0)
+        return candidate, model
+
+    # -- shared ---------------------------------------------------------------------------------------------------
+
+    def _loss(self, model: Any, inputs: Any, target: Any) -> torch.Tensor:
+        return self.task.loss(self.task.forward(model, inputs), target)
+
+    def _fine_tuning_examples(self) -> list[Any]:
+        if self._examples is None:
+            limit = max(self._calibration_batches, min(self.settings.steps, _SAMPLE_BATCHES))
+            self._examples = examples(self.task, self.dense, self.task.split("train"), limit)
+        return self._examples
+
+    def _checked_template(self) -> OnnxTemplate:
+        template = OnnxTemplate(self.graph)
+        probe = self.graph.prune(Plan.uniform(self.graph, 0.5, method="random"))
+        try:
+            check_onnx(template.slice(probe.plan, probe.tensors()), probe, self.graph.example_inputs)
+        except (ModelError, DeviceError, RuntimeError, ValueError, KeyError) as error:
+            raise CannotSlice(str(error)) from error
+        return template
+
+
+def failure(error: BaseException) -> str:
+    """One line that says why a candidate failed."""
+    text = error.message if isinstance(error, AutopruneError) else str(error)
+    return f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else ''}"[:300]

@@ -1,0 +1,130 @@
+"""What is evaluated, and in which order: controls first, then Optuna's proposals and variations of the front.
+
+The parameters of a trial are what the study shows: `GROUP.keep` (fraction of units that stay, on the device's aligned
+widths) and `GROUP.method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import Trial
+
+from autoprune.graph.graph import Graph
+from autoprune.graph.plan import Cut, Plan
+from autoprune.search.candidate import Candidate
+from autoprune.search.space import Choices
+
+__all__ = ["DENSE", "Proposer"]
+
+DENSE = "control: dense"
+_UNIFORM = (0.75, 0.5, 0.25)
+
+
+class Proposer:
+    """Turns a space into Optuna parameters and back into plans."""
+
+    def __init__(self, graph: Graph, choices: Mapping[str, Choices], seed: int):
+        self.graph, self.choices = graph, dict(choices)
+        self._random = np.random.default_rng(seed)
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distributions, by parameter name."""
+        out: dict[str, BaseDistribution] = {}
+        for name, c in self.choices.items():
+            out[f"{name}.keep"] = FloatDistribution(c.widths[0] / c.widths[-1], 1.0)
+            out[f"{name}.method"] = CategoricalDistribution(c.methods)
+        return out
+
+    def suggest(self, trial: Trial) -> Plan:
+        """Ask the study's sampler for a plan."""
+        values: dict[str, Any] = {}
+        for name, d in self.distributions().items():
+            if isinstance(d, FloatDistribution):
+                values[name] = trial.suggest_float(name, d.low, d.high)
+            elif isinstance(d, CategoricalDistribution):
+                values[name] = trial.suggest_categorical(name, d.choices)
+        return self.plan(values)
+
+    def plan(self, values: Mapping[str, Any]) -> Plan:
+        """The plan that a trial's parameters mean; kept fractions go to the nearest aligned width."""
+        cuts: dict[str, Cut] = {}
+        for name, c in self.choices.items():
+            size = c.widths[-1]
+            keep = min(c.widths, key=lambda w: abs(w - values[f"{name}.keep"] * size))
+            if keep < size:
+                cuts[name] = Cut(keep, str(values[f"{name}.method"]))
+        return Plan(cuts, self.graph.fingerprint)
+
+    def parameters(self, keep: Mapping[str, int], method: Mapping[str, str]) -> dict[str, Any]:
+        """Trial parameters of given widths and methods; groups that are not named stay whole."""
+        out: dict[str, Any] = {}
+        for name, c in self.choices.items():
+            out[f"{name}.keep"] = keep.get(name, c.widths[-1]) / c.widths[-1]
+            chosen = method.get(name, c.methods[0])
+            out[f"{name}.method"] = chosen if chosen in c.methods else c.methods[0]
+        return out
+
+    def uniform(self, ratio: float, method: str) -> dict[str, Any]:
+        """Every group at the width nearest to `ratio` of its units."""
+        keep = {n: min(c.widths, key=lambda w: abs(w - ratio * c.widths[-1])) for n, c in self.choices.items()}
+        return self.parameters(keep, {n: method for n in self.choices})
+
+    def controls(self) -> dict[str, dict[str, Any]]:
+        """The models that every search has to beat, by origin: dense, and uniform ratios."""
+        first = self._first_method()
+        out = {DENSE: self.parameters({}, {})}
+        for ratio in _UNIFORM:
+            out[f"control: uniform {ratio:g}"] = self.uniform(ratio, first)
+        return out
+
+    def at_budget(self, budget_ms: float, latency_ms: Callable[[Plan], float]) -> dict[str, dict[str, Any]]:
+        """The widest uniform ratio that meets the budget (by bisection), once per method, and 70 % of that budget.
+
+        Without a ratio that fits, the narrowest plan of the space.
+        """
+        out: dict[str, dict[str, Any]] = {}
+        first = self._first_method()
+        widest = self._bisect(budget_ms, latency_ms)
+        out["control: uniform at budget"] = self.uniform(widest, first)
+        for method in self._methods():
+            if method not in (first, "random"):
+                out[f"start: uniform at budget, {method}"] = self.uniform(widest, method)
+        out["start: uniform at 0.7 of the budget"] = self.uniform(self._bisect(0.7 * budget_ms, latency_ms), first)
+        return out
+
+    def vary(self, parent: Candidate) -> dict[str, Any]:
+        """A front member with a few groups one to three widths wider or narrower, now and then by another method."""
+        keep = {n: parent.plan.cuts[n].keep if n in parent.plan.cuts else c.widths[-1] for n, c in self.choices.items()}
+        method = {n: parent.plan.cuts[n].method if n in parent.plan.cuts else c.methods[0]
+                  for n, c in self.choices.items()}
+        names = list(self.choices)
+        count = max(2, round(len(names) * self._random.uniform(0.1, 0.5)))
+        for name in self._random.choice(names, size=min(count, len(names)), replace=False):
+            widths = self.choices[name].widths
+            here = min(range(len(widths)), key=lambda i: abs(widths[i] - keep[name]))
+            reach = max(1, len(widths) // 5)
+            there = here + int(self._random.integers(-reach, reach + 1))
+            keep[name] = widths[min(max(there, 0), len(widths) - 1)]
+            if self._random.random() < 0.2:
+                method[name] = str(self._random.choice(self.choices[name].methods))
+        return self.parameters(keep, method)
+
+    def _bisect(self, budget_ms: float, latency_ms: Callable[[Plan], float]) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(6):
+            middle = (low + high) / 2
+            if latency_ms(self.plan(self.uniform(middle, "l1"))) <= budget_ms:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _first_method(self) -> str:
+        return next(iter(self.choices.values())).methods[0]
+
+    def _methods(self) -> list[str]:
+        return list(dict.fromkeys(m for c in self.choices.values() for m in c.methods))

@@ -1,0 +1,231 @@
+"""The loop: open or resume the study, evaluate the controls, then what the sampler and the front propose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autoprune.devices.device import Device
+from autoprune.devices.latency import Latency
+from autoprune.devices.profiler import open_profiler
+from autoprune.errors import AutopruneError, ConfigError, ModelError
+from autoprune.graph.graph import Graph
+from autoprune.graph.plan import Plan
+from autoprune.search.candidate import Candidate
+from autoprune.search.pipeline import Pipeline, failure
+from autoprune.search.propose import DENSE, Proposer
+from autoprune.search.run_folder import RunFolder
+from autoprune.search.space import Space
+from autoprune.search.study import Study
+from autoprune.tasks.task import Task
+from autoprune.units import Budget
+
+__all__ = ["Outcome", "Progress", "Search", "pareto"]
+
+_FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
+_MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress line shows. left_s is None until it can be told."""
+
+    done: int
+    total: int
+    feasible: int
+    best: Candidate | None
+    front: int
+    elapsed_s: float
+    left_s: float | None
+    last: Candidate | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search leaves behind: candidates in order, the budget and the dense latency in milliseconds, seconds by
+    activity of this process, and whether it was interrupted."""
+
+    candidates: list[Candidate]
+    budget_ms: float | None
+    dense: Candidate | None
+    seconds: dict[str, float]
+    interrupted: bool = False
+
+
+def pareto(candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates that no other dominates, by latency; of equal ones the first."""
+    alive = [c for c in candidates if c.status == "ok" and c.score is not None and c.latency is not None]
+    out: list[Candidate] = []
+    for c in sorted(alive, key=lambda c: (c.ms, -c.quality, c.number)):
+        if not out or c.quality > out[-1].quality:
+            out.append(c)
+    return out
+
+
+class Search:
+    """One search in one process. `run` may be interrupted by KeyboardInterrupt; what was told stays told."""
+
+    def __init__(self, task: Task, graph: Graph, device: Device, space: Space, folder: RunFolder, *,
+                 budget: Budget | None, trials: int, timeout_s: float | None = None, seed: int = 0,
+                 sampler: str = "tpe", threads: int | None = None):
+        self.task, self.graph, self.device, self.space, self.folder = task, graph, device, space, folder
+        self.budget, self.trials, self.timeout_s, self.seed = budget, trials, timeout_s, seed
+        choices = space.choices(graph, device.alignment())
+        if not choices:
+            raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
+                             fix="autoprune layers --model … says what is frozen and why")
+        self.proposer = Proposer(graph, choices, seed)
+        self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
+        percentile = budget.percentile if budget else "p50"
+        self.profiler = open_profiler(device, percentile=percentile, threads=threads)
+        self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
+        self._latencies: dict[str, Latency] = {}
+        self._start = time.monotonic()
+        self._done_before = 0
+        self.budget_ms: float | None = None
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        """Evaluate until the study holds `trials` candidates or the time is up."""
+        tell = on_progress or (lambda _: None)
+        self._start = time.monotonic()
+        interrupted = False
+        try:
+            self._prepare()
+            self._done_before = len(self.study.candidates())
+            tell(self._progress(None))
+            while not self._finished():
+                candidate = self._next()
+                if candidate is not None:
+                    tell(self._progress(candidate))
+        except KeyboardInterrupt:
+            interrupted = True
+        candidates = self.study.candidates()
+        dense = next((c for c in candidates if c.origin == DENSE and c.status == "ok"), None)
+        return Outcome(candidates, self.budget_ms, dense, self.pipeline.clock.seconds, interrupted)
+
+    def close(self) -> None:
+        self.profiler.close()
+        self.study.close()
+
+    def _prepare(self) -> None:
+        clock = self.pipeline.clock
+        with clock.time("measure"):
+            dense_onnx = self.pipeline.onnx(self.pipeline.dense)
+            self.profiler.reference = dense_onnx
+            dense = self.profiler.latency(dense_onnx)
+        known = self.study.attributes.get("dense_ms")
+        if known is None:
+            self.study.note("dense_ms", dense.ms)
+            known = dense.ms
+        if self.budget is not None:
+            self.budget_ms = self.budget.resolve_ms(float(known))
+        self._latencies[Plan({}, self.graph.fingerprint).digest] = dense
+        self.study.repair(self.target_ms)
+        wanted = self.proposer.controls()
+        have = self.study.queued_or_done()
+        if not set(wanted) <= have or not any(o.startswith("start: ") for o in have):
+            with clock.time("measure"):
+                aim = self.target_ms if self.target_ms is not None else 0.5 * float(known)
+                wanted.update(self.proposer.at_budget(aim, lambda plan: self._latency_of(plan).ms))
+        for origin, parameters in wanted.items():
+            if origin not in have:
+                self.study.enqueue(origin, parameters)
+
+    @property
+    def target_ms(self) -> float | None:
+        """The budget that candidates are held to: a little under it where the device is measured."""
+        if self.budget_ms is None:
+            return None
+        return self.budget_ms * (_MEASURED_MARGIN if self.device.kind == "measured-local" else 1.0)
+
+    def _finished(self) -> bool:
+        if len(self.study.candidates()) >= self.trials:
+            return True
+        return self.timeout_s is not None and time.monotonic() - self._start > self.timeout_s
+
+    def _next(self) -> Candidate | None:
+        """Evaluate one trial; None when the proposal was not worth evaluating."""
+        clock = self.pipeline.clock
+        with clock.time("ask"):
+            candidates = self.study.candidates()
+            front = pareto(candidates)
+            if not self.study.waiting and len(candidates) % 2 == 0 and front:
+                self.study.enqueue("variation of the front", self.proposer.vary(self._parent(front)))
+            trial = self.study.ask()
+            plan = self.proposer.suggest(trial)
+        origin = trial.user_attrs.get("origin", "search")
+        try:
+            if origin in ("search", "variation of the front"):
+                reason = self._not_worth(plan, candidates)
+                if reason is not None:
+                    self.study.skip(trial, reason)
+                    return None
+            return self._evaluate(trial, origin, plan)
+        except KeyboardInterrupt:
+            self.study.abandon(trial)
+            raise
+
+    def _evaluate(self, trial: object, origin: str, plan: Plan) -> Candidate:
+        from optuna.trial import Trial
+
+        assert isinstance(trial, Trial)
+        clock = self.pipeline.clock
+        model = None
+        try:
+            candidate, model = self.pipeline.evaluate(trial.number, origin, plan, self._latencies.get(plan.digest))
+        except ConfigError:
+            raise  # a setting is wrong: every candidate would fail the same way
+        except (AutopruneError, RuntimeError, ValueError, ArithmeticError) as error:
+            candidate = Candidate(trial.number, origin, plan, "failed", failure(error))
+        with clock.time("write"):
+            front = pareto([*self.study.candidates(), candidate])
+            if model is not None and candidate in front:
+                self.folder.save_model(candidate.number, model)
+            self.study.tell(trial, candidate, self.target_ms)
+            self._drop_dominated(front)
+        return candidate
+
+    def _drop_dominated(self, front: list[Candidate]) -> None:
+        keep = {c.number for c in front}
+        for folder in self.folder.candidates.iterdir():
+            if folder.name.isdigit() and int(folder.name) not in keep:
+                self.folder.drop_model(int(folder.name))
+
+    def _parent(self, front: list[Candidate]) -> Candidate:
+        """A front member at random, those that meet the budget first."""
+        fitting = [c for c in front if self.target_ms is None or c.ms <= self.target_ms]
+        pool = fitting or front[:1]
+        return pool[int(self.proposer._random.integers(len(pool)))]
+
+    def _not_worth(self, plan: Plan, candidates: list[Candidate]) -> str | None:
+        if any(c.plan.digest == plan.digest for c in candidates):
+            return "evaluated before"
+        if self.target_ms is None:
+            return None
+        with self.pipeline.clock.time("measure"):
+            ms = self._latency_of(plan).ms
+        return f"{ms:.1f} ms is far over the budget" if ms > _FAR_OVER * self.target_ms else None
+
+    def _latency_of(self, plan: Plan) -> Latency:
+        """Latency of a plan; it does not depend on which units stay, so no method has to choose them."""
+        if plan.digest not in self._latencies:
+            first = Plan({n: type(c)(c.keep, "random") for n, c in plan.cuts.items()}, plan.model)
+            model = self.graph.prune(first) if first.cuts else self.pipeline.dense
+            self._latencies[plan.digest] = self.pipeline.latency(model)
+        return self._latencies[plan.digest]
+
+    # -- progress -------------------------------------------------------------------------------------------------
+
+    def _progress(self, last: Candidate | None) -> Progress:
+        candidates = self.study.candidates()
+        fitting = [c for c in candidates if c.status == "ok" and (self.target_ms is None or c.ms <= self.target_ms)]
+        elapsed = time.monotonic() - self._start
+        new = len(candidates) - self._done_before
+        left = (self.trials - len(candidates)) * elapsed / new if new else None
+        if self.timeout_s is not None:
+            left = min(left, self.timeout_s - elapsed) if left is not None else None
+        best = max(fitting, key=lambda c: (c.quality, -c.ms), default=None)
+        return Progress(len(candidates), self.trials, len(fitting), best, len(pareto(candidates)), elapsed, left, last)

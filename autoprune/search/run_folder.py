@@ -1,0 +1,148 @@
+"""The run folder: `config.toml`, `env.json`, `study.db`, `candidates/`, and the lock that keeps it to one search."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+import tomllib
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from autoprune.config import differences, to_toml
+from autoprune.errors import ConfigError
+from autoprune.graph.module import PrunedModule
+
+__all__ = ["RunFolder", "environment"]
+
+SCHEMA = 1
+_PACKAGES = ("autoprune", "torch", "optuna", "onnx", "onnxscript", "onnxruntime", "numpy", "fvcore")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for `env.json` and reports."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine(),
+            "cpus": os.cpu_count(), "packages": versions}
+
+
+class RunFolder:
+    """One search's folder, held by one process at a time (`with RunFolder(...)`)."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self._lock: IO[str] | None = None
+
+    @property
+    def storage(self) -> str:
+        """URL of the study."""
+        return f"sqlite:///{self.path / 'study.db'}"
+
+    @property
+    def candidates(self) -> Path:
+        return self.path / "candidates"
+
+    def candidate(self, number: int) -> Path:
+        return self.candidates / f"{number:04d}"
+
+    def open(self, configuration: Mapping[str, Any], *, fresh: bool = False) -> RunFolder:
+        """Create the folder or resume it; refuses another configuration, another schema or a second search."""
+        try:
+            self.candidates.mkdir(parents=True, exist_ok=True)
+            self._hold()
+        except OSError as error:
+            raise ConfigError("the run folder cannot be written", given=f"{self.path}: {error.strerror or error}",
+                              fix="--run DIR with a folder you may write to") from error
+        if fresh:
+            self._clear()
+        config = self.path / "config.toml"
+        wanted = {"schema": SCHEMA, **configuration}
+        if config.is_file():
+            self._compare(tomllib.loads(config.read_text(encoding="utf-8")), wanted)
+        else:
+            self.write("env.json", json.dumps(environment(), indent=1))
+            self.write("config.toml", to_toml(wanted))
+        return self
+
+    def _compare(self, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        free = {"trials", "timeout", "max_drop"}
+        diff = differences({k: v for k, v in before.items() if k not in free},
+                           {k: v for k, v in wanted.items() if k not in free and v is not None})
+        if diff:
+            indented = "\n".join("    " + line for line in diff.splitlines())
+            raise ConfigError(f"the run folder {self.path} belongs to another search (- there, + now):\n{indented}",
+                              fix="--run DIR for a new folder, or --fresh to throw the old results away")
+
+    def _clear(self) -> None:
+        for item in self.path.iterdir():
+            if item.name == ".lock":
+                continue
+            if item.is_dir():
+                shutil.rmtree(item)
+            else:
+                item.unlink()
+        self.candidates.mkdir()
+
+    def _hold(self) -> None:
+        lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (held until the search ends)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise ConfigError(f"another search is using the run folder {self.path}", given=holder,
+                              fix="wait for it, or --run DIR for another folder") from None
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        lock.flush()
+        self._lock = lock
+
+    def save_model(self, number: int, model: PrunedModule) -> None:
+        """Write a candidate's model; a folder that is there is complete."""
+        target = self.candidate(number)
+        temporary = target.with_name(target.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            model.save(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+        except OSError as error:
+            size = sum(t.numel() * t.element_size() for t in model.tensors().values())
+            raise ConfigError("a candidate's weights cannot be written", given=f"{target}: {error.strerror or error}",
+                              allowed=f"{size:,} bytes free", fix="free some space, then run the same command again"
+                              ) from error
+
+    def drop_model(self, number: int) -> None:
+        """Remove the weights of a candidate that others dominate; its plan and scores stay in the study."""
+        shutil.rmtree(self.candidate(number), ignore_errors=True)
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a file in one step."""
+        temporary = self.path / (name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / name)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,136 @@
+"""The Optuna study: what is asked, what is told, and what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autoprune.errors import ConfigError, did_you_mean
+from autoprune.search.candidate import Candidate
+
+__all__ = ["SAMPLERS", "Study"]
+
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+
+
+def _sampler(name: str, seed: int) -> BaseSampler:
+    if name not in SAMPLERS:
+        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler tpe")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=8)
+        if name == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+
+class Study:
+    """A plain Optuna study with two objectives (metric, latency in milliseconds) and the budget as a constraint.
+
+    Only this process writes to it. Every terminal trial has exactly one `Candidate` in its user attributes; a trial
+    that was running when the process died is failed on the next start and, if it was queued, queued again.
+    """
+
+    def __init__(self, storage: str, sampler: str, seed: int, higher_is_better: bool, name: str = "autoprune"):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        directions = ["maximize" if higher_is_better else "minimize", "minimize"]
+        self._study = optuna.create_study(storage=storage, study_name=name, directions=directions,
+                                          sampler=_sampler(sampler, seed), load_if_exists=True)
+        done = len(self._study.trials)
+        if done:  # a resumed search must not propose again what its first seed proposed
+            self._study.sampler = _sampler(sampler, seed + done)
+        self._study.set_metric_names(["metric", "latency_ms"])
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return self._study.user_attrs
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a value with the study."""
+        self._study.set_user_attr(key, value)
+
+    def repair(self, budget_ms: float | None) -> list[int]:
+        """Put trials right that were running when the process died, and return their numbers.
+
+        One whose candidate was recorded is completed with it; any other is failed, and queued again if it had a name.
+        """
+        broken = [t for t in self._study.trials if t.state == TrialState.RUNNING]
+        for frozen in broken:
+            if "candidate" in frozen.user_attrs:
+                candidate = Candidate.from_json(json.loads(frozen.user_attrs["candidate"]))
+                self.tell(Trial(self._study, frozen._trial_id), candidate, budget_ms)
+            else:
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+                self._requeue(frozen)
+        return [t.number for t in broken]
+
+    def _requeue(self, trial: FrozenTrial) -> None:
+        origin = trial.user_attrs.get("origin")
+        if origin is not None and trial.params:
+            self.enqueue(origin, trial.params)
+        elif origin is not None and "fixed_params" in trial.system_attrs:
+            self.enqueue(origin, trial.system_attrs["fixed_params"])
+
+    def enqueue(self, origin: str, parameters: Mapping[str, Any]) -> None:
+        """Queue a plan under a name that says where it comes from."""
+        self._study.enqueue_trial(dict(parameters), user_attrs={"origin": origin})
+
+    def queued_or_done(self) -> set[str]:
+        """Origins of the trials that wait, or that ended with a candidate."""
+        return {t.user_attrs["origin"] for t in self._study.trials if "origin" in t.user_attrs
+                and (t.state == TrialState.WAITING or "candidate" in t.user_attrs)}
+
+    @property
+    def waiting(self) -> int:
+        return sum(t.state == TrialState.WAITING for t in self._study.trials)
+
+    def ask(self) -> Trial:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return self._study.ask()
+
+    def tell(self, trial: Trial, candidate: Candidate, budget_ms: float | None) -> None:
+        """Record the result: first the candidate, then the state, so that a kill between them repeats the trial."""
+        trial.set_user_attr("candidate", json.dumps(candidate.to_json()))
+        if candidate.status == "ok" and candidate.score is not None and candidate.latency is not None:
+            if budget_ms is not None:
+                trial.set_constraint("latency over budget, ms", candidate.ms - budget_ms)
+            self._study.tell(trial, [candidate.score.value, candidate.ms])
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def abandon(self, trial: Trial) -> None:
+        """Give up a trial that was interrupted; it is queued again if it had a name."""
+        self._study.tell(trial, state=TrialState.FAIL)
+        self._requeue(self._study.trials[trial.number])
+
+    def skip(self, trial: Trial, reason: str) -> None:
+        """End a trial that is not worth evaluating (a repeated plan, or one far over the budget)."""
+        trial.set_user_attr("skipped", reason)
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    def candidates(self) -> list[Candidate]:
+        """All candidates that have ended, in the order of their numbers."""
+        ended = (TrialState.COMPLETE, TrialState.FAIL)
+        return [Candidate.from_json(json.loads(t.user_attrs["candidate"])) for t in self._study.trials
+                if t.state in ended and "candidate" in t.user_attrs]
+
+    def close(self) -> None:
+        """Release the database."""
+        storage = self._study._storage
+        backend = getattr(storage, "_backend", storage)
+        remove = getattr(backend, "remove_session", None)
+        if remove is not None:
+            remove()
+        engine = getattr(backend, "engine", None)
+        if engine is not None:
+            engine.dispose()
