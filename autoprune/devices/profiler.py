@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from types import TracebackType
 from typing import final
 
@@ -27,6 +28,8 @@ class Profiler(ABC):
     """
 
     device: Device
+    reference: bytes | None = None
+    """ONNX of the dense model, once it is known; measuring profilers time it in turns with every candidate."""
 
     @abstractmethod
     def latency(self, onnx_bytes: bytes) -> Latency:
@@ -57,20 +60,44 @@ class PredictedProfiler(Profiler):
 
 @final
 class MeasuredProfiler(Profiler):
-    """Measures on this machine; `reference`, if given, is the dense model, timed in between as drift sentinel."""
+    """Measures on this machine, in turns with `reference` (the dense model) once that is set.
+
+    A machine is not equally fast all day. So that candidates measured minutes apart can be compared, a latency is
+    scaled by what the dense model took in the same measurement against `baseline_ms`, what it took at first.
+    """
 
     def __init__(self, device: Device, percentile: str = "p50", threads: int | None = None,
                  reference: bytes | None = None, timeout_s: float = 120.0):
         self.device, self.percentile, self.reference = device, percentile, reference
+        self.baseline_ms: float | None = None
         self.measurer = Measurer(device, threads, timeout_s)
 
     def latency(self, onnx_bytes: bytes) -> Latency:
         """The measured percentile, with p10–p90 of the runs."""
-        return self.measurer.measure(onnx_bytes, reference=self.reference, percentile=self.percentile).latency
+        found = self.measurer.measure(onnx_bytes, reference=self.reference, percentile=self.percentile)
+        if found.reference is None:
+            return found.latency
+        if self.baseline_ms is None:
+            self.baseline_ms = found.reference.ms
+        return _scaled(found.latency, self.baseline_ms / found.reference.ms)
+
+    def ratio(self, onnx_bytes: bytes) -> float:
+        """Latency over that of the reference, from one longer measurement in turns; below 1 is faster."""
+        found = self.measurer.measure(onnx_bytes, reference=self.reference, percentile=self.percentile, min_runs=60,
+                                      min_s=1.0, warmup_s=0.5)
+        if found.reference is None:
+            raise ConfigError("a ratio needs a reference model", fix="set profiler.reference to the dense ONNX bytes")
+        return found.latency.ms / found.reference.ms
 
     def close(self) -> None:
         """End the worker process."""
         self.measurer.close()
+
+
+def _scaled(latency: Latency, factor: float) -> Latency:
+    note = (f"scaled by {factor:.2f}: the machine's speed had changed",) if abs(factor - 1) > 0.03 else ()
+    return replace(latency, ms=latency.ms * factor, lo_ms=latency.lo_ms * factor, hi_ms=latency.hi_ms * factor,
+                   notes=(*latency.notes, *note))
 
 
 def open_profiler(device: Device | str, *, percentile: str = "p50", threads: int | None = None,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from autoprune.search.candidate import Candidate
 from autoprune.search.run import Outcome, Search, pareto
 from autoprune.tasks.score import Score
 
-__all__ = ["score_on_test"]
+if TYPE_CHECKING:
+    from autoprune.front.front import Front, Point
+
+__all__ = ["recommend", "score_on_test"]
 
 
 def score_on_test(search: Search, outcome: Outcome, on_step: Callable[[int, int], None] | None = None) -> Outcome:
@@ -34,6 +38,34 @@ def score_on_test(search: Search, outcome: Outcome, on_step: Callable[[int, int]
             on_step(step + 1, len(outcome.candidates))
     dense = outcome.dense and next(c for c in scored if c.number == outcome.dense.number)
     return replace(outcome, candidates=scored, dense=dense)
+
+
+def recommend(search: Search, front: Front) -> Point:
+    """The point that `front.pick()` gives; on a measured device it is measured again, longer, in turns with the dense
+    model, and a point that turns out to be over the budget is passed over for the next.
+
+    Raises `BudgetError` when no point is left.
+    """
+    from dataclasses import replace
+
+    from autoprune.devices.profiler import MeasuredProfiler
+
+    if front.budget_ms is None or not isinstance(search.profiler, MeasuredProfiler):
+        return front.pick()
+    known: dict[str, dict[str, float]] = dict(search.study.attributes.get("verified", {}))
+    remaining = front
+    while True:
+        point = remaining.pick()
+        key = str(point.number)
+        if key not in known:
+            with search.pipeline.clock.time("measure"):
+                ratio = search.profiler.ratio(search.pipeline.onnx(point.load()))
+            known[key] = {"ratio": ratio, "ms": ratio * front.dense.ms}
+            search.study.note("verified", known)
+        if known[key]["ms"] <= front.budget_ms:
+            return point
+        rest = [c for c in remaining.candidates if c.number != point.number]
+        remaining = replace(remaining, candidates=rest)
 
 
 def _score(search: Search, candidate: Candidate) -> Score:

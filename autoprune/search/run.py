@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
-from autoprune.devices.profiler import open_profiler
+from autoprune.devices.profiler import MeasuredProfiler, open_profiler
 from autoprune.errors import AutopruneError, ConfigError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
@@ -83,6 +83,7 @@ class Search:
         self._latencies: dict[str, Latency] = {}
         self._start = time.monotonic()
         self._done_before = 0
+        self._seconds_before: dict[str, float] = dict(self.study.attributes.get("seconds", {}))
         self.budget_ms: float | None = None
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -110,13 +111,24 @@ class Search:
         self.profiler.close()
         self.study.close()
 
+    def total_seconds(self) -> dict[str, float]:
+        """Wall clock by activity over all sessions of this study; "other" is what was none of them."""
+        before = self._seconds_before
+        mine = dict(self.pipeline.clock.seconds)
+        mine["other"] = max(0.0, time.monotonic() - self._start - sum(mine.values()))
+        total = {k: round(before.get(k, 0.0) + mine.get(k, 0.0), 2) for k in {**before, **mine}}
+        self.study.note("seconds", total)
+        return total
+
     def _prepare(self) -> None:
         clock = self.pipeline.clock
         with clock.time("measure"):
             dense_onnx = self.pipeline.onnx(self.pipeline.dense)
             self.profiler.reference = dense_onnx
+            known = self.study.attributes.get("dense_ms")
+            if isinstance(self.profiler, MeasuredProfiler):
+                self.profiler.baseline_ms = known
             dense = self.profiler.latency(dense_onnx)
-        known = self.study.attributes.get("dense_ms")
         if known is None:
             self.study.note("dense_ms", dense.ms)
             known = dense.ms

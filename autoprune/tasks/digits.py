@@ -57,7 +57,7 @@ class DigitsNet(nn.Module):
     parameters and 363 M multiply-adds at 32×32, two thirds of them at 32×32 and 16×16 where small boards are slowest.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (48, 96, 192), blocks: tuple[int, ...] = (4, 3, 2),
+    def __init__(self, widths: tuple[int, ...] = (48, 96, 192), blocks: tuple[int, ...] = (5, 4, 2),
                  classes: int = 10) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]),

@@ -1,0 +1,227 @@
+"""The Python interface: `autoprune.search` and `autoprune.load`. The command line calls the same functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.config import Settings
+from autoprune.errors import BudgetError, ConfigError
+from autoprune.units import Budget, parse_budget, parse_drop, parse_duration_s
+
+if TYPE_CHECKING:
+    from autoprune.devices.device import Device
+    from autoprune.front.front import Front, Point
+    from autoprune.graph.graph import Graph
+    from autoprune.graph.module import PrunedModule
+    from autoprune.search.run import Outcome, Progress, Search
+    from autoprune.search.space import Space
+    from autoprune.tasks.task import Task
+
+__all__ = ["export", "finetune_point", "load", "run_settings", "search"]
+
+
+def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
+           space: str = "default", trials: int | None = None, timeout: str | None = None, run: str | None = None,
+           seed: int = 0, sampler: str = "tpe", threads: int | None = None, steps: int | None = None,
+           fresh: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Front:
+    """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
+
+    budget: latency with a unit (`20ms`, `50fps`, `0.5x`); max_drop: allowed loss of the metric (`1pp`); space: a name
+    or a TOML file; trials: candidates in total, also over resumed runs; timeout: `30m`; run: folder, by default
+    `runs/…` named after task, device and budget; steps: fine-tuning steps per candidate (the space's own otherwise);
+    threads: of the runtime on a measured device.
+
+    The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
+    Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budget was met: `front.recommended is not None`.
+    """
+    settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, trials=trials, timeout=timeout,
+                        run=run, seed=seed, sampler=sampler, threads=threads, steps=steps)
+    front, _ = run_settings(settings, task, fresh=fresh, on_progress=on_progress)
+    return front
+
+
+def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = False,
+                 on_progress: Callable[[Progress], None] | None = None,
+                 on_stage: Callable[[str], None] | None = None) -> tuple[Front, bool]:
+    """Run or resume the search that `settings` describe; returns its front and whether it was interrupted.
+
+    Everything that can be wrong with the settings is found before the model is loaded. `on_stage` is told what goes on
+    before and after the candidates.
+    """
+    from autoprune.devices.device import load_device
+    from autoprune.search.run_folder import RunFolder
+    from autoprune.search.space import load_space
+
+    say = on_stage or (lambda _: None)
+    budget = parse_budget(settings.budget) if settings.budget is not None else None
+    timeout_s = parse_duration_s(settings.timeout) if settings.timeout is not None else None
+    if settings.max_drop is not None:
+        parse_drop(settings.max_drop)
+    _check_numbers(settings)
+    device = load_device(settings.device)
+    space = load_space(settings.space)
+    if settings.steps is not None:
+        space = replace(space, recover={**space.recover, "steps": settings.steps})
+    _check_sampler(settings.sampler)
+    trials = settings.trials or space.trials
+    task, graph = _prepare(settings, task, say)
+    configuration = _configuration(settings, task, device, space, graph, trials)
+    path = settings.run or default_run(task.name, device.name, settings.budget)
+    with RunFolder(path).open(configuration, fresh=fresh) as folder:
+        from autoprune.search.run import Search
+
+        runner = Search(task, graph, device, space, folder, budget=budget, trials=trials, timeout_s=timeout_s,
+                        seed=settings.seed, sampler=settings.sampler, threads=settings.threads)
+        try:
+            say("exporting and profiling the dense model")
+            outcome = runner.run(on_progress)
+            return _finish(runner, outcome, configuration, settings, say), outcome.interrupted
+        finally:
+            runner.close()
+
+
+def _check_numbers(settings: Settings) -> None:
+    for name, least in (("trials", 1), ("threads", 1), ("steps", 0), ("seed", 0)):
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{name} must be at least {least}", given=value, fix=f"--{name} {max(least, 1)}")
+
+
+def _check_sampler(name: str) -> None:
+    from autoprune.errors import did_you_mean
+    from autoprune.search.study import SAMPLERS
+
+    if name not in SAMPLERS:
+        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler tpe")
+
+
+def _prepare(settings: Settings, task: Task | None, say: Callable[[str], None]) -> tuple[Task, Graph]:
+    from autoprune.graph.graph import trace
+    from autoprune.tasks.build import load_task
+
+    if task is None:
+        say("loading model and data")
+        task = load_task(settings.model, settings.data, settings.metric, settings.loss)
+    task.check()
+    say("tracing the model")
+    return task, trace(task.model, task.example_inputs)
+
+
+def default_run(task: str, device: str, budget: str | None) -> str:
+    """`runs/TASK-DEVICE-BUDGET` with everything but letters, digits, dot and dash replaced."""
+    text = "-".join(x for x in (task, device, budget or "nobudget") if x)
+    return "runs/" + "".join(c if c.isalnum() or c in ".-" else "_" for c in text)
+
+
+def _configuration(settings: Settings, task: Task, device: Device, space: Space, graph: Graph, trials: int
+                   ) -> dict[str, Any]:
+    """What is written to `config.toml` and has to be the same on resume."""
+    import hashlib
+    import json
+
+    def digest(value: Any) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    values = {k: v for k, v in settings.to_json().items() if k != "run"}
+    values.update(trials=trials, task=task.name, metric=task.metric, loss=task.loss_name, device=device.name,
+                  task_fingerprint=task.fingerprint(), model_fingerprint=graph.fingerprint,
+                  space_digest=digest(space.to_json()), device_digest=digest(device.to_json()))
+    return values
+
+
+def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], settings: Settings,
+            say: Callable[[str], None]) -> Front:
+    """Test scores, the recommended point with its files, `front.json` and `report.html`."""
+    import json
+
+    from autoprune.front.report import write_report
+    from autoprune.search.finish import recommend, score_on_test
+
+    if outcome.dense is None:
+        reasons = {c.reason for c in outcome.candidates if c.status == "failed"}
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        raise ConfigError("the dense model itself could not be evaluated", given="; ".join(map(str, reasons)))
+    if not outcome.interrupted:
+        say("reading the test split for the front")
+        outcome = score_on_test(runner, outcome)
+    front = _front(runner, outcome, configuration, settings)
+    try:
+        point = recommend(runner, front)
+    except BudgetError:
+        point = None
+    if point is not None:
+        front = replace(front, recommended=point.number)
+        if not outcome.interrupted:
+            say("exporting the recommended model")
+            with runner.pipeline.clock.time("export"):
+                export(front, front.pick(trial=point.number), runner.graph.example_inputs)
+    front = replace(front, seconds=runner.total_seconds())
+    runner.folder.write("front.json", json.dumps(front.to_json()))
+    write_report(front, runner.folder.path / "report.html")
+    return front
+
+
+def _front(runner: Search, outcome: Outcome, configuration: dict[str, Any], settings: Settings) -> Front:
+    from autoprune.front.front import Front
+    from autoprune.search.run_folder import environment
+
+    assert outcome.dense is not None
+    return Front(
+        run=runner.folder.path, task=runner.task.name, metric=runner.task.metric,
+        higher_is_better=runner.task.higher_is_better, device=runner.device.resolved, budget=settings.budget,
+        budget_ms=outcome.budget_ms, max_drop=settings.max_drop, dense=outcome.dense, candidates=outcome.candidates,
+        environment=environment(), settings=configuration,
+        groups={n: g.size for n, g in runner.graph.groups.items()})
+
+
+def export(front: Front, point: Point, example_inputs: Any, folder: str | os.PathLike[str] | None = None,
+           model: PrunedModule | None = None) -> Path:
+    """Write the files of a point into `folder` (by default `RUN/picked/NUMBER`) and return it."""
+    from autoprune.front.export import export_point
+
+    target = Path(folder) if folder is not None else front.run / "picked" / f"{point.number:04d}"
+    export_point(front, point, model or point.load(), example_inputs, target)
+    return target
+
+
+def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[PrunedModule, Point]:
+    """Fine-tune a point for longer, with distillation from the dense model; returns the model and the point with its
+    new scores on both splits.
+    """
+    from autoprune.front.front import Point
+    from autoprune.recover.finetune import FineTune, examples, finetune
+    from autoprune.search.space import load_space
+
+    recover = dict(load_space(front.settings.get("space", "default")).recover)
+    recover.pop("calibration_batches", None)
+    settings = FineTune(**{**recover, "steps": steps})
+    model = point.load()
+    batches = []
+    while len(batches) < min(steps, 512):
+        batches += examples(task, task.model, task.split("train"), min(steps, 512) - len(batches))
+    finetune(model, task, batches, settings, int(front.settings.get("seed", 0)))
+    candidate = replace(point.candidate, steps=point.candidate.steps + steps,
+                        score=task.evaluate(model, "validation"), test=task.evaluate(model, "test"))
+    return model, Point(candidate, point.run)
+
+
+def load(folder: str | os.PathLike[str], trial: int | None = None) -> PrunedModule:
+    """A model from a folder that `save` or `pick` wrote, or from a run folder (its recommended point, or `trial`).
+
+    Returns a `torch.nn.Module` in evaluation mode. Nothing is unpickled.
+    """
+    from autoprune.front.front import load_front
+    from autoprune.graph.module import load_module
+
+    path = Path(folder)
+    if trial is None and (path / "graph.json").is_file():
+        return load_module(path)
+    if not (path / "front.json").is_file() and not (path / "candidates").is_dir():
+        return load_module(path)  # raises with the files that are missing
+    front = load_front(path)
+    return front.pick(trial=trial if trial is not None else front.recommended).load()

@@ -1,0 +1,45 @@
+"""`autoprune front`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.output import Format, note, print_json, print_table
+
+__all__ = ["front"]
+
+
+def front(
+    run: Annotated[str, typer.Argument(help="Run folder of a search.")],
+    output: Annotated[Format, typer.Option("--format", help="table, json or csv.")] = Format.table,
+) -> None:
+    """Show the Pareto front of a search.
+
+    \b
+    autoprune front runs/digits_example-raspberrypi-20ms
+    autoprune front runs/x --format json
+    """
+    from autoprune.front.front import load_front
+
+    found = load_front(run)
+    if output is Format.json:
+        print_json(found.to_json())
+        return
+    rows = []
+    for point in [*found.points]:
+        c = point.candidate
+        assert c.latency is not None
+        assert c.score is not None
+        fits = "" if found.budget_ms is None else "yes" if c.ms <= found.budget_ms else "no"
+        rows.append([c.number, c.origin, str(c.latency), fits, round(c.score.value, 4),
+                     round(c.test.value, 4) if c.test else "", f"{found.dense.ms / c.ms:.2f}x",
+                     f"{100 * c.macs / max(found.dense.macs, 1):.0f} %",
+                     f"{100 * c.params / max(found.dense.params, 1):.0f} %",
+                     "recommended" if c.number == found.recommended else ""])
+    metric = found.metric
+    print_table(["trial", "origin", "latency", "in budget", f"{metric} (search)", f"{metric} (test)", "faster", "MACs",
+                 "params", ""], rows, output)
+    failed = sum(c.status != "ok" for c in found.candidates)
+    note(f"dense: {found.dense.latency}, {found.dense.score}; {len(found.candidates)} candidates, {failed} failed")

@@ -1,0 +1,46 @@
+"""`autoprune methods`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.output import Format, print_json, print_table, result
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Criteria that rank the units of a group.\n\nautoprune methods list")
+
+
+@app.command("list")
+def list_(output: Annotated[Format, typer.Option("--format", help="table, json or csv.")] = Format.table) -> None:
+    """List the pruning methods.
+
+    \b
+    autoprune methods list
+    """
+    from autoprune.methods.registry import methods
+
+    rows = [[m.name, m.summary, "gradients" if m.needs_gradients else "weights", m.source] for m in methods()]
+    print_table(["method", "what it keeps by", "needs", "source"], rows, output)
+
+
+@app.command("show")
+def show(name: Annotated[str, typer.Argument(help="Name of a method.")],
+         output: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table) -> None:
+    """Explain a pruning method.
+
+    \b
+    autoprune methods show taylor
+    """
+    from autoprune.methods.registry import criterion
+
+    found = criterion(name)
+    text = inspect.getdoc(type(found)) or found.summary
+    if output is Format.json:
+        print_json({"name": found.name, "summary": found.summary, "source": found.source, "text": text,
+                    "needs_gradients": found.needs_gradients})
+        return
+    result(f"{found.name}\n\n{text}")

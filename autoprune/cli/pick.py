@@ -1,0 +1,55 @@
+"""`autoprune pick`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.output import Format, note, print_json, result
+
+__all__ = ["pick"]
+
+
+def pick(
+    run: Annotated[str, typer.Argument(help="Run folder of a search.")],
+    budget: Annotated[str | None, typer.Option(help="Best metric within this latency: 20ms, 0.5x.")] = None,
+    max_drop: Annotated[str | None, typer.Option(help="Fastest that loses at most this: 1pp.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The knee of the front.")] = False,
+    trial: Annotated[int | None, typer.Option(help="This trial.")] = None,
+    finetune: Annotated[bool, typer.Option("--finetune", help="Fine-tune it for longer first.")] = False,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of --finetune.", min=1)] = 300,
+    folder: Annotated[str | None, typer.Option("--output", help="Where the files go; RUN/picked/TRIAL by "
+                                                                "default.")] = None,
+    output: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
+) -> None:
+    """Choose a point and write its files: model.onnx, model.pt2, weights.safetensors, plan.json, card.md.
+
+    With no choice given: the budget of the search.
+
+    \b
+    autoprune pick runs/x
+    autoprune pick runs/x --max-drop 1pp --finetune
+    autoprune pick runs/x --trial 17 --output deploy/
+    """
+    from autoprune import api
+    from autoprune.front.front import load_front
+    from autoprune.tasks.build import load_task
+
+    found = load_front(run)
+    point = found.pick(budget, max_drop, knee=knee, trial=trial)
+    note(f"trial {point.number}: {point.latency}, {point.score}")
+    s = found.settings
+    task = load_task(s.get("model"), s.get("data"), s.get("metric"), s.get("loss"))
+    model = None
+    if finetune:
+        note(f"fine-tuning for {steps} steps …")
+        model, point = api.finetune_point(found, point, task, steps)
+    note("exporting …")
+    target = api.export(found, point, task.example_inputs, folder, model)
+    if output is Format.json:
+        print_json({"candidate": point.candidate.to_json(), "folder": str(target)})
+        return
+    result(f"picked: trial {point.number}, {point.latency}, {point.score}")
+    result(f"files:  {target} (model.onnx, model.pt2, weights.safetensors, plan.json, graph.json, card.md)")
+    result(f"next:   python -c \"import autoprune; print(autoprune.load('{target}'))\"")

@@ -1,0 +1,115 @@
+"""`autoprune search`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoprune.cli.output import Format, note, print_json, result
+from autoprune.config import Settings, load_settings
+from autoprune.errors import BudgetError
+
+if TYPE_CHECKING:
+    from autoprune.front.front import Front
+
+__all__ = ["search"]
+
+
+def search(
+    model: Annotated[str | None, typer.Option(help="hf:ORG/NAME, timm:NAME, torchvision:NAME, pkg.mod:factory or "
+                                                   "path/file.py:factory. Your code is run.")] = None,
+    data: Annotated[str | None, typer.Option(help="folder:PATH, sklearn:digits, pkg.mod:loaders or "
+                                                  "path/file.py:loaders.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Name or module:function; accuracy by default.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Name or module:function; cross_entropy by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="Name or device file; cpu (this machine) by default.")] = None,
+    budget: Annotated[str | None, typer.Option(help="20ms, 1500us, 50fps, 0.5x (of dense), optionally @p90.")] = None,
+    max_drop: Annotated[str | None, typer.Option(help="Allowed loss of the metric, such as 1pp.")] = None,
+    space: Annotated[str | None, typer.Option(help="Search space: a name or a TOML file.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates in total, over resumed runs too.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
+    run: Annotated[str | None, typer.Option(help="Run folder; runs/TASK-DEVICE-BUDGET by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of proposals and fine-tuning.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime on the device.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Fine-tuning steps per candidate.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what the run folder holds.")] = False,
+    config: Annotated[str | None, typer.Option("-c", "--config", help="Settings file; autoprune.toml if it is "
+                                                                      "there.")] = None,
+    output: Annotated[Format, typer.Option("--format", help="Closing lines as text, or the front as JSON.")] = Format.table,
+) -> int:
+    """Search for pruned models that are fast on a device. The same command again resumes.
+
+    Without a model, data and autoprune.toml the built-in example runs: a residual CNN on handwritten digits.
+
+    \b
+    autoprune search --device raspberrypi --budget 20ms
+    autoprune search --device cpu --budget 0.5x --max-drop 1pp
+    autoprune search --model nets.py:make --data folder:photos --device rpi5 --budget 50fps --trials 100
+    """
+    given = {"model": model, "data": data, "metric": metric, "loss": loss, "device": device, "budget": budget,
+             "max_drop": max_drop, "space": space, "trials": trials, "timeout": timeout, "run": run, "seed": seed,
+             "sampler": sampler, "threads": threads, "steps": steps}
+    settings = load_settings(config, given)
+    _announce(settings)
+    from autoprune.api import run_settings
+    from autoprune.cli.progress import ProgressLine
+
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    with ProgressLine() as line:
+        front, interrupted = run_settings(settings, fresh=fresh, on_progress=line.update, on_stage=line.stage)
+    if output is Format.json:
+        print_json(front.to_json())
+    else:
+        _close(front, interrupted)
+    if interrupted:
+        return 130
+    return 0 if front.recommended is not None else BudgetError.exit_code
+
+
+def _as_interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _announce(settings: Settings) -> None:
+    """The first lines: what is searched, before anything slow is imported."""
+    if settings.model is None and settings.data is None:
+        note("autoprune: built-in example, a residual CNN on scikit-learn's handwritten digits "
+             "(your own: --model … --data …)")
+    from autoprune.devices.device import load_device
+
+    device = load_device(settings.device)
+    if device.announce:
+        note(f"autoprune: {device.announce}")
+
+
+def _close(front: Front, interrupted: bool) -> None:
+    """The three closing lines."""
+    if front.recommended is None:
+        try:
+            front.pick()
+        except BudgetError as problem:
+            sys.stdout.flush()
+            note(f"error: {problem}")
+        else:
+            note("error: no candidate held the budget when it was measured again")
+        result(f"files: {front.run} (report.html, front.json, study.db)")
+        result(f"next:  autoprune front {front.run}")
+        return
+    point = front.pick(trial=front.recommended)
+    c = point.candidate
+    drop = 100 * ((front.dense.test or front.dense.score).value - point.score.value)  # type: ignore[union-attr]
+    sign = drop if front.higher_is_better else -drop
+    change = f"{abs(sign):.1f} points {'below' if sign >= 0 else 'above'} dense"
+    result(f"recommended: trial {c.number}, {c.latency}, {point.score}, {change}, "
+           f"{front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")
+    if interrupted:
+        result(f"files: {front.run} (report.html, front.json, study.db); interrupted, the same command resumes")
+        result(f"next:  autoprune pick {front.run} --trial {c.number}")
+    else:
+        result(f"files: {front.run}/picked/{c.number:04d} (model.onnx, model.pt2, weights.safetensors), "
+               f"{front.run}/report.html")
+        result(f"next:  autoprune pick {front.run} --trial {c.number} --finetune")

@@ -1,0 +1,44 @@
+"""What each group is worth: MACs and latency saved when half of its units go."""
+
+from __future__ import annotations
+
+from autoprune.devices.profiler import open_profiler
+from autoprune.graph.graph import Graph
+from autoprune.graph.macs import count
+from autoprune.graph.onnx import export_onnx
+from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
+from autoprune.graph.plan import Cut, Plan
+
+__all__ = ["saved_by_group"]
+
+
+def saved_by_group(graph: Graph, device: str | None) -> dict[str, dict[str, float]]:
+    """For each group the fraction of MACs, and of the latency on `device` if given, that halving it saves."""
+    out: dict[str, dict[str, float]] = {}
+    dense = graph.dense()
+    macs = max(count(dense, graph.example_inputs).macs, 1)
+    profiler = open_profiler(device) if device is not None else None
+    template = None
+    if profiler is not None:
+        try:
+            template = OnnxTemplate(graph)
+        except CannotSlice:
+            template = None
+
+    def milliseconds(model: object) -> float:
+        assert profiler is not None
+        sliced = template.slice(model.plan, model.tensors()) if template is not None else export_onnx(  # type: ignore[attr-defined]
+            model, graph.example_inputs)  # type: ignore[arg-type]
+        return profiler.latency(sliced).ms
+
+    try:
+        whole = milliseconds(dense) if profiler is not None else 0.0
+        for name, group in graph.groups.items():
+            half = graph.prune(Plan({name: Cut(max(1, group.size // 2), "random")}, graph.fingerprint))
+            out[name] = {"macs_saved": 1 - count(half, graph.example_inputs).macs / macs}
+            if profiler is not None:
+                out[name]["latency_saved"] = 1 - milliseconds(half) / whole
+    finally:
+        if profiler is not None:
+            profiler.close()
+    return out

@@ -1,0 +1,63 @@
+"""Ask and tell for other people's search loops: `space_of(graph)` and `Session`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from autoprune.errors import ConfigError
+from autoprune.graph.graph import Graph
+from autoprune.graph.plan import Plan
+from autoprune.search.propose import Proposer
+from autoprune.search.space import Choices, Space, load_space
+
+__all__ = ["Session", "space_of"]
+
+
+def space_of(graph: Graph, space: str | Space = "default", align: int = 1) -> dict[str, dict[str, Any]]:
+    """The choices of every group as plain JSON: `{group: {"size": n, "widths": [...], "methods": [...]}}`."""
+    loaded = load_space(space) if isinstance(space, str) else space
+    return {name: {"size": graph.groups[name].size, "widths": list(c.widths), "methods": list(c.methods)}
+            for name, c in loaded.choices(graph, align).items()}
+
+
+class Session:
+    """A search without training: `ask` for plans, `tell` what they reached.
+
+    The proposals come from an in-memory Optuna study with the two objectives (score, higher is better; latency in
+    milliseconds). One session, one thread.
+    """
+
+    def __init__(self, graph: Graph, space: str | Space = "default", align: int = 1, seed: int = 0,
+                 sampler: optuna.samplers.BaseSampler | None = None):
+        loaded = load_space(space) if isinstance(space, str) else space
+        choices: Mapping[str, Choices] = loaded.choices(graph, align)
+        self._proposer = Proposer(graph, choices, seed)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(directions=["maximize", "minimize"],
+                                          sampler=sampler or optuna.samplers.TPESampler(seed=seed))
+        self._open: dict[str, list[optuna.trial.Trial]] = {}
+
+    def ask(self) -> Plan:
+        """The next plan to try."""
+        trial = self._study.ask()
+        plan = self._proposer.suggest(trial)
+        self._open.setdefault(plan.digest, []).append(trial)
+        return plan
+
+    def tell(self, plan: Plan, score: float, latency_ms: float) -> None:
+        """What a plan from `ask` reached. Raises `ConfigError` for a plan that was not asked for, or told twice."""
+        trials = self._open.get(plan.digest)
+        if not trials:
+            raise ConfigError("this plan was not asked for, or was told already", given=plan.digest)
+        trial = trials.pop(0)
+        if not trials:
+            del self._open[plan.digest]
+        self._study.tell(trial, [score, latency_ms])
+
+    @property
+    def best_plans(self) -> list[Plan]:
+        """The plans that no other dominates."""
+        return [self._proposer.plan(t.params) for t in self._study.best_trials]
