@@ -9,15 +9,13 @@ from typing import Any
 from plotly import graph_objects as go
 
 from autoprune.front import words
-from autoprune.front.view import View, Window, latency_of, score_of, window_of
+from autoprune.front.view import COLOURS, View, Window, latency_of, score_of, window_of
 from autoprune.search.candidate import Candidate
 from autoprune.search.run import pareto
 from autoprune.tasks.score import FRACTIONS
 
-__all__ = ["COLOURS", "front_figure", "hypervolume_figure", "volumes", "widths_figure"]
+__all__ = ["front_figure", "hypervolume_figure", "volumes", "widths_figure"]
 
-COLOURS = {"front": "#1f5fa8", "test": "#7b3fa0", "dense": "#222222", "uniform": "#c8741a", "other": "#b9bec5",
-           "chosen": "#0b7a4b", "budget": "#b3261e", "grid": "#e8eaed", "text": "#24292f"}
 _METHODS = ("#1f5fa8", "#0b7a4b", "#c8741a", "#7b3fa0", "#a33b5c", "#4d7f8a", "#8a7a2f", "#5b5f97")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -66,8 +64,9 @@ def widths_figure(view: View, candidate: Candidate) -> Any:
     rows = {name: i for i, name in enumerate(names)}
     figure = go.Figure()
     figure.add_trace(go.Bar(x=[view.groups[n] for n in names], y=list(range(len(names))), orientation="h", name="dense",
-                            marker={"color": "#dfe3e8"}, hoverinfo="skip", textposition="outside", cliponaxis=False,
-                            text=[_kept(view, candidate, n) for n in names], textfont={"color": "#57606a"}))
+                            width=0.72, marker={"color": "#dfe3e8"}, hoverinfo="skip", textposition="outside",
+                            cliponaxis=False, text=[_kept(view, candidate, n) for n in names],
+                            textfont={"color": "#57606a", "size": 12}))
     methods: dict[str, list[str]] = {}
     for name in names:
         cut = candidate.plan.cuts.get(name)
@@ -78,11 +77,13 @@ def widths_figure(view: View, candidate: Candidate) -> Any:
         colour = _METHODS[i % len(_METHODS)] if method else "#9aa3ad"
         figure.add_trace(go.Bar(
             x=[candidate.plan.cuts[n].keep if method else view.groups[n] for n in own], y=[rows[n] for n in own],
-            orientation="h", name=label, marker={"color": colour}, hovertemplate="%{hovertext}<extra></extra>",
+            orientation="h", width=0.72, name=label, marker={"color": colour},
+            hovertemplate="%{hovertext}<extra></extra>",
             hovertext=[f"<b>{escape(words.shortened(n, 80), quote=False)}</b><br>{_kept(view, candidate, n)} units<br>"
                        f"{label}" for n in own]))
-    _look(figure, 130 + 22 * len(names), "units", "")
-    figure.update_layout(barmode="overlay", bargap=0.25, hovermode="closest")
+    _look(figure, 160 + 22 * len(names), "units", "")
+    figure.update_layout(barmode="overlay", margin={"t": 40, "b": 60}, height=100 + 22 * len(names),
+                         legend={"y": 1 + 6 / (22 * len(names))})
     figure.update_xaxes(range=[0, 1.16 * max([1, *view.groups.values()])])
     figure.update_yaxes(tickvals=list(range(len(names))), range=[len(names) - 0.4, -0.6], showgrid=False, ticks="",
                         ticktext=[escape(words.shortened(n), quote=False) + " " for n in names], fixedrange=True)
@@ -119,6 +120,8 @@ def hypervolume_figure(view: View) -> Any:
         line={"color": COLOURS["front"], "shape": "hv", "width": 2}, marker={"size": 5, "color": COLOURS["front"]},
         hovertemplate="%{hovertext}<extra></extra>", showlegend=False))
     _look(figure, 300, "candidates evaluated", "hypervolume")
+    figure.update_layout(margin={"t": 16, "b": 60}, height=260)
+    figure.update_xaxes(range=[0.5, len(values) + 0.5])
     figure.update_yaxes(rangemode="tozero")
     return figure
 
@@ -186,12 +189,13 @@ def _show(figure: Any, window: Window) -> None:
 
 def _look(figure: Any, height: int, across: str, up: str) -> None:
     axis = {"gridcolor": COLOURS["grid"], "zeroline": False, "linecolor": "#8c959f", "ticks": "outside",
-            "tickcolor": "#8c959f", "automargin": True, "title": {"standoff": 10}}
+            "tickcolor": "#8c959f", "automargin": True}
+    title = {"standoff": 10, "font": {"size": 13}}
     figure.update_layout(
-        template="none", height=height, margin={"l": 60, "r": 24, "t": 70, "b": 50}, hovermode="closest",
+        template="none", height=height, margin={"l": 60, "r": 24, "t": 90, "b": 60}, hovermode="closest",
         paper_bgcolor="white", plot_bgcolor="white", font={"family": _FONT, "size": 13, "color": COLOURS["text"]},
-        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "yref": "paper", "font": {"size": 12}},
+        legend={"orientation": "h", "x": 0, "y": 1 + 24 / (height - 150), "yanchor": "bottom", "font": {"size": 12},
+                "itemsizing": "constant"},
         hoverlabel={"align": "left", "bgcolor": "white", "bordercolor": "#8c959f",
                     "font": {"family": _FONT, "size": 12, "color": COLOURS["text"]}},
-        xaxis={**axis, "title": {"text": across, "standoff": 10}},
-        yaxis={**axis, "title": {"text": up, "standoff": 10}})
+        xaxis={**axis, "title": {**title, "text": across}}, yaxis={**axis, "title": {**title, "text": up}})

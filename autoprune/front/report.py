@@ -80,10 +80,11 @@ def _header(view: View) -> str:
     if front.max_drop is not None:
         facts.append(("largest drop allowed", front.max_drop))
     facts += [("dense model", _dense_text(view)),
-              ("candidates", f"{len(front.candidates)}, of which {len(view.points)} on the front and "
-                             f"{len(view.failed)} failed"),
+              ("candidates", f"{len(front.candidates):,}: {len(view.points):,} on the front, "
+                             f"{len(view.failed):,} failed"),
               ("run", str(front.run))]
-    notes = sorted({note for c in [*view.points, *([view.dense] if view.dense else [])] for note in latency_of(c).notes})
+    shown = [*view.points, *([view.dense] if view.dense else [])]
+    notes = sorted({note for c in shown for note in latency_of(c).notes})
     if notes:
         facts.append(("notes on latencies", "; ".join(notes[:6]) + ("; …" if len(notes) > 6 else "")))
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
@@ -95,9 +96,10 @@ def _dense_text(view: View) -> str:
     dense = view.dense
     if dense is None:
         return f"failed: {view.front.dense.reason or 'no score or no latency'}"
-    test = "" if dense.test is None else f", {words.score_text(dense.test)} (test)"
-    return (f"{latency_of(dense)}, {view.front.metric} {words.score_text(score_of(dense))} ({score_of(dense).split})"
-            f"{test}, {words.scaled(dense.macs)} MACs, {words.scaled(dense.params)} parameters, "
+    score = score_of(dense)
+    test = "" if dense.test is None else f" and {words.score_text(dense.test)} (test)"
+    return (f"{words.latency_text(latency_of(dense))}, {score.metric} {words.score_text(score)} ({score.split}){test}, "
+            f"{words.scaled(dense.macs)} MACs, {words.scaled(dense.params)} parameters, "
             f"{words.size(dense.size_bytes)}")
 
 
@@ -105,12 +107,18 @@ def _answer(view: View) -> str:
     chosen, front = view.chosen, view.front
     if chosen is None:
         return '<p class="answer none"><b>No candidate succeeded.</b> The reasons are below.</p>'
-    score = chosen.test or score_of(chosen)
-    text = f"{latency_of(chosen)}, {front.metric} {words.score_text(score)} ({score.split} split)"
+    score, latency = score_of(chosen), latency_of(chosen)
+    text = f"{words.latency_text(latency)}, {front.metric} {words.score_text(score)} ({score.split})"
+    if chosen.test is not None:
+        text += f" and {words.score_text(chosen.test)} (test)"
     if view.dense is not None and view.dense.number != chosen.number:
-        text += f", {words.number(view.dense.ms / chosen.ms)}× as fast as dense by the same source" \
-            if latency_of(view.dense).source == latency_of(chosen).source else ""
-        text += f", {words.difference(score_of(chosen), front.drop(chosen))} lost on the {view.split} split"
+        if latency_of(view.dense).source == latency.source:
+            text += f"; {words.number(view.dense.ms / chosen.ms)}× as fast as dense"
+        drop = front.drop(chosen)
+        side = "worse" if drop >= 0 else "better"
+        text += f"; {words.difference(score, abs(drop))} {side} than dense ({score.split})"
+    if front.budget_ms is not None and latency.ms <= front.budget_ms < latency.hi_ms:
+        text += ". Its interval reaches above the budget"
     if view.why == "recommended":
         return f'<p class="answer"><b>Recommended: trial {chosen.number}.</b> {escape(text)}.</p>'
     if front.budget is None and front.max_drop is None:
@@ -123,14 +131,14 @@ def _front_section(view: View) -> str:
     window = window_of(view)
     said = ["Hover for the plan; click in the legend to hide or show; drag to zoom, double-click to return."]
     if view.failed:
-        said.append(f"{len(view.failed)} failed candidates are not drawn.")
+        said.append(f"Not drawn: {words.plural(len(view.failed), 'failed candidate')}.")
     if window is not None and window.outside:
-        said.append(f"{window.outside} candidates lie outside this first view; double-click twice to see all.")
+        said.append(f"Outside this first view: {words.plural(window.outside, 'candidate')}; double-click to see all.")
     if view.tested:
         said.append("Candidates were ranked on the "
                     f"{view.split} split; the test split was read once, after the search.")
     return (f"<h2>The front</h2>\n<p class=note>{escape(' '.join(said))} Bars up and down are one standard error.</p>\n"
-            + _embed(front_figure(view), "front", with_library=True))
+            + _embed(front_figure(view), "front", first=True))
 
 
 def _table_section(view: View) -> str:
@@ -157,8 +165,8 @@ def _volume_section(view: View) -> str:
         return ""
     score = score_of(view.drawn[0])
     said = (f"Area between the front and the worst of all candidates ({words.value_text(score, worst)}, "
-            f"{words.milliseconds(longest)}), in {view.front.metric} × ms. A curve that is still rising at the end asks "
-            "for more trials.")
+            f"{words.milliseconds(longest)}), in {view.front.metric} × ms. A curve that still rises at the "
+            "end asks for more trials.")
     return (f"<h2>Progress of the search</h2>\n<p class=note>{escape(said)}</p>\n"
             + _embed(hypervolume_figure(view), "hypervolume"))
 
@@ -177,8 +185,12 @@ def _run_section(view: View) -> str:
             f"<h2>Environment</h2>\n{tables.mapping_table(view.front.environment)}")
 
 
-def _embed(figure: Any, name: str, with_library: bool = False) -> str:
-    """The figure as a `<div>`; a fixed name keeps the file the same from run to run."""
-    return str(figure.to_html(full_html=False, include_plotlyjs=with_library, include_mathjax=False, div_id=name,
-                              config={"displaylogo": False, "responsive": True,
-                                      "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}))
+def _embed(figure: Any, name: str, first: bool = False) -> str:
+    """The figure as a `<div>`; a fixed name keeps the file the same from run to run. The first brings plotly.js.
+
+    The buttons are listed, because plotly's own list has one that sends the chart to a server.
+    """
+    return str(figure.to_html(full_html=False, include_plotlyjs=first, include_mathjax=False, div_id=name,
+                              config={"displaylogo": False, "responsive": True, "showSendToCloud": False,
+                                      "displayModeBar": "hover" if first else False,
+                                      "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}))

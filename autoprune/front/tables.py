@@ -15,7 +15,7 @@ __all__ = ["commands", "failures_table", "front_table", "mapping_table", "second
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, marked: int | None = None) -> str:
-    """An HTML table of escaped cells; the first `left` columns are text, the others numbers; row `marked` stands out."""
+    """An HTML table of escaped cells: first `left` columns of text, then numbers; row `marked` stands out."""
     kinds = ["" if i < left else ' class="n"' for i in range(len(head))]
     top = "".join(f"<th{kind}>{cell}</th>" for kind, cell in zip(kinds, head, strict=True))
     body = "".join(f"<tr{' class=chosen' if i == marked else ''}>"
@@ -40,9 +40,8 @@ def _row(view: View, candidate: Candidate) -> list[str]:
     latency, score, dense = latency_of(candidate), score_of(candidate), view.dense
     tag = "" if latency.percentile == "p50" else f" {latency.percentile}"
     lost = "–"
-    if dense is not None and dense.score is not None:
-        itself = candidate.number == dense.number
-        lost = "dense" if itself else escape(words.difference(score, view.front.drop(candidate)))
+    if dense is not None and candidate.number != dense.number:
+        lost = escape(words.difference(score, view.front.drop(candidate)))
     whole = dense or candidate
     return [
         str(candidate.number), escape(candidate.origin),

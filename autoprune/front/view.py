@@ -10,8 +10,10 @@ from autoprune.front.front import Front
 from autoprune.search.candidate import Candidate
 from autoprune.tasks.score import FRACTIONS, Score
 
-__all__ = ["View", "Window", "drawable", "latency_of", "score_of", "view_of", "window_of"]
+__all__ = ["COLOURS", "View", "Window", "drawable", "latency_of", "score_of", "view_of", "window_of"]
 
+COLOURS = {"front": "#1f5fa8", "test": "#7b3fa0", "dense": "#222222", "uniform": "#c8741a", "other": "#b9bec5",
+           "chosen": "#0b7a4b", "budget": "#b3261e", "grid": "#e8eaed", "text": "#24292f"}
 _CONTROL = "control:"
 _DENSE = "control: dense"
 
@@ -118,6 +120,7 @@ def window_of(view: View) -> Window | None:
               for c in important.values() for s in (c.score, c.test) if s is not None]
     low, high = min(e[0] for e in errors), max(e[1] for e in errors)
     values = [score_of(c).value for c in drawn]
+    values += [s.value - s.standard_error for s in map(score_of, view.uniform)]
     whole = (min(low, *values), max(high, *values))
     if whole[1] - whole[0] <= 3 * (high - low) or high <= low:
         low, high = whole

@@ -10,8 +10,9 @@ from autoprune.front.front import Front
 from autoprune.search.candidate import Candidate
 from autoprune.tasks.score import FRACTIONS, Score
 
-__all__ = ["budget_text", "cut_lines", "difference", "duration", "interval", "milliseconds", "number", "scaled",
-           "score_text", "share", "shortened", "size", "source_sentence", "source_word", "value_text"]
+__all__ = ["budget_text", "cut_lines", "difference", "duration", "interval", "latency_text", "milliseconds", "number",
+           "plural", "scaled", "score_text", "share", "shortened", "size", "source_sentence", "source_word",
+           "value_text"]
 
 _MANY = 2000  # samples from which a second decimal of a percentage means something
 _SOURCES = {"measured": "measured", "calibrated": "predicted, calibrated", "profile": "predicted"}
@@ -86,6 +87,17 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %" if whole > 0 else "–"
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 candidate`, `2 candidates`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def latency_text(latency: Latency) -> str:
+    """`2.27 ms (measured, p10–p90 2.18–2.41 ms)`, with the percentile unless it is the median."""
+    tag = "" if latency.percentile == "p50" else f" {latency.percentile}"
+    return f"{milliseconds(latency.ms)}{tag} ({source_word(latency)}, {interval(latency)})"
+
+
 def duration(seconds: float) -> str:
     """`seconds` as 0.12 s, 12.3 s, 4 min 05 s or 1 h 12 min."""
     if seconds < 100:
@@ -130,7 +142,7 @@ def source_sentence(device: str, latencies: list[Latency]) -> str:
     sources = Counter(x.source for x in latencies)
     where = f"on {device}" if "://" in device else "on this machine (the one that ran the search)"
     bars = "Bars run from p10 to p90 of the timed runs."
-    range_ = "Bars are the range that held 80 % of held-out measurements when the profile was fitted."
+    range_ = "Bars are the range that held 80\u00a0% of held-out measurements when the profile was fitted."
     if not sources:
         return "No latency is known."
     if set(sources) == {"measured"}:
@@ -141,4 +153,4 @@ def source_sentence(device: str, latencies: list[Latency]) -> str:
     predicted = sum(n for source, n in sources.items() if source != "measured")
     return (f"Latencies come from two sources: {sources['measured']} measured {where}, {predicted} predicted from a "
             "profile – measure before you promise it, and compare only within one source. Bars are p10–p90 of the runs "
-            "where measured, and the range that held 80 % of held-out measurements where predicted.")
+            "where measured, and the range that held 80\u00a0% of held-out measurements where predicted.")
