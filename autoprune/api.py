@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.config import Settings
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.units import Budget, parse_budget, parse_drop, parse_duration_s
+from autoprune.units import parse_budget, parse_drop, parse_duration_s
 
 if TYPE_CHECKING:
     from autoprune.devices.device import Device
@@ -194,14 +194,14 @@ def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[
     new scores on both splits.
     """
     from autoprune.front.front import Point
-    from autoprune.recover.finetune import FineTune, examples, finetune
+    from autoprune.recover.finetune import Example, FineTune, examples, finetune
     from autoprune.search.space import load_space
 
     recover = dict(load_space(front.settings.get("space", "default")).recover)
     recover.pop("calibration_batches", None)
     settings = FineTune(**{**recover, "steps": steps})
     model = point.load()
-    batches = []
+    batches: list[Example] = []
     while len(batches) < min(steps, 512):
         batches += examples(task, task.model, task.split("train"), min(steps, 512) - len(batches))
     finetune(model, task, batches, settings, int(front.settings.get("seed", 0)))

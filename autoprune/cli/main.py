@@ -57,7 +57,8 @@ def run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     names = list(getattr(command, "commands", {}))
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
-        error(f"there is no command {arguments[0]!r}\n  {did_you_mean(arguments[0], names)}\n  fix:     autoprune --help")
+        hint = did_you_mean(arguments[0], names)
+        error(f"there is no command {arguments[0]!r}\n  allowed: {hint}\n  fix:     autoprune --help")
         return 2
     try:
         code = command.main(args=arguments, prog_name="autoprune", standalone_mode=False)

@@ -30,7 +30,7 @@ def profile(
     """
     from autoprune.cli.inputs import load_model_and_inputs
     from autoprune.devices.device import load_device
-    from autoprune.devices.nodes import read_nodes
+    from autoprune.devices.nodes import Node, read_nodes
     from autoprune.devices.oracle import to_onnx_bytes
     from autoprune.devices.profile import predict_table
     from autoprune.devices.profiler import open_profiler
@@ -44,18 +44,17 @@ def profile(
         onnx_bytes = to_onnx_bytes(*load_model_and_inputs(model, data, shape))
     with open_profiler(found, percentile=percentile, threads=threads) as profiler:
         latency = profiler.latency(onnx_bytes)
-    table = []
+    table: list[tuple[Node, float]] = []
     if found.kind != "measured-local":
-        table = [{"node": n.name, "operator": n.op, "macs": n.macs, "ms": round(ms, 4)}
-                 for n, ms in predict_table(read_nodes(onnx_bytes), found, threads=threads)]
+        table = predict_table(read_nodes(onnx_bytes), found, threads=threads)
     if output is Format.json:
-        print_json({"latency": latency.to_json(), "nodes": table})
+        nodes = [{"node": n.name, "operator": n.op, "macs": n.macs, "ms": round(ms, 4)} for n, ms in table]
+        print_json({"latency": latency.to_json(), "nodes": nodes})
         return
     if table:
-        total = sum(row["ms"] for row in table)
+        total = sum(ms for _, ms in table)
         print_table(["node", "operator", "MACs", "ms", "share"],
-                    [[r["node"], r["operator"], r["macs"], r["ms"], f"{100 * r['ms'] / total:.1f} %"] for r in table],
-                    output)
+                    [[n.name, n.op, n.macs, round(ms, 4), f"{100 * ms / total:.1f} %"] for n, ms in table], output)
     if output is Format.table:
         result(str(latency))
         for text in latency.notes:

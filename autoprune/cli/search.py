@@ -39,7 +39,7 @@ def search(
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what the run folder holds.")] = False,
     config: Annotated[str | None, typer.Option("-c", "--config", help="Settings file; autoprune.toml if it is "
                                                                       "there.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="Closing lines as text, or the front as JSON.")] = Format.table,
+    output: Annotated[Format, typer.Option("--format", help="table, or json: the front.")] = Format.table,
 ) -> int:
     """Search for pruned models that are fast on a device. The same command again resumes.
 

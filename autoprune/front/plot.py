@@ -156,8 +156,9 @@ def _legend_entries(view: View, window: Window) -> list[tuple[str, str, str]]:
     if view.tested:
         entries.append(("diamond", "test", "test split"))
     if view.others:
-        beyond = f" ({window.outside} outside)" if window.outside else ""
-        entries.append(("dot", "other", f"other candidates{beyond}"))
+        entries.append(("dot", "other", "other candidates"))
+    if window.outside:
+        entries.append(("", "other", f"{window.outside} outside"))
     if view.failed:
         entries.append(("", "other", f"{len(view.failed)} failed"))
     return [(shape, COLOURS[colour], text) for shape, colour, text in entries]

@@ -43,7 +43,7 @@ code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monosp
 td code { overflow-wrap: anywhere; }
 pre { background: #f6f8fa; border: 1px solid #e3e6ea; padding: 10px 12px; overflow-x: auto; margin: 8px 0; }
 @media (max-width: 620px) { dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
-@media print { body { max-width: none; padding: 0; font-size: 11pt; } h2 { break-after: avoid; }
+@media print { body { max-width: none; padding: 0; font-size: 11pt; } h2, p.note { break-after: avoid; }
   .plotly-graph-div, tr, pre { break-inside: avoid; } .modebar { display: none; } .wide { overflow: visible; } }
 """
 

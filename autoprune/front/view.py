@@ -110,7 +110,7 @@ def view_of(front: Front) -> View:
 
 
 def window_of(view: View) -> Window | None:
-    """What to show first: everything, unless far outliers would squash the front; None when nothing is drawable."""
+    """What to show first: the front and what is not far from it; None when nothing is drawable."""
     drawn = view.drawn
     if not drawn:
         return None
@@ -121,9 +121,9 @@ def window_of(view: View) -> Window | None:
     low, high = min(e[0] for e in errors), max(e[1] for e in errors)
     values = [score_of(c).value for c in drawn]
     values += [s.value - s.standard_error for s in map(score_of, view.uniform)]
-    whole = (min(low, *values), max(high, *values))
-    if whole[1] - whole[0] <= 3 * (high - low) or high <= low:
-        low, high = whole
+    span = (high - low) or max(values) - min(values)
+    near = [v for v in values if low - span <= v <= high + span]  # the rest would squash the front
+    low, high = min([low, *near]), max([high, *near])
     bars = {c.number: c for c in [*important.values(), *view.uniform]}
     times = [t for c in bars.values() for t in (latency_of(c).lo_ms, latency_of(c).hi_ms)]
     times += [] if view.front.budget_ms is None else [view.front.budget_ms]

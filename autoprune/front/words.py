@@ -117,9 +117,9 @@ def shortened(text: str, limit: int = 44) -> str:
 
 
 def cut_lines(candidate: Candidate, groups: dict[str, int], limit: int = 12) -> list[str]:
-    """The plan's largest cuts (by share of units removed), one per line: `group: 12 of 32, l1`."""
-    cuts = sorted(candidate.plan.cuts.items(), key=lambda item: (item[1].keep / groups.get(item[0], item[1].keep),
-                                                                 item[0]))
+    """The plan's largest cuts (by share of units removed, in percent), one per line: `group: 12 of 32, l1`."""
+    cuts = sorted(candidate.plan.cuts.items(),
+                  key=lambda item: round(100 * item[1].keep / groups.get(item[0], item[1].keep)))
     lines = [f"{shortened(name)}: {cut.keep} of {groups.get(name, '?')}, {cut.method}" for name, cut in cuts[:limit]]
     if len(cuts) > limit:
         lines.append(f"… and {len(cuts) - limit} more")

@@ -48,7 +48,7 @@ class PrunedModule(fx.GraphModule):
     def _apply(self, fn: Any, recurse: bool = True) -> PrunedModule:
         """Devices are literals of nodes such as `arange`: they follow the parameters."""
         before = {t.device for t in self.tensors().values()}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         after = {t.device for t in self.tensors().values()}
         if before != after and len(after) == 1:
             device = after.pop()

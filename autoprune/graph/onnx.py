@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -18,6 +17,7 @@ from torch.utils import _pytree as pytree
 from autoprune.errors import ModelError
 from autoprune.graph.module import PrunedModule, build
 from autoprune.graph.plan import Plan
+from autoprune.graph.rewrite import copy_graph
 from autoprune.graph.trace import capture, split_inputs, with_dynamic_batch
 
 __all__ = ["check_onnx", "export_onnx", "export_program"]
@@ -65,7 +65,7 @@ def _exportable(model: nn.Module, example_inputs: Any) -> nn.Module:
     traced with; a `contiguous` that was free then is needed afterwards, and the `view` behind it fails (T5, Swin).
     """
     if isinstance(model, PrunedModule):
-        module = PrunedModule(model, copy.deepcopy(model.graph))
+        module = PrunedModule(model, copy_graph(model.graph))
     else:
         captured = capture(model, example_inputs)
         module = build(captured.graph, captured.tensors, captured.modules, Plan(), type(model).__name__)

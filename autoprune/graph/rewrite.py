@@ -11,7 +11,7 @@ from autoprune.graph.dims import Expr
 from autoprune.graph.kept import Kept
 from autoprune.graph.typing import Call, Offset, Quotient, Size, TensorType, Typing
 
-__all__ = ["cut_tensor", "rewrite"]
+__all__ = ["copy_graph", "cut_tensor", "rewrite"]
 
 _LITERALS = (Size, Offset, Quotient)
 
@@ -28,6 +28,16 @@ def rewrite(graph: fx.Graph, typing: Typing, kept: Kept) -> fx.Graph:
         for name, literal in typing.literals.get(node, {}).items():
             if any(kept.touches(e) for e in _axes(literal)):
                 _write(node, copy, name, literal, kept)
+    return out
+
+
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy that shares the input and output structure (deep-copying that makes torch 2.13 warn)."""
+    out = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = out.node_copy(node, copies.__getitem__)
+    out._codegen = graph._codegen
     return out
 
 

@@ -73,5 +73,5 @@ class Candidate:
         values = dict(data)
         values["plan"] = Plan.from_json(values["plan"])
         for key, kind in (("score", Score), ("test", Score), ("latency", Latency)):
-            values[key] = kind.from_json(values[key]) if values.get(key) else None  # type: ignore[attr-defined]
+            values[key] = kind.from_json(values[key]) if values.get(key) else None
         return cls(**values)

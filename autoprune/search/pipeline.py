@@ -73,10 +73,11 @@ class Pipeline:
         if needs and self._statistics is None:
             with self.clock.time("train"):
                 self._statistics = collect(self.graph, self.task.split("train"), self._loss)
-        return self.graph.prune(plan, self._statistics) if plan.cuts else self.graph.dense()
+        with self.clock.time("prune"):
+            return self.graph.prune(plan, self._statistics) if plan.cuts else self.graph.dense()
 
     def onnx(self, model: PrunedModule) -> bytes:
-        """ONNX of a pruned model, cut out of the dense export where that is possible (checked once, on a random plan)."""
+        """ONNX of a pruned model, cut out of the dense export where that works (checked once, on a random plan)."""
         if self._template is None and self._sliceable:
             try:
                 self._template = self._checked_template()
@@ -107,8 +108,7 @@ class Pipeline:
         before = dict(self.clock.seconds)
         torch.manual_seed(self.seed)
         start = time.perf_counter()
-        with self.clock.time("prune"):
-            model = self.prune(plan)
+        model = self.prune(plan)
         if latency is None:
             with self.clock.time("measure"):
                 latency = self.latency(model)

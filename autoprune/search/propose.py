@@ -71,7 +71,7 @@ class Proposer:
     def uniform(self, ratio: float, method: str) -> dict[str, Any]:
         """Every group at the width nearest to `ratio` of its units."""
         keep = {n: min(c.widths, key=lambda w: abs(w - ratio * c.widths[-1])) for n, c in self.choices.items()}
-        return self.parameters(keep, {n: method for n in self.choices})
+        return self.parameters(keep, dict.fromkeys(self.choices, method))
 
     def controls(self) -> dict[str, dict[str, Any]]:
         """The models that every search has to beat, by origin: dense, and uniform ratios."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoprune.errors import ConfigError, did_you_mean
@@ -42,13 +43,16 @@ class Study:
 
     def __init__(self, storage: str, sampler: str, seed: int, higher_is_better: bool, name: str = "autoprune"):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        directions = ["maximize" if higher_is_better else "minimize", "minimize"]
+        first = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
+        directions = [first, StudyDirection.MINIMIZE]
         self._study = optuna.create_study(storage=storage, study_name=name, directions=directions,
                                           sampler=_sampler(sampler, seed), load_if_exists=True)
         done = len(self._study.trials)
         if done:  # a resumed search must not propose again what its first seed proposed
             self._study.sampler = _sampler(sampler, seed + done)
-        self._study.set_metric_names(["metric", "latency_ms"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.set_metric_names(["metric", "latency_ms"])
 
     @property
     def attributes(self) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from autoprune.devices.latency import Latency
 from autoprune.front.front import Front
@@ -73,8 +71,3 @@ def usual(count: int = 40, source: str = "measured", groups: dict[str, int] | No
     found = [c.with_test(tested[c.number]) if c.number in tested else c for c in found]
     front = replace(front, candidates=found, dense=found[0])
     return replace(front, recommended=front.pick(budget="3ms").number)
-
-
-@pytest.fixture
-def make_usual() -> Callable[..., Front]:
-    return usual

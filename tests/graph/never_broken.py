@@ -1,0 +1,175 @@
+"""What must hold for any model and any plan (design/graph.md, "What it must guarantee"), as one function.
+
+`check` raises `AssertionError` (or whatever broke) and returns a few numbers for people.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from autoprune.api import load
+from autoprune.graph.graph import Graph, trace
+from autoprune.graph.kept import Kept
+from autoprune.graph.module import PrunedModule
+from autoprune.graph.onnx import check_onnx, export_onnx
+from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
+from autoprune.graph.plan import Plan
+from autoprune.graph.trace import split_inputs
+from autoprune.graph.typing import Size, tensor_types
+
+
+@dataclass(frozen=True)
+class Report:
+    """free: share of the parameters that some group touches. onnx: "sliced", "exported" or "not asked"."""
+
+    groups: int
+    free: float
+    dynamic_batch: bool
+    onnx: str
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
+
+
+def call(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    args, kwargs = split_inputs(inputs)
+    return tensors_in(model(*args, **kwargs))
+
+
+def another_batch(inputs: Any) -> Any:
+    """The same inputs with one more row (a copy of the first)."""
+    return pytree.tree_map(lambda x: torch.cat([x, x[:1]]) if isinstance(x, torch.Tensor) and x.dim() else x, inputs)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """torch and onnxscript warn about their own deprecations while exporting; nothing of ours may warn."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"(torch|onnxscript|onnx|transformers|copyreg)\b")
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+        yield
+
+
+def check(model: nn.Module, inputs: Any, *, keeps: tuple[float, ...] = (0.7, 0.4), onnx: bool = False) -> Report:
+    """Trace, prune, run, train, save, load, trace and prune again, and export."""
+    graph = trace(model, inputs)
+    identity(graph, model.eval(), inputs)
+    pruned = None
+    for keep, method in zip(keeps, ("random", "l1"), strict=False):
+        pruned = graph.prune(Plan.uniform(graph, keep, method))
+        runs(graph, pruned, inputs)
+    assert pruned is not None
+    trains(pruned, inputs)
+    reloads(pruned, inputs)
+    again = trace(pruned, inputs)
+    if again.groups:
+        assert all(torch.isfinite(x).all() for x in call(again.prune(Plan.uniform(again, 0.6)), inputs)
+                   if x.is_floating_point())
+    how = exports(graph, keeps[0], inputs) if onnx else "not asked"
+    return Report(len(graph.groups), graph.free_params / max(graph.params, 1), graph.captured.dynamic_batch, how)
+
+
+def identity(graph: Graph, model: nn.Module, inputs: Any) -> None:
+    """The plan that removes nothing gives the model's outputs, bit for bit."""
+    with torch.no_grad():
+        for a, b in zip(call(model, inputs), call(graph.dense(), inputs), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def runs(graph: Graph, pruned: PrunedModule, inputs: Any) -> None:
+    """The pruned model runs at the traced batch and at another, and every tensor in it has the size its type says."""
+    dense = call(graph.dense(), inputs)
+    with torch.no_grad():
+        outputs = call(pruned, inputs)
+    assert [x.shape for x in outputs] == [x.shape for x in dense]
+    assert [x.dtype for x in outputs] == [x.dtype for x in dense]
+    sizes_follow_types(graph, pruned, inputs)
+    if graph.captured.dynamic_batch:
+        wide = another_batch(inputs)
+        assert [x.shape for x in call(pruned, wide)] == [x.shape for x in call(graph.dense(), wide)]
+
+
+def sizes_follow_types(graph: Graph, pruned: PrunedModule, inputs: Any) -> None:
+    kept: Kept = graph.kept(pruned.plan)
+    types = {n.name: tensor_types(t) for n, t in graph.typing.types.items()}
+    fixed = {n.name: [[e for e in axes] for axes in tensor_types(t)] for n, t in graph.typing.types.items()}
+    assert len(types) == len(fixed)
+
+    class Watch(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            out = super().run_node(n)
+            if n.op == "call_function" and n.name in types and tensors_in(out):
+                values = [out] if isinstance(out, torch.Tensor) else list(out)
+                for value, axes in zip(values, types[n.name], strict=False):
+                    if isinstance(value, torch.Tensor) and not any(Size(e).value(kept) == 7919 for e in axes):
+                        expected = [kept.size(e) for e in axes]
+                        dynamic = [_symbolic(e) for e in axes]
+                        assert len(expected) == value.dim(), (n, expected, value.shape)
+                        assert all(d or e == s for d, e, s in zip(dynamic, expected, value.shape, strict=True)), (
+                            n.name, n.target, axes, expected, value.shape)
+            return out
+
+    args, kwargs = split_inputs(inputs)
+    flat = pruned.graph.process_inputs(*args, **kwargs) if kwargs == {} else tuple(tensors_in((args, kwargs)))
+    places = [n for n in pruned.graph.nodes if n.op == "placeholder"]
+    if len(flat) == len(places):
+        with torch.no_grad():
+            Watch(pruned).run(*flat, enable_io_processing=False)
+
+
+def _symbolic(e: Any) -> bool:
+    from autoprune.graph.dims import dims_of
+
+    return any(d.symbolic for d in dims_of(e))
+
+
+def trains(pruned: PrunedModule, inputs: Any) -> None:
+    """One step in training mode changes parameters and leaves a model that evaluates to finite numbers."""
+    pruned.train()
+    parameters = [p for p in pruned.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-4)
+    wide = another_batch(inputs) if any(x.shape[0] == 1 for x in tensors_in(inputs)) and _batch_is_free(pruned) else inputs
+    loss = sum((x.float() ** 2).mean() for x in call(pruned, wide) if x.requires_grad)
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert any(p.grad is not None and bool((p.grad != 0).any()) for p in parameters)
+    optimizer.step()
+    pruned.eval()
+    with torch.no_grad():
+        assert all(torch.isfinite(x).all() for x in call(pruned, inputs) if x.is_floating_point())
+
+
+def _batch_is_free(pruned: PrunedModule) -> bool:
+    return any("sym_size" in str(n.target) for n in pruned.graph.nodes)
+
+
+def reloads(pruned: PrunedModule, inputs: Any) -> None:
+    """What `save` wrote gives the same outputs after `load`."""
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        pruned.save(folder)
+        again = load(folder)
+        for a, b in zip(call(pruned, inputs), call(again, inputs), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def exports(graph: Graph, keep: float, inputs: Any) -> str:
+    """onnxruntime agrees with torch, through the template or, where that says it cannot, through an export."""
+    plan = graph.resolve(Plan.uniform(graph, keep, "random"))
+    pruned = graph.prune(plan)
+    try:
+        exported, how = OnnxTemplate(graph).slice(plan, pruned.tensors()), "sliced"
+    except CannotSlice:
+        exported, how = export_onnx(pruned, inputs), "exported"
+    check_onnx(exported, pruned, inputs)
+    return how
