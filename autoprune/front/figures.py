@@ -26,13 +26,13 @@ def front_figure(view: View) -> Any:
     named = {c.number for c in view.uniform}
     if view.others:
         figure.add_trace(_markers(view, view.others, "other candidates", COLOURS["other"], size=7))
-        figure.add_trace(_markers(view, view.others, "their intervals", COLOURS["other"], size=1, bars=True,
-                                  visible="legendonly"))
-    if view.uniform:
-        figure.add_trace(_markers(view, view.uniform, "uniform controls", COLOURS["uniform"], "triangle-up", 11, True))
+        bars = _markers(view, view.others, "their intervals", COLOURS["other"], size=1, bars=True)
+        figure.add_trace(bars.update(visible="legendonly", hovertext=None, hovertemplate=None, hoverinfo="skip"))
     if view.points:
         figure.add_trace(_markers(view, view.points, f"front, {view.split} split", COLOURS["front"], size=9, bars=True,
                                   line=True))
+    if view.uniform:
+        figure.add_trace(_markers(view, view.uniform, "uniform controls", COLOURS["uniform"], "triangle-up", 11, True))
     if view.dense is not None:
         figure.add_trace(_markers(view, [view.dense], "dense (control)", COLOURS["dense"], "square", 11, True))
     if view.tested:
@@ -152,8 +152,7 @@ def _kept(view: View, candidate: Candidate, name: str) -> str:
 
 
 def _markers(view: View, candidates: list[Candidate], name: str, colour: str, symbol: str = "circle", size: int = 8,
-             bars: bool = False, *, line: bool = False, test: bool = False, visible: bool | str = True,
-             width: float = 1.5) -> Any:
+             bars: bool = False, *, line: bool = False, test: bool = False, width: float = 1.5) -> Any:
     """One trace of candidates; `bars` adds the latency interval and the standard error."""
     times = [latency_of(c) for c in candidates]
     scores = [c.test if test and c.test is not None else score_of(c) for c in candidates]
@@ -166,7 +165,7 @@ def _markers(view: View, candidates: list[Candidate], name: str, colour: str, sy
     up = {**error, "type": "data", "array": [s.standard_error for s in scores]}
     return go.Scatter(
         x=[t.ms for t in times], y=[s.value for s in scores], name=name, mode="lines+markers" if line else "markers",
-        marker=look, line={"color": colour, "width": 2} if line else None, visible=visible,
+        marker=look, line={"color": colour, "width": 2} if line else None,
         error_x=across if bars and not test else None, error_y=up if bars else None,
         customdata=[c.number for c in candidates], hovertext=[hover_text(view, c) for c in candidates],
         hovertemplate="%{hovertext}<extra></extra>")

@@ -118,11 +118,11 @@ def _budget(view: View, plane: _Plane) -> list[str]:
 
 def _content(view: View, plane: _Plane) -> list[str]:
     parts = [_mark("dot", plane, c, COLOURS["other"], "candidate") for c in view.others]
-    parts += [_mark("triangle", plane, c, COLOURS["uniform"], "uniform") for c in view.uniform]
     if len(view.points) > 1:
         path = " ".join(f"{plane.x(c.ms):.1f},{plane.y(score_of(c).value):.1f}" for c in view.points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS["front"]}" stroke-width="2"/>')
     parts += [_mark("circle", plane, c, COLOURS["front"], "front") for c in view.points]
+    parts += [_mark("triangle", plane, c, COLOURS["uniform"], "uniform") for c in view.uniform]
     if view.dense is not None:
         parts.append(_mark("square", plane, view.dense, COLOURS["dense"], "dense"))
     for c in view.tested:

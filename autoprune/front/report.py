@@ -136,7 +136,7 @@ def _front_section(view: View) -> str:
         said.append(f"Outside this first view: {words.plural(window.outside, 'candidate')}; double-click to see all.")
     if view.tested:
         said.append("Candidates were ranked on the "
-                    f"{view.split} split; the test split was read once, after the search.")
+                    f"{view.split} split; the test split was read after the search, for the front.")
     return (f"<h2>The front</h2>\n<p class=note>{escape(' '.join(said))} Bars up and down are one standard error.</p>\n"
             + _embed(front_figure(view), "front", first=True))
 

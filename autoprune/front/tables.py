@@ -102,7 +102,6 @@ def commands(view: View) -> str:
     trial = view.chosen.number
     quoted = shlex.quote(run)
     shell = (f"autoprune pick {quoted} --trial {trial}       # model.onnx, model.pt2, weights, plan, card\n"
-             f"autoprune explain {quoted} --trial {trial}    # why each layer was cut as it was\n"
              f"autoprune front {quoted} --format csv")
     python = f"import autoprune\nmodel = autoprune.load({run!r}, trial={trial})   # torch.nn.Module"
     return f"<pre>{escape(shell)}</pre>\n<pre>{escape(python)}</pre>"

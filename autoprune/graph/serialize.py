@@ -1,4 +1,9 @@
-"""An ATen graph as JSON and back. Loading runs no code of the file: operators are names looked up in `torch.ops`."""
+"""An ATen graph as JSON and back. Loading runs no code of the file: operators are names looked up in `torch.ops`.
+
+A file may come from anywhere, so a name is not enough: what it finds has to be an ATen-like operator on tensors that
+opens no file, one of the arithmetic functions that sizes are computed with, or a higher-order operator on graphs of
+the same file. Names that end up in generated Python source (inputs, attributes, keyword arguments) must be identifiers.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,17 @@ from autoprune.errors import ConfigError
 __all__ = ["graph_from_json", "graph_to_json"]
 
 _PYTHON = {"operator": operator, "math": math}
+_ARITHMETIC = {
+    "operator": {"abs", "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "index", "inv", "invert", "le", "lshift",
+                 "lt", "mod", "mul", "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "sub", "truediv", "xor"},
+    "math": {"acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "exp", "floor", "log", "log2",
+             "pow", "sin", "sinh", "sqrt", "tan", "tanh", "trunc"},
+}
+_HIGHER_ORDER = {"associative_scan", "cond", "flex_attention", "map", "map_impl", "scan", "tag_activation_checkpoint",
+                 "while_loop", "wrap", "wrap_activation_checkpoint", "wrap_with_autocast", "wrap_with_set_grad_enabled"}
+_FACTORIES = {"dict", "float", "int", "list", "set", "str", "tuple"}
+_OPS = {"placeholder", "get_attr", "call_function", "output"}
+_MAX_DEPTH = 64
 _KINDS: dict[str, type] = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
@@ -43,32 +59,86 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
 
 
 def graph_from_json(data: dict[str, Any]) -> tuple[fx.Graph, dict[str, fx.GraphModule]]:
-    """The graph, and the nested graphs by attribute name."""
-    if data.get("schema") != 1:
-        raise ConfigError("the graph was written by another version of autoprune", given=data.get("schema"),
+    """The graph, and the nested graphs by attribute name.
+
+    Raises `ConfigError` for another schema, for anything that is not a graph, and for every operator or name that does
+    not belong in one; the file is not trusted.
+    """
+    if not isinstance(data, dict) or data.get("schema") != 1:
+        raise ConfigError("the graph was written by another version of autoprune",
+                          given=data.get("schema") if isinstance(data, dict) else type(data).__name__,
                           allowed="schema 1")
+    try:
+        return _read(data, 0)
+    except ConfigError:
+        raise
+    except (AssertionError, AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError,
+            ValueError) as error:
+        raise ConfigError("the graph file is damaged", given=f"{type(error).__name__}: {error}"[:300],
+                          fix="write it again with save()") from error
+
+
+def _read(data: dict[str, Any], depth: int) -> tuple[fx.Graph, dict[str, fx.GraphModule]]:
+    if depth > _MAX_DEPTH:
+        raise ConfigError("the graph is nested too deeply", allowed=f"{_MAX_DEPTH} graphs within each other")
     graph = fx.Graph()
     named: dict[str, fx.Node] = {}
     for op, name, target, args, kwargs, path in data["nodes"]:
-        callee = _find_target(target) if op == "call_function" else target
-        node = graph.create_node(op, callee, _decode(args, named), _decode(kwargs, named), name=name)
+        if op not in _OPS:
+            raise ConfigError("the graph has a node that autoprune does not know", given=op, allowed=", ".join(_OPS))
+        callee = _find_target(target) if op == "call_function" else _dotted(target) if op == "get_attr" else _plain(target)
+        keywords = _decode(kwargs, named)
+        for word in keywords:
+            _plain(word)
+        node = graph.create_node(op, callee, _decode(args, named), keywords, name=_plain(name))
         if path:
             node.meta["nn_module_stack"] = {path[0]: (path[0], path[1])}
         named[name] = node
     if "pytree" in data:
         names, in_spec, out_spec = data["pytree"]
-        try:
-            info = _PyTreeInfo(names, pytree.treespec_loads(in_spec), pytree.treespec_loads(out_spec))
-        except (NotImplementedError, ValueError, KeyError) as error:
-            raise ConfigError("the model's output type is not registered in this process", given=str(error),
-                              fix="import the library that defines it (for example `import transformers`) first"
-                              ) from error
+        info = _PyTreeInfo([_plain(n) for n in names], _spec(in_spec), _spec(out_spec))
         graph._codegen = _PyTreeCodeGen(info)
     modules = {}
     for name, nested in data["modules"].items():
-        inner, deeper = graph_from_json(nested)
-        modules[name] = fx.GraphModule(cast(dict[str, Any], deeper), inner)
+        inner, deeper = _read(nested, depth + 1)
+        modules[_dotted(name)] = fx.GraphModule(cast(dict[str, Any], deeper), inner)
     return graph, modules
+
+
+def _plain(name: str) -> str:
+    """`name` when it can stand in generated source as it is: an identifier that reaches nothing special."""
+    if not isinstance(name, str) or not name.isidentifier() or name.startswith("__"):
+        raise ConfigError("the graph has a name that is not an identifier", given=repr(name)[:100])
+    return name
+
+
+def _dotted(name: str) -> str:
+    for part in name.split("."):
+        if not part.isdecimal():  # children of a Sequential
+            _plain(part)
+    return name
+
+
+def _spec(text: str) -> pytree.TreeSpec:
+    """A structure of inputs or outputs. Types have to be registered in this process; nothing is imported for them."""
+    spec = json.loads(text)[1]
+    waiting = [spec]
+    while waiting:
+        node = waiting.pop()
+        context = node["context"]
+        if "__enum__" in json.dumps(context):
+            raise ConfigError("the model's inputs or outputs are keyed by an enum; autoprune cannot read that",
+                              given=str(context)[:100], fix="use strings as keys")
+        if isinstance(context, dict) and "default_factory_module" in context and (
+                context["default_factory_module"] != "builtins" or context["default_factory_name"] not in _FACTORIES):
+            raise ConfigError("the model's output is a defaultdict of a kind that autoprune does not know",
+                              given=str(context["default_factory_name"])[:100], allowed=", ".join(sorted(_FACTORIES)))
+        waiting.extend(node["children_spec"])
+    try:
+        return pytree.treespec_loads(text)
+    except (NotImplementedError, ValueError, KeyError) as error:
+        raise ConfigError("the model's output type is not registered in this process", given=str(error),
+                          fix="import the library that defines it (for example `import transformers`) first") from error
 
 
 def _path(node: fx.Node) -> list[str] | None:
@@ -98,16 +168,36 @@ def _target_name(node: fx.Node) -> str:
 
 def _find_target(name: str) -> Any:
     parts = name.split(".")
-    if parts[:2] == ["torch", "ops"] and len(parts) in (4, 5):
-        found: Any = torch.ops
-        for part in parts[2:]:
-            found = getattr(found, part)
-        return found
-    if len(parts) == 2 and parts[0] in _PYTHON:
+    if parts[:2] == ["torch", "ops"] and len(parts) in (4, 5) and not any(p.startswith("__") for p in parts[2:3]):
+        found = _operator(parts[2:])
+        if found is not None:
+            return found
+    if len(parts) == 2 and parts[1] in _ARITHMETIC.get(parts[0], ()):
         return getattr(_PYTHON[parts[0]], parts[1])
-    if len(parts) == 2 and parts[0] == "torch" and parts[1].startswith("sym_"):
+    if len(parts) == 2 and parts[0] == "torch" and parts[1].startswith("sym_") and hasattr(torch, parts[1]):
         return getattr(torch, parts[1])
-    raise ConfigError("the graph names an operator that autoprune does not know", given=name)
+    raise ConfigError("the graph names an operator that autoprune does not know", given=name[:200],
+                      fix="import the library that registers it first")
+
+
+def _operator(parts: list[str]) -> Any:
+    """What `torch.ops.<parts>` names, or None when that is not an operator on tensors (see the top of this file)."""
+    if parts[0] == "higher_order":
+        if len(parts) != 2 or parts[1] not in _HIGHER_ORDER:
+            return None
+        found: Any = getattr(torch.ops.higher_order, parts[1], None)
+        return found if isinstance(found, torch._ops.HigherOrderOperator) else None
+    namespace = getattr(torch.ops, parts[0], None)  # `load_library` and the like are attributes of `torch.ops`, too
+    if not isinstance(namespace, torch._ops._OpNamespace) or len(parts) != 3:
+        return None
+    packet = getattr(namespace, parts[1], None)
+    found = getattr(packet, parts[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
+    if not isinstance(found, torch._ops.OpOverload):
+        return None
+    arguments = found._schema.arguments
+    on_tensors = any("Tensor" in str(a.type) for a in [*arguments, *found._schema.returns])
+    opens_files = any(a.name == "filename" for a in arguments)  # aten::save, aten::from_file
+    return found if on_tensors and not opens_files else None
 
 
 def _encode(value: Any) -> Any:
@@ -135,6 +225,8 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         return tuple(_decode(v, nodes) for v in value)
     if not isinstance(value, dict):
         return value
+    if len(value) != 1:
+        raise ConfigError("the graph has an argument that autoprune does not know", given=json.dumps(value)[:200])
     ((kind, content),) = value.items()
     if kind == "node":
         return nodes[content]
@@ -144,7 +236,7 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         return {k: _decode(v, nodes) for k, v in content.items()}
     if kind == "device":
         return torch.device(content)
-    found = getattr(torch, content) if kind in _KINDS else None
+    found = getattr(torch, content, None) if kind in _KINDS else None
     if kind not in _KINDS or not isinstance(found, _KINDS[kind]):
-        raise ConfigError("the graph has an argument that autoprune does not know", given=json.dumps(value))
+        raise ConfigError("the graph has an argument that autoprune does not know", given=json.dumps(value)[:200])
     return found

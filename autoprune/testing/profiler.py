@@ -1,0 +1,32 @@
+"""Conformance of a `Profiler`."""
+
+from __future__ import annotations
+
+from autoprune.devices.latency import Latency
+from autoprune.devices.profiler import Profiler
+from autoprune.errors import AutopruneError
+
+__all__ = ["check_profiler"]
+
+
+def check_profiler(profiler: Profiler, onnx_bytes: bytes) -> None:
+    """`latency` gives a `Latency` of the profiler's device, leaves the bytes alone, says the same kind of thing every
+    time, refuses rubbish with an error of autoprune's, and `close` may be called twice.
+    """
+    copy = bytes(onnx_bytes)
+    first = profiler.latency(onnx_bytes)
+    assert isinstance(first, Latency), f"latency() returned a {type(first).__name__}"
+    assert onnx_bytes == copy, "latency() changed the bytes"
+    assert first.device == profiler.device.resolved, f"the latency is of {first.device}"
+    again = profiler.latency(onnx_bytes)
+    for name in ("percentile", "source", "device", "runtime", "threads"):
+        assert getattr(first, name) == getattr(again, name), f"{name} changed between two calls"
+    try:
+        profiler.latency(b"not a model")
+    except AutopruneError:
+        pass
+    else:
+        raise AssertionError("rubbish was given a latency")
+    assert profiler.latency(onnx_bytes).device == first.device, "one bad model ended the profiler"
+    profiler.close()
+    profiler.close()
