@@ -238,7 +238,7 @@ def _cut(e: Expr, at: int) -> tuple[Expr, Expr] | None:
 def _factor(e: Expr, outer: int, why: str) -> tuple[Expr, Expr] | None:
     """`e` as `outer × rest`, or None when it has no such structure."""
     e = resolve(e)
-    if size_of(e) % outer:
+    if outer == 0 or size_of(e) % outer:
         return None
     if isinstance(e, Dim):
         if e.symbolic:

@@ -8,6 +8,7 @@ the same file. Names that end up in generated Python source (inputs, attributes,
 from __future__ import annotations
 
 import json
+import keyword
 import math
 import operator
 from typing import Any, cast
@@ -86,7 +87,8 @@ def _read(data: dict[str, Any], depth: int) -> tuple[fx.Graph, dict[str, fx.Grap
     for op, name, target, args, kwargs, path in data["nodes"]:
         if op not in _OPS:
             raise ConfigError("the graph has a node that autoprune does not know", given=op, allowed=", ".join(_OPS))
-        callee = _find_target(target) if op == "call_function" else _dotted(target) if op == "get_attr" else _plain(target)
+        check = {"call_function": _find_target, "get_attr": _dotted}.get(op, _plain)
+        callee = check(target)
         keywords = _decode(kwargs, named)
         for word in keywords:
             _plain(word)
@@ -107,7 +109,7 @@ def _read(data: dict[str, Any], depth: int) -> tuple[fx.Graph, dict[str, fx.Grap
 
 def _plain(name: str) -> str:
     """`name` when it can stand in generated source as it is: an identifier that reaches nothing special."""
-    if not isinstance(name, str) or not name.isidentifier() or name.startswith("__"):
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
         raise ConfigError("the graph has a name that is not an identifier", given=repr(name)[:100])
     return name
 
@@ -168,7 +170,7 @@ def _target_name(node: fx.Node) -> str:
 
 def _find_target(name: str) -> Any:
     parts = name.split(".")
-    if parts[:2] == ["torch", "ops"] and len(parts) in (4, 5) and not any(p.startswith("__") for p in parts[2:3]):
+    if parts[:2] == ["torch", "ops"] and len(parts) in (4, 5):
         found = _operator(parts[2:])
         if found is not None:
             return found

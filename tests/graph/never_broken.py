@@ -16,15 +16,14 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from autoprune.api import load
+from autoprune.graph.dims import dims_of
 from autoprune.graph.graph import Graph, trace
-from autoprune.graph.kept import Kept
-from autoprune.graph.module import PrunedModule
+from autoprune.graph.module import PrunedModule, load_module
 from autoprune.graph.onnx import check_onnx, export_onnx
 from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
 from autoprune.graph.plan import Plan
 from autoprune.graph.trace import split_inputs
-from autoprune.graph.typing import Size, tensor_types
+from autoprune.graph.typing import tensor_types
 
 
 @dataclass(frozen=True)
@@ -100,38 +99,28 @@ def runs(graph: Graph, pruned: PrunedModule, inputs: Any) -> None:
         assert [x.shape for x in call(pruned, wide)] == [x.shape for x in call(graph.dense(), wide)]
 
 
+class _Watch(fx.Interpreter):
+    """Runs a pruned module and compares the size of every axis of every value with what the typing says."""
+
+    def __init__(self, graph: Graph, pruned: PrunedModule):
+        super().__init__(pruned)
+        self._types = {n.name: tensor_types(t) for n, t in graph.typing.types.items() if n.op == "call_function"}
+        self._kept = graph.kept(pruned.plan)
+
+    def run_node(self, n: fx.Node) -> Any:
+        out = super().run_node(n)
+        values = [out] if isinstance(out, torch.Tensor) else list(out) if isinstance(out, list | tuple) else []
+        for value, axes in zip(values, self._types.get(n.name, []), strict=False):
+            if isinstance(value, torch.Tensor):
+                said = [s if any(d.symbolic for d in dims_of(e)) else self._kept.size(e)
+                        for e, s in zip(axes, value.shape, strict=True)]
+                assert said == list(value.shape), f"{n.format_node()}: {axes} says {said}, is {list(value.shape)}"
+        return out
+
+
 def sizes_follow_types(graph: Graph, pruned: PrunedModule, inputs: Any) -> None:
-    kept: Kept = graph.kept(pruned.plan)
-    types = {n.name: tensor_types(t) for n, t in graph.typing.types.items()}
-    fixed = {n.name: [[e for e in axes] for axes in tensor_types(t)] for n, t in graph.typing.types.items()}
-    assert len(types) == len(fixed)
-
-    class Watch(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            out = super().run_node(n)
-            if n.op == "call_function" and n.name in types and tensors_in(out):
-                values = [out] if isinstance(out, torch.Tensor) else list(out)
-                for value, axes in zip(values, types[n.name], strict=False):
-                    if isinstance(value, torch.Tensor) and not any(Size(e).value(kept) == 7919 for e in axes):
-                        expected = [kept.size(e) for e in axes]
-                        dynamic = [_symbolic(e) for e in axes]
-                        assert len(expected) == value.dim(), (n, expected, value.shape)
-                        assert all(d or e == s for d, e, s in zip(dynamic, expected, value.shape, strict=True)), (
-                            n.name, n.target, axes, expected, value.shape)
-            return out
-
-    args, kwargs = split_inputs(inputs)
-    flat = pruned.graph.process_inputs(*args, **kwargs) if kwargs == {} else tuple(tensors_in((args, kwargs)))
-    places = [n for n in pruned.graph.nodes if n.op == "placeholder"]
-    if len(flat) == len(places):
-        with torch.no_grad():
-            Watch(pruned).run(*flat, enable_io_processing=False)
-
-
-def _symbolic(e: Any) -> bool:
-    from autoprune.graph.dims import dims_of
-
-    return any(d.symbolic for d in dims_of(e))
+    with torch.no_grad():
+        _Watch(graph, pruned).run(*pytree.tree_leaves(split_inputs(inputs)), enable_io_processing=False)
 
 
 def trains(pruned: PrunedModule, inputs: Any) -> None:
@@ -158,7 +147,7 @@ def reloads(pruned: PrunedModule, inputs: Any) -> None:
     """What `save` wrote gives the same outputs after `load`."""
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         pruned.save(folder)
-        again = load(folder)
+        again = load_module(folder)
         for a, b in zip(call(pruned, inputs), call(again, inputs), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 

@@ -1,0 +1,30 @@
+"""Small models with random weights, one function each, that between them use every operator family.
+
+`MODELS` maps a name to a function that returns `(model, example inputs)`. Families of transformers are in
+`zoo_transformers.py`; both seed torch, so a name always gives the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.graph import zoo_attention, zoo_conv, zoo_conv2, zoo_other, zoo_recurrent
+
+Build = Callable[[], tuple[nn.Module, Any]]
+
+MODELS: dict[str, Build] = {
+    f.__name__: f
+    for room in (zoo_conv, zoo_conv2, zoo_attention, zoo_recurrent, zoo_other)
+    for f in vars(room).values()
+    if callable(f) and getattr(f, "__module__", "") == room.__name__ and not isinstance(f, type)
+    and not f.__name__.startswith("_")
+}
+
+
+def build(name: str) -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    return MODELS[name]()
