@@ -1,6 +1,6 @@
 """Train the network of the built-in example and write its weights.
 
-    python examples/train_digits.py [--epochs 24] [--threads 2] [--out digits.safetensors]
+    python examples/train_digits.py [--epochs 30] [--threads 2] [--out digits.safetensors]
 
 The shipped weights came from the defaults (seed 0) on two cores of an AMD EPYC with AVX-512 bf16: 236 s, 8 s per epoch;
 accuracy 1.0000 train, 0.9889 validation, 0.9972 test. The forward pass is in bfloat16 (1.7 times as fast there); other
@@ -11,7 +11,6 @@ The test split is looked at once, after the last epoch; nothing is chosen by it.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -19,24 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoprune.tasks.digits import MEAN, STD, WEIGHTS, DigitsNet, digits_batches, digits_tensors, save_weights
-
-
-def augment(images: Tensor) -> Tensor:
-    """Rotate by up to 12°, scale by 0.88–1.12, shift by up to 3 pixels; what comes in from outside is background."""
-    count = len(images)
-    angle = (torch.rand(count) * 2 - 1) * math.radians(12)
-    scale = 1 + (torch.rand(count) * 2 - 1) * 0.12
-    shift = (torch.rand(count, 2) * 2 - 1) * (3 / 16)
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    theta = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    background = -MEAN / STD
-    return F.grid_sample(images - background, grid, align_corners=False) + background
+from autoprune.tasks.digits import WEIGHTS, DigitsNet, digits_batches, distort, example_tensors, save_weights
 
 
 def accuracy(model: DigitsNet, split: str) -> float:
-    images, labels = digits_tensors()[split]
+    images, labels = example_tensors()[split]
     model.eval()
     with torch.no_grad():
         hits = sum(int((model(x).argmax(1) == y).sum())
@@ -46,6 +32,7 @@ def accuracy(model: DigitsNet, split: str) -> float:
 
 def train(epochs: int, seed: int) -> DigitsNet:
     torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 100)
     model = DigitsNet()
     batches = digits_batches()["train"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -55,7 +42,7 @@ def train(epochs: int, seed: int) -> DigitsNet:
         model.train()
         for images, labels in batches:
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits = model(augment(images))
+                logits = model(distort(images, generator))
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
@@ -70,7 +57,7 @@ def train(epochs: int, seed: int) -> DigitsNet:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="train the network of autoprune's built-in example")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=WEIGHTS)

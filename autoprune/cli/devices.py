@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.output import Format, print_json, print_table
+from autoprune.cli.output import Format, TableOrJson, print_json, print_table
 
 __all__ = ["app"]
 
@@ -34,7 +34,7 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
 
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name or device file.")],
-         output: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table) -> None:
+         output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table) -> None:
     """Show a device: facts with sources, error figures, runtime.
 
     \b
@@ -43,7 +43,7 @@ def show(name: Annotated[str, typer.Argument(help="Name or device file.")],
     from autoprune.devices.device import load_device
 
     device = load_device(name)
-    if output is Format.json:
+    if output is TableOrJson.json:
         print_json(device.to_json())
         return
     rows: list[list[object]] = []

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.output import Format, note, print_json, print_table
+from autoprune.cli.output import TableOrJson, note, print_json, print_table
 from autoprune.errors import DeviceError
 
 __all__ = ["doctor"]
@@ -14,7 +14,7 @@ __all__ = ["doctor"]
 
 def doctor(
     device: Annotated[str, typer.Option(help="Name or device file.")] = "cpu",
-    output: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
+    output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table,
 ) -> int:
     """Check versions, cores, governor and providers, and how noisy measurements are here.
 
@@ -35,7 +35,7 @@ def doctor(
     if noise is not None:
         medians = ", ".join(f"{ms:.3g}" for ms in noise["medians_ms"])
         rows.append(("noise test", f"{medians} ms, spread {100 * noise['spread']:.1f} %", noise["verdict"]))
-    if output is Format.json:
+    if output is TableOrJson.json:
         print_json({"checks": [dict(zip(("what", "value", "verdict"), r, strict=True)) for r in rows], "noise": noise})
     else:
         print_table(["what", "value", "verdict"], rows, output)

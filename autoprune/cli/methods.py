@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.output import Format, print_json, print_table, result
+from autoprune.cli.output import Format, TableOrJson, print_json, print_table, result
 
 __all__ = ["app"]
 
@@ -29,7 +29,7 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
 
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name of a method.")],
-         output: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table) -> None:
+         output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table) -> None:
     """Explain a pruning method.
 
     \b
@@ -39,7 +39,7 @@ def show(name: Annotated[str, typer.Argument(help="Name of a method.")],
 
     found = criterion(name)
     text = inspect.getdoc(type(found)) or found.summary
-    if output is Format.json:
+    if output is TableOrJson.json:
         print_json({"name": found.name, "summary": found.summary, "source": found.source, "text": text,
                     "needs_gradients": found.needs_gradients})
         return

@@ -10,13 +10,20 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["Format", "error", "note", "print_json", "print_table", "result"]
+__all__ = ["Format", "TableOrJson", "error", "note", "print_json", "print_table", "result"]
 
 
 class Format(enum.StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+
+
+class TableOrJson(enum.StrEnum):
+    """Of commands whose output is not one table."""
+
+    table = "table"
+    json = "json"
 
 
 def result(text: str) -> None:
@@ -39,13 +46,13 @@ def print_json(value: Any) -> None:
     result(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], style: Format = Format.table,
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], style: Format | TableOrJson = Format.table,
                 title: str | None = None) -> None:
     """Rows as an aligned table, or as CSV or a list of JSON objects."""
     rows = [["" if cell is None else cell for cell in row] for row in rows]
-    if style is Format.json:
+    if style == Format.json:
         print_json([dict(zip(headers, row, strict=True)) for row in rows])
-    elif style is Format.csv:
+    elif style == Format.csv:
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerows([headers, *rows])
         sys.stdout.write(buffer.getvalue())

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.output import Format, note, print_json, result
+from autoprune.cli.output import TableOrJson, note, print_json, result
+from autoprune.errors import ConfigError
 
 __all__ = ["pick"]
 
@@ -21,7 +22,7 @@ def pick(
     steps: Annotated[int, typer.Option(help="Optimiser steps of --finetune.", min=1)] = 300,
     folder: Annotated[str | None, typer.Option("--output", help="Where the files go; RUN/picked/TRIAL by "
                                                                 "default.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
+    output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table,
 ) -> None:
     """Choose a point and write its files: model.onnx, model.pt2, weights.safetensors, plan.json, card.md.
 
@@ -41,13 +42,18 @@ def pick(
     note(f"trial {point.number}: {point.latency}, {point.score}")
     s = found.settings
     task = load_task(s.get("model"), s.get("data"), s.get("metric"), s.get("loss"))
+    if task.name != found.task:
+        raise ConfigError("this search was made from Python, with a task that the command line cannot load",
+                          given=f"task {found.task!r}", allowed="runs of `autoprune search`",
+                          fix=f"in Python: autoprune.api.export(front, front.pick(), task.example_inputs) with front = "
+                              f"autoprune.load_front({run!r})")
     model = None
     if finetune:
         note(f"fine-tuning for {steps} steps …")
         model, point = api.finetune_point(found, point, task, steps)
     note("exporting …")
     target = api.export(found, point, task.example_inputs, folder, model)
-    if output is Format.json:
+    if output is TableOrJson.json:
         print_json({"candidate": point.candidate.to_json(), "folder": str(target)})
         return
     result(f"picked: trial {point.number}, {point.latency}, {point.score}")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.output import result
+from autoprune.errors import ConfigError
 
 __all__ = ["report"]
 
@@ -26,4 +27,9 @@ def report(
     from autoprune.front.report import write_report
 
     found = load_front(run)
-    result(str(write_report(found, Path(output) if output else Path(run) / "report.html")))
+    target = Path(output) if output else Path(run) / "report.html"
+    try:
+        result(str(write_report(found, target)))
+    except OSError as error:
+        raise ConfigError("the report cannot be written", given=f"{target}: {error.strerror or error}",
+                          fix="--output FILE in a folder you may write to") from error

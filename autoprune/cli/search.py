@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.output import Format, note, print_json, result
+from autoprune.cli.output import TableOrJson, note, print_json, result
 from autoprune.config import Settings, load_settings
 from autoprune.errors import BudgetError
 
@@ -39,7 +39,7 @@ def search(
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what the run folder holds.")] = False,
     config: Annotated[str | None, typer.Option("-c", "--config", help="Settings file; autoprune.toml if it is "
                                                                       "there.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="table, or json: the front.")] = Format.table,
+    output: Annotated[TableOrJson, typer.Option("--format", help="table, or json: the front.")] = TableOrJson.table,
 ) -> int:
     """Search for pruned models that are fast on a device. The same command again resumes.
 
@@ -61,7 +61,7 @@ def search(
     signal.signal(signal.SIGTERM, _as_interrupt)
     with ProgressLine() as line:
         front, interrupted = run_settings(settings, fresh=fresh, on_progress=line.update, on_stage=line.stage)
-    if output is Format.json:
+    if output is TableOrJson.json:
         print_json(front.to_json())
     else:
         _close(front, interrupted)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.output import Format, print_json, print_table, result
+from autoprune.cli.output import Format, TableOrJson, print_json, print_table, result
 
 __all__ = ["app"]
 
@@ -33,8 +33,8 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
 
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name or TOML file.")],
-         output: Annotated[Format, typer.Option("--format", help="table (the file itself) or json.")] = Format.table
-         ) -> None:
+         output: Annotated[TableOrJson, typer.Option("--format", help="table (the file itself) or json.")
+                           ] = TableOrJson.table) -> None:
     """Show a search space; the output is a space file.
 
     \b
@@ -46,7 +46,7 @@ def show(name: Annotated[str, typer.Argument(help="Name or TOML file.")],
     from autoprune.search.space import load_space
 
     space = load_space(name)
-    if output is Format.json:
+    if output is TableOrJson.json:
         print_json(space.to_json())
         return
     path = Path(name) if name.endswith(".toml") else folder("search_spaces") / f"{name}.toml"

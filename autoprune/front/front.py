@@ -98,10 +98,16 @@ class Front:
 
         budget: the best metric within it (`20ms`, `0.5x`); max_drop: the fastest that loses no more than this against
         the dense model (`1pp`); both: the fastest within both; knee: the point furthest from the line between the two
-        ends of the front; trial: that candidate. With nothing given, the budget of the search, or the knee.
+        ends of the front; trial: that candidate. With nothing given, the budget of the search, or the knee. knee and
+        trial go with nothing else.
 
         Raises `BudgetError` with the closest point and the floor when no point fits, `ConfigError` for a bad trial.
         """
+        ways = [n for n, given in (("budget or max_drop", budget is not None or max_drop is not None), ("knee", knee),
+                                   ("trial", trial is not None)) if given]
+        if len(ways) > 1:
+            raise ConfigError("a point is picked in one way at a time", given=" and ".join(ways),
+                              allowed="budget and max_drop (also both), or knee, or trial", fix="leave all but one out")
         points = self.points
         if trial is not None:
             return self._trial(trial)
@@ -178,6 +184,14 @@ class Front:
         if data.get("schema") != SCHEMA:
             raise ConfigError("front.json was written by another version of autoprune", given=data.get("schema"),
                               allowed=f"schema {SCHEMA}", fix="use the version that wrote it")
+        try:
+            return cls._from_json(data, run)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError("front.json is not complete", given=f"{type(error).__name__}: {error}",
+                              fix="run the search again, it resumes and writes it anew") from error
+
+    @classmethod
+    def _from_json(cls, data: Mapping[str, Any], run: str | os.PathLike[str]) -> Front:
         return cls(Path(run), data["task"], data["metric"], data["higher_is_better"], data["device"], data["budget"],
                    data["budget_ms"], data["max_drop"], Candidate.from_json(data["dense"]),
                    [Candidate.from_json(c) for c in data["candidates"]], data["recommended"], data["seconds"],
@@ -190,7 +204,14 @@ def load_front(run: str | os.PathLike[str]) -> Front:
     if not path.is_file():
         raise ConfigError("this folder has no front", given=run, allowed="the run folder of a search that has ended",
                           fix="run the search again, it resumes; `autoprune search … --run DIR`")
-    return Front.from_json(json.loads(path.read_text(encoding="utf-8")), run)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError("front.json cannot be read", given=f"{path}: {error}",
+                          fix="run the search again, it resumes and writes it anew") from error
+    if not isinstance(data, dict):
+        raise ConfigError("front.json is not a front", given=path, fix="run the search again, it writes it anew")
+    return Front.from_json(data, run)
 
 
 def _knee(points: list[Point]) -> Point:

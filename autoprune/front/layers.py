@@ -34,7 +34,7 @@ def saved_by_group(graph: Graph, device: str | None) -> dict[str, dict[str, floa
     try:
         whole = milliseconds(dense) if profiler is not None else 0.0
         for name, group in graph.groups.items():
-            half = graph.prune(Plan({name: Cut(max(1, group.size // 2), "random")}, graph.fingerprint))
+            half = graph.cut(Plan({name: Cut(max(1, group.size // 2), "random")}, graph.fingerprint))
             out[name] = {"macs_saved": 1 - count(half, graph.example_inputs).macs / macs}
             if profiler is not None:
                 out[name]["latency_saved"] = 1 - milliseconds(half) / whole

@@ -1,9 +1,10 @@
 """Back to the user's own class: the pruned tensors put into a copy of the module, when that computes the same.
 
 The copy never holds the dense weights: they are replaced while it is made. Attributes of torch's own layers
-(`out_channels`, `normalized_shape`, …) follow the new shapes. Sizes that a user's `forward` holds as plain numbers
-(`num_heads`, `head_dim`) cannot be known; then the copy fails or computes something else, and the graph form is given
-instead, with the reason in `PrunedModule.why_graph`.
+(`out_channels`, `normalized_shape`, …) follow the new shapes. Sizes that a user's module holds as plain numbers
+(`num_heads`, `head_dim`) are guessed from the groups below it. Whether the copy is right is not argued but checked: it
+is run beside the graph form, and when it fails or computes something else the graph form is given, with the reason in
+`PrunedModule.why_graph`.
 """
 
 from __future__ import annotations
@@ -12,66 +13,100 @@ import copy
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from autoprune.graph.module import PrunedModule, build
 from autoprune.graph.plan import Plan
 from autoprune.graph.rewrite import copy_graph
 from autoprune.graph.trace import split_inputs
+from autoprune.graph.typing import Call
 
 __all__ = ["PrunedMixin", "as_user_class"]
 
 _TOLERANCE = 1e-5
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """What the graph form is rebuilt from; shared by copies of the module, since nothing changes it.
+
+    tensors: every name the graph reads, with the value of those that the module does not hold (lifted constants).
+    """
+
+    graph: fx.Graph
+    plan: Plan
+    name: str
+    modules: Mapping[str, fx.GraphModule]
+    tensors: Mapping[str, torch.Tensor | None]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Origin:
+        return self
+
+
 class PrunedMixin:
     """What a pruned module of the user's class can do besides what its class can."""
 
-    _autoprune: dict[str, Any]
+    _autoprune: _Origin
 
     @property
     def plan(self) -> Plan:
         """The resolved plan that made it."""
-        plan: Plan = self._autoprune["plan"]
-        return plan
+        return self._autoprune.plan
 
     def graph_form(self) -> PrunedModule:
         """The same model as an ATen graph, sharing this module's tensors."""
         assert isinstance(self, nn.Module)
-        held = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
-        known = self._autoprune
-        tensors = {name: held[name] if name in held else value for name, value in known["tensors"].items()}
-        return build(copy_graph(known["graph"]), tensors, known["modules"], known["plan"], known["name"])
+        held = {**dict(self.named_parameters(remove_duplicate=False)), **dict(self.named_buffers(remove_duplicate=False))}
+        origin = self._autoprune
+        tensors = {name: held.get(name, value) for name, value in origin.tensors.items()}
+        return build(copy_graph(origin.graph), tensors, origin.modules, origin.plan, origin.name)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers that the graph form reads, by name."""
+        return self.graph_form().tensors()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `graph.json`, `plan.json` and `weights.safetensors`; `autoprune.load(folder)` reads them back."""
         return self.graph_form().save(folder)
 
 
+Sizes = Mapping[str, Mapping[int, int]]
+
+
 def as_user_class(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[str, torch.Tensor],
-                  example_inputs: Any) -> nn.Module:
+                  example_inputs: Any, sizes: Sizes) -> nn.Module:
     """`pruned` as an instance of (a subclass of) `type(model)`, or `pruned` itself with `why_graph` set.
 
-    The two are compared on the example inputs in evaluation mode (relative difference ≤ 1e-5).
+    The two are compared on the example inputs in evaluation mode (relative difference ≤ 1e-5). `sizes`: module path →
+    dense size → pruned size, of the widths that a module may hold as plain numbers. They are a guess, and are put in
+    only when the module does not do without; the comparison decides.
     """
-    try:
-        candidate = _transplant(model, pruned, dense_tensors)
-        reason = _difference(candidate, pruned, example_inputs)
-    except Exception as error:  # whatever the user's module raises when copied or run with other sizes
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    else:
-        if reason is None:
-            return candidate
-    pruned.meta["why_graph"] = f"{type(model).__name__}.forward does not fit the pruned sizes ({reason[:200]})"
+    if pruned.plan.dropped:
+        pruned.meta["why_graph"] = "residual branches were removed, which the class's forward does not know"
+        return pruned
+    reason = None
+    for guess in ({}, sizes):
+        try:
+            candidate = _transplant(model, pruned, dense_tensors, guess)
+            found = _difference(candidate, pruned, example_inputs)
+        except Exception as error:  # whatever the user's module raises when copied or run with other sizes
+            found = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        else:
+            if found is None:
+                return candidate
+        reason = reason or found
+    pruned.meta["why_graph"] = f"{type(model).__name__}.forward does not fit the pruned sizes ({(reason or '')[:200]})"
     return pruned
 
 
-def _transplant(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+def _transplant(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[str, torch.Tensor],
+                sizes: Sizes) -> nn.Module:
     new = pruned.tensors()
     by_identity = {id(t): new[name] for name, t in dense_tensors.items()}
     memo: dict[int, Any] = {}
@@ -81,28 +116,29 @@ def _transplant(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         out = copy.deepcopy(model, memo)
-    for module in out.modules():
-        _update_sizes(module)
-    kind = type(model)
+    groups = _convolution_groups(pruned.graph)
+    for path, module in out.named_modules():
+        _update_sizes(module, groups.get(f"{path}.weight", 1))
+        for name, value in list(vars(module).items()):
+            if type(value) is int and value in sizes.get(path, {}):
+                setattr(module, name, sizes[path][value])
+    kind = type(model).__bases__[0] if isinstance(model, PrunedMixin) else type(model)
     out.__class__ = type(f"Pruned{kind.__name__}", (kind, PrunedMixin), {"__module__": kind.__module__})
-    nested = {n.target for n in pruned.graph.nodes if n.op == "get_attr"} - set(new) - {"training"}
-    constants = {name: t for name, t in new.items() if name not in dict(out.named_parameters(remove_duplicate=False))
-                 and name not in dict(out.named_buffers(remove_duplicate=False))}
-    out.__dict__["_autoprune"] = {
-        "graph": pruned.graph, "plan": pruned.plan, "name": type(model).__name__,
-        "modules": {name: getattr(pruned, str(name)) for name in nested},
-        "tensors": {name: constants.get(name) for name in new},
-    }
+    held = {n for n, _ in [*out.named_parameters(remove_duplicate=False), *out.named_buffers(remove_duplicate=False)]}
+    nested = {str(n.target) for n in pruned.graph.nodes if n.op == "get_attr"} - set(new) - {"training"}
+    out.__dict__["_autoprune"] = _Origin(
+        pruned.graph, pruned.plan, kind.__name__, {name: getattr(pruned, name) for name in nested},
+        {name: None if name in held else tensor for name, tensor in new.items()})
     return out.eval()
 
 
-def _update_sizes(module: nn.Module) -> None:
+def _update_sizes(module: nn.Module, groups: int) -> None:
     """Attributes of torch's layers that repeat the shapes of their parameters."""
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
-        _update_convolution(module)
+        _update_convolution(module, groups)
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         held = module.running_mean if module.running_mean is not None else weight
         if held is not None:
@@ -123,18 +159,25 @@ def _update_sizes(module: nn.Module) -> None:
         module.num_parameters = int(weight.shape[0])
 
 
-def _update_convolution(module: nn.modules.conv._ConvNd) -> None:
-    """A grouped convolution keeps `groups` unless it is depthwise, where groups are the channels."""
+def _update_convolution(module: nn.modules.conv._ConvNd, groups: int) -> None:
     lead, second = module.weight.shape[:2]
+    module.groups = groups
     if module.transposed:
-        depthwise = module.groups == module.in_channels
-        module.groups = lead if depthwise else module.groups
-        module.in_channels, module.out_channels = lead, second * module.groups
+        module.in_channels, module.out_channels = lead, second * groups
     else:
-        per_group_out = module.out_channels // module.groups
-        if module.groups == module.in_channels and second == 1:
-            module.groups = lead // per_group_out if lead % per_group_out == 0 else lead
-        module.in_channels, module.out_channels = second * module.groups, lead
+        module.in_channels, module.out_channels = second * groups, lead
+
+
+def _convolution_groups(graph: fx.Graph) -> dict[str, int]:
+    """Groups of each convolution by the name of its weight."""
+    out: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_function" and "conv" in str(node.target):
+            call = Call(node)
+            weight = call.get("weight")
+            if isinstance(weight, fx.Node) and isinstance(call.get("groups"), int):
+                out[str(weight.target)] = call["groups"]
+    return out
 
 
 def _difference(candidate: nn.Module, pruned: PrunedModule, example_inputs: Any) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +14,13 @@ import torch
 from torch import nn
 
 from autoprune.errors import ConfigError, ModelError, did_you_mean
+from autoprune.graph.branches import Branch, find_branches
+from autoprune.graph.eager import as_user_class
 from autoprune.graph.group import Frozen, Group, find_groups, list_frozen
 from autoprune.graph.kept import Kept, coordinates
 from autoprune.graph.module import PrunedModule, build
 from autoprune.graph.plan import Cut, Plan
-from autoprune.graph.rewrite import cut_tensor, rewrite
+from autoprune.graph.rewrite import cut_tensor, rewrite, rewrite_modules
 from autoprune.graph.trace import Captured, capture
 from autoprune.graph.typing import Typing
 
@@ -42,10 +46,11 @@ class Slice:
 class Graph:
     """What `autoprune.trace` returns. Holds references to the model's tensors and never changes them."""
 
-    def __init__(self, captured: Captured, example_inputs: Any, name: str):
+    def __init__(self, captured: Captured, example_inputs: Any, model: nn.Module):
         self.captured = captured
+        self._model = model
         self.example_inputs = example_inputs
-        self.name = name
+        self.name = type(model).__name__
         self.typing = Typing(captured.graph).run()
         self._parameters = {n: t.numel() for n, t in captured.tensors.items() if isinstance(t, nn.Parameter)}
         self.groups: dict[str, Group] = find_groups(self.typing, captured.graph, self._parameters)
@@ -58,6 +63,11 @@ class Graph:
     def frozen(self) -> list[Frozen]:
         """(what, operator, reason) of everything in the parameters that cannot be pruned."""
         return list_frozen(self.typing, self._parameters)
+
+    @cached_property
+    def branches(self) -> dict[str, Branch]:
+        """Residual branches that a plan may drop whole, by name."""
+        return find_branches(self.captured.graph, self.typing, self._parameters)
 
     @property
     def params(self) -> int:
@@ -112,6 +122,8 @@ class Graph:
             if cut.kept is not None and (len(cut.kept) != cut.keep or list(cut.kept) != sorted(set(cut.kept))
                                          or not all(0 <= i < size for i in cut.kept)):
                 problems.append(f"{name}: kept indices must be {cut.keep} ascending ones below {size}")
+        problems += [f"{name}: no such residual branch; {did_you_mean(name, self.branches)}" for name in plan.dropped
+                     if name not in self.branches]
         if problems:
             raise ConfigError("the plan does not fit the model:\n  - " + "\n  - ".join(problems),
                               fix="autoprune layers --model … lists groups and sizes")
@@ -125,14 +137,41 @@ class Graph:
         for name, cut in plan.cuts.items():
             kept = cut.kept if cut.kept is not None else choose(self, name, cut, statistics)
             cuts[name] = Cut(cut.keep, cut.method, kept)
-        return Plan(cuts, self.fingerprint)
+        return Plan(cuts, self.fingerprint, plan.dropped)
 
-    def prune(self, plan: Plan, statistics: Statistics | None = None) -> PrunedModule:
+    def prune(self, plan: Plan, statistics: Statistics | None = None) -> Any:
         """The pruned model: a trainable module of its own; this graph and the traced model stay as they are.
+
+        An instance of (a subclass of) the user's own class when that is verified to compute the same on the example
+        inputs, otherwise a `PrunedModule` whose `why_graph` says why not. Both have `plan` and `save(folder)`.
 
         `statistics` (see `autoprune.methods.collect`) is needed when the plan uses a method that looks at data.
         Raises `ConfigError` listing all that is wrong with the plan.
         """
+        pruned = self.cut(plan, statistics)
+        if isinstance(self._model, PrunedModule):
+            return pruned
+        return as_user_class(self._model, pruned, self.captured.tensors, self.example_inputs, self._sizes(pruned.plan))
+
+    def _sizes(self, plan: Plan) -> dict[str, dict[int, int]]:
+        """Module path → dense width → pruned width, for the modules above the layers that a group is named after."""
+        out: dict[str, dict[int, int]] = {}
+        factors: dict[str, list[tuple[int, int]]] = {}
+        for name, cut in plan.cuts.items():
+            layer = name.partition(":")[0]
+            size = self.groups[name].size
+            if ":" in name:
+                factors.setdefault(layer, []).append((size, cut.keep))
+            for path in (layer, layer.rpartition(".")[0]):
+                out.setdefault(path, {}).setdefault(size, cut.keep)
+        for layer, pairs in factors.items():  # heads × head_dim
+            dense, kept = math.prod(a for a, _ in pairs), math.prod(b for _, b in pairs)
+            for path in (layer, layer.rpartition(".")[0]):
+                out[path].setdefault(dense, kept)
+        return out
+
+    def cut(self, plan: Plan, statistics: Statistics | None = None) -> PrunedModule:
+        """Like `prune`, always in graph form and without running anything: what a search uses."""
         if not self.groups:
             raise ModelError("nothing in this model can be pruned", given=self.name,
                              fix="autoprune layers --model … says what froze each layer")
@@ -155,8 +194,12 @@ class Graph:
             new = cut_tensor(tensor, self.typing.tensors[name], kept)
             tensors[name] = (nn.Parameter(new, requires_grad=tensor.requires_grad)
                              if isinstance(tensor, nn.Parameter) else new)
-        graph = rewrite(self.captured.graph, self.typing, kept)
-        return build(graph, tensors, self.captured.modules, plan, self.name)
+        replaced = {self.branches[n].total: self.branches[n].skip for n in plan.dropped}
+        graph = rewrite(self.captured.graph, self.typing, kept, replaced)
+        used = {n.target for n in graph.nodes if n.op == "get_attr"}
+        tensors = {name: tensor for name, tensor in tensors.items() if name in used}
+        modules = rewrite_modules(self.captured.modules, self.typing, kept)
+        return build(graph, tensors, modules, plan, self.name)
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
@@ -170,7 +213,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
 
     Raises `ModelError` with the line of the model when it cannot be exported.
     """
-    return Graph(capture(model, example_inputs), example_inputs, type(model).__name__)
+    return Graph(capture(model, example_inputs), example_inputs, model)
 
 
 def _fingerprint(captured: Captured) -> str:

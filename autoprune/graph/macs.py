@@ -20,7 +20,9 @@ from autoprune.graph.trace import split_inputs
 
 __all__ = ["Counts", "count"]
 
-_CONTRACTIONS = ("conv", "linear", "matmul", "bmm", "einsum", "scaled_dot_product_attention", "lstm", "gru", "addmm", "mm")
+_CONTRACTIONS = ("conv", "linear", "matmul", "bmm", "einsum", "scaled_dot_product_attention", "lstm", "gru", "rnn",
+                 "addmm", "mm")
+_CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 @dataclass(frozen=True)
@@ -33,24 +35,35 @@ class Counts:
 
 
 def count(model: nn.Module, example_inputs: Any) -> Counts:
-    """Count `model` on `example_inputs` (keyword inputs are passed in the order given)."""
+    """Count `model` in evaluation mode on `example_inputs` (keyword inputs are passed in the order given).
+
+    The model is left as it was, its modes included.
+    """
     from fvcore.nn import FlopCountAnalysis
 
     args, kwargs = split_inputs(example_inputs)
+    modes = {m: m.training for m in model.modules()}
     wrapped = _Positional(model, list(kwargs)).eval()
     tensors = {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator for a transformer layer, which nobody can count
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             analysis = FlopCountAnalysis(wrapped, (*args, *kwargs.values()))
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs,
+                                   "aten::_convolution_mode", _convolution_macs,
+                                   **{f"aten::{cell}": _recurrent_macs for cell in _CELLS})
             by_operator = analysis.by_operator()
     finally:
         logger.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, mode in modes.items():
+            module.training = mode
     macs = sum(n for name, n in by_operator.items() if any(c in name for c in _CONTRACTIONS))
     return Counts(int(macs), sum(p.numel() for p in {id(p): p for p in model.parameters()}.values()),
                   sum(t.numel() * t.element_size() for t in tensors))
@@ -60,6 +73,18 @@ def _attention_macs(inputs: list[Any], outputs: list[Any]) -> float:
     """`q·kᵀ` and `p·v`: batch × heads × length × key length × (head_dim of q + of v)."""
     q, k, v = (i.type().sizes() for i in inputs[:3])
     return float(np.prod(q[:-1]) * k[-2] * (q[-1] + v[-1]))
+
+
+def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> float:
+    """A convolution with `padding="same"` or `"valid"`: per output position one filter of `in/groups × kernel`."""
+    return float(np.prod(outputs[0].type().sizes()) * np.prod(inputs[1].type().sizes()[1:]))
+
+
+def _recurrent_macs(inputs: list[Any], outputs: list[Any]) -> float:
+    """Every matrix of every layer and direction, once per position of the input (`[T, N, …]`, or packed `[rows, …]`)."""
+    parameters = [i for i in inputs if i.node().kind() == "prim::ListConstruct"][-1]
+    sizes = [p.type().sizes() for p in parameters.node().inputs()]
+    return float(np.prod(inputs[0].type().sizes()[:-1]) * sum(np.prod(n) for n in sizes if len(n) == 2))
 
 
 class _Positional(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from torch import fx, nn
 
 from autoprune.errors import ConfigError
 from autoprune.graph.plan import Plan
+from autoprune.graph.rewrite import copy_graph
 from autoprune.graph.serialize import graph_from_json, graph_to_json
 
 __all__ = ["PrunedModule", "build", "load_module"]
@@ -20,6 +22,12 @@ __all__ = ["PrunedModule", "build", "load_module"]
 
 class PrunedModule(fx.GraphModule):
     """A model rebuilt from its graph. `train()` and `eval()` switch norms and dropout; it can be traced again."""
+
+    @property
+    def why_graph(self) -> str | None:
+        """Why this is not an instance of the user's class, if that was tried."""
+        reason: str | None = self.meta.get("why_graph")
+        return reason
 
     @property
     def plan(self) -> Plan:
@@ -44,6 +52,16 @@ class PrunedModule(fx.GraphModule):
     def tensors(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers by name."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PrunedModule:
+        tensors = {name: copy.deepcopy(t, memo) for name, t in self.tensors().items()}
+        nested = {str(n.target): getattr(self, str(n.target)) for n in self.graph.nodes
+                  if n.op == "get_attr" and isinstance(getattr(self, str(n.target), None), fx.GraphModule)}
+        out = build(copy_graph(self.graph), tensors, nested, self.plan, type(self).__name__)
+        out.meta.update({k: v for k, v in self.meta.items() if k != "plan"})
+        memo[id(self)] = out
+        out.train(self.training)
+        return out
 
     def _apply(self, fn: Any, recurse: bool = True) -> PrunedModule:
         """Devices are literals of nodes such as `arange`: they follow the parameters."""
@@ -105,7 +123,8 @@ def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
     graph, modules = graph_from_json(data)
     weights = load_file(str(path / "weights.safetensors"))
     trainable = set(data["parameters"])
-    tensors = {k: nn.Parameter(v) if k in trainable else v for k, v in weights.items()}
+    # clone: tensors in a file are not aligned as torch aligns its own, and other kernels round differently
+    tensors = {k: nn.Parameter(v.clone()) if k in trainable else v.clone() for k, v in weights.items()}
     plan = Plan.from_json(json.loads((path / "plan.json").read_text()))
     return build(graph, tensors, modules, plan, data["name"])
 

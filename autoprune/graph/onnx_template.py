@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from autoprune.graph.branches import find_branches
 from autoprune.graph.dims import Dim, Expr, Product, dims_of, resolve, size_of
 from autoprune.graph.kept import Kept
 from autoprune.graph.onnx import export_program
-from autoprune.graph.typing import TensorType, Typing, tensor_types
+from autoprune.graph.typing import NodeType, TensorType, Typing, tensor_types
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
@@ -63,9 +64,13 @@ class OnnxTemplate:
             raise CannotSlice(f"{len(missing)} groups are not found again in the exporter's graph")
         self._tensors = typing.tensors
         self._types = {n.name: t for n, t in typing.types.items()}
+        _type_casts(proto, self._types)
         self._initializers = {i.name: i for i in proto.graph.initializer}
         self._constants = _constants(proto, numpy_helper)
         self._makers = {o: (i, n) for i, n in enumerate(proto.graph.node) for o in n.output}
+        sizes = {n: t.numel() for n, t in graph.captured.tensors.items() if isinstance(t, torch.nn.Parameter)}
+        branches = find_branches(program.exported_program.graph, typing, sizes, names)
+        self._branches = {n: (b.total.name, b.skip.name) for n, b in branches.items()}
         self._patches = [p for i, n in enumerate(proto.graph.node) for p in self._patches_of(i, n)]
         self._skeleton = type(proto)()
         self._skeleton.CopyFrom(proto)
@@ -102,7 +107,31 @@ class OnnxTemplate:
                 others = [a for a in node.attribute if a.name != "num_outputs"]
                 del node.attribute[:]
                 node.attribute.extend(others)
+        if plan.dropped:
+            self._drop(model, plan.dropped)
         return cast(bytes, model.SerializeToString())
+
+    def _drop(self, model: Any, names: tuple[str, ...]) -> None:
+        """Take the skips in place of the sums, and remove what nothing uses any more."""
+        missing = [n for n in names if n not in self._branches]
+        if missing:
+            raise CannotSlice(f"the residual branch {missing[0]} is not found again in the exporter's graph")
+        instead = dict(self._branches[n] for n in names)
+        needed = {o.name for o in model.graph.output}
+        kept_nodes = []
+        for node in reversed(model.graph.node):
+            for i, name in enumerate(node.input):
+                while name in instead:
+                    name = instead[name]
+                node.input[i] = name
+            if any(o in needed for o in node.output):
+                needed.update(node.input)
+                kept_nodes.append(type(node).FromString(node.SerializeToString()))
+        kept_tensors = [type(t).FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in needed]
+        del model.graph.node[:]
+        model.graph.node.extend(kept_nodes[::-1])
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept_tensors)
 
     def _cut(self, name: str, proto: Any, kept: Kept) -> Any:
         from onnx import numpy_helper
@@ -125,8 +154,9 @@ class OnnxTemplate:
         output = self._type(node.output[0]) if node.output else None
         if node.op_type in ("Reshape", "Expand", "ConstantOfShape") and output is not None:
             slot = 0 if node.op_type == "ConstantOfShape" else 1
-            if node.op_type != "Reshape" and any(_dynamic(e) for e in output):
-                return self._patch_pieces(node.input[slot], output)
+            dynamic = sum(_dynamic(e) for e in output)
+            if dynamic > (node.op_type == "Reshape"):  # only a reshape can leave a size open, and only one
+                return self._patch_pieces(node, slot, output)
             return [_Patch(index, slot, lambda kept: _shape(output, kept), output)]
         if node.op_type == "Slice" and output is not None:
             return self._patch_slice(index, node, output)
@@ -134,8 +164,9 @@ class OnnxTemplate:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
             outputs = [self._type(n) or self._split_part(n) for n in node.output]
             parts = [o[axis] for o in outputs if o is not None]
-            return [_Patch(index, 1, lambda kept: [kept.size(p) for p in parts], parts)] if len(parts) == len(
-                outputs) else []
+            if len(parts) == len(outputs):
+                return [_Patch(index, 1, lambda kept: [kept.size(p) for p in parts], parts)]
+            self._refuse(node, parts)
         if node.op_type == "SplitToSequence":
             types = tensor_types(self._types.get(node.output[0]))
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
@@ -143,13 +174,36 @@ class OnnxTemplate:
             return [_Patch(index, 1, lambda kept: [kept.size(p) for p in cuts], cuts)]
         if node.op_type in ("Conv", "ConvTranspose"):
             return self._patch_groups(index, node)
+        if node.op_type in ("LSTM", "GRU", "RNN"):
+            hidden = self._recurrent_width(node.input[2])
+            return [_Patch(index, "hidden_size", lambda kept: kept.size(hidden), [hidden])]
         return []
 
-    def _patch_pieces(self, shape: str, output: TensorType) -> list[_Patch]:
+    @staticmethod
+    def _refuse(node: Any, axes: list[Expr]) -> None:
+        """Sizes that cannot be written down are only a problem where something may be removed."""
+        if any(d.frozen is None for e in axes for d in dims_of(e)):
+            raise CannotSlice(f"the sizes of {node.op_type} {node.name} are not constants")
+
+    def _recurrent_width(self, value: str) -> Expr:
+        """Hidden units: the second axis of the recurrent weights that `value` is put together from."""
+        todo = [value]
+        while todo:
+            name = todo.pop()
+            axes = self._tensors.get(name, [])
+            if len(axes) == 2:
+                return axes[1]
+            todo.extend(self._makers[name][1].input if name in self._makers else ())
+        raise CannotSlice(f"no recurrent weights behind {value}")
+
+    def _patch_pieces(self, node: Any, slot: int, output: TensorType) -> list[_Patch]:
         """A dynamic shape is put together from one number per axis: write the static ones."""
-        index, maker = self._makers.get(shape, (-1, None))
+        index, maker = self._makers.get(node.input[slot], (-1, None))
         if maker is None or maker.op_type != "Concat" or len(maker.input) != len(output):
+            if maker is None or maker.op_type != "Shape":  # the shape of another value is right by itself
+                self._refuse(node, output)
             return []
+        self._refuse(node, [e for e in output if _dynamic(e)])
         return [_Patch(index, i, _one_size(e), [e]) for i, e in enumerate(output) if not _dynamic(e)]
 
     def _split_part(self, name: str) -> TensorType | None:
@@ -162,6 +216,7 @@ class OnnxTemplate:
         x = self._type(node.input[0])
         values = [self._constants.get(n) for n in node.input[1:4]]
         if x is None or any(v is None or v.size != 1 for v in values):
+            self._refuse(node, [*(x or []), *output])
             return []
         start, _, axis = (int(np.asarray(v).reshape(-1)[0]) for v in values)
         whole, part = x[axis], output[axis]
@@ -183,6 +238,13 @@ class OnnxTemplate:
             lead = resolve(weight[0])
             channels, per_group = lead, Product(list(lead)[1:]) if isinstance(lead, Product) else Dim(1)
         return [_Patch(index, "group", lambda kept: kept.size(channels) // kept.size(per_group), [channels])]
+
+
+def _type_casts(proto: Any, types: dict[str, NodeType]) -> None:
+    """What is only cast afterwards has the type of the result: the exporter makes a fill in two steps."""
+    for node in reversed(proto.graph.node):
+        if node.op_type in ("Cast", "CastLike", "Identity") and node.output[0] in types:
+            types.setdefault(node.input[0], types[node.output[0]])
 
 
 def _dynamic(e: Expr) -> bool:
@@ -209,6 +271,8 @@ def _constants(proto: Any, numpy_helper: Any) -> dict[str, Any]:
                 out[node.output[0]] = np.asarray(a.ints, dtype=np.int64)
             elif a.name == "value_int":
                 out[node.output[0]] = np.asarray(a.i, dtype=np.int64)
+        if node.op_type in ("Cast", "Reshape", "Identity", "Squeeze", "Unsqueeze") and node.input[0] in out:
+            out[node.output[0]] = out[node.input[0]]  # the same numbers, only ever read as a flat list
     return out
 
 

@@ -43,10 +43,14 @@ class Cut:
 
 @dataclass(frozen=True)
 class Plan:
-    """Group name → `Cut`; a group that is not named stays whole. `model` is the fingerprint of the traced model."""
+    """Group name → `Cut`; a group that is not named stays whole.
+
+    model: fingerprint of the traced model. dropped: names of residual branches that are removed whole (depth).
+    """
 
     cuts: Mapping[str, Cut] = field(default_factory=dict)
     model: str | None = None
+    dropped: tuple[str, ...] = ()
 
     @classmethod
     def uniform(cls, graph: Graph, keep: float, method: str = "l1", align: int = 1) -> Plan:
@@ -60,6 +64,14 @@ class Plan:
     @classmethod
     def of(cls, graph: Graph, keep: Mapping[str, float | int], method: str | Mapping[str, str] = "l1") -> Plan:
         """Keep, per group, a fraction (a float in (0, 1]) or a count (an int ≥ 1)."""
+        wrong = [f"{n}: {k}" for n, k in keep.items() if not isinstance(k, int) and not 0 < k <= 1]
+        if wrong:
+            raise ConfigError("a kept fraction must be in (0, 1]", given=", ".join(wrong),
+                              allowed="a float in (0, 1], or an int for a count of units")
+        missing = [] if isinstance(method, str) else [n for n in keep if n not in method]
+        if missing:
+            raise ConfigError("groups without a method", given=", ".join(missing),
+                              fix="one method for all, Plan.of(graph, keep, 'l1'), or one for each group")
         cuts: dict[str, Cut] = {}
         for name, k in keep.items():
             size = graph.groups[name].size if name in graph.groups else 0
@@ -70,22 +82,31 @@ class Plan:
     @property
     def digest(self) -> str:
         """16 hex digits that are equal exactly for plans that keep the same number of units by the same methods."""
-        text = json.dumps(sorted((n, c.keep, c.method) for n, c in self.cuts.items()))
+        text = json.dumps([sorted((n, c.keep, c.method) for n, c in self.cuts.items()), sorted(self.dropped)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": 1, "model": self.model, "groups": {n: c.to_json() for n, c in self.cuts.items()}}
+        return {"schema": 1, "model": self.model, "groups": {n: c.to_json() for n, c in self.cuts.items()},
+                "dropped": list(self.dropped)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        if data.get("schema") != 1:
-            raise ConfigError("the plan was written by another version of autoprune", given=data.get("schema"),
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if schema != 1:
+            raise ConfigError("the plan was written by another version of autoprune", given=schema,
                               allowed="schema 1", fix="use the version that wrote it")
-        return cls({n: Cut.from_json(c) for n, c in data["groups"].items()}, data.get("model"))
+        try:
+            return cls({n: Cut.from_json(c) for n, c in data["groups"].items()}, data.get("model"),
+                       tuple(data.get("dropped", ())))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError("the plan is damaged", given=f"{type(error).__name__}: {error}",
+                              fix="write it again with Plan.to_json") from error
 
 
 def aligned(units: float, size: int, align: int) -> int:
-    """`units` rounded to a multiple of `align`, at least one multiple (or 1) and at most `size`."""
+    """`units` rounded to a multiple of `align`, at least one multiple (or 1) and at most `size`; all stay all."""
+    if units >= size:
+        return size
     if align <= 1 or size <= align:
         return min(size, max(1, round(units)))
     return min(size, max(align, align * round(units / align)))

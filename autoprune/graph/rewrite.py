@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import fx
 
+from autoprune.graph.branches import needed_nodes
 from autoprune.graph.dims import Expr
 from autoprune.graph.kept import Kept
-from autoprune.graph.typing import Call, Offset, Quotient, Size, TensorType, Typing
+from autoprune.graph.literal import Offset, Quotient, Size
+from autoprune.graph.typing import Call, TensorType, Typing
 
-__all__ = ["copy_graph", "cut_tensor", "rewrite"]
+__all__ = ["copy_graph", "cut_tensor", "rewrite", "rewrite_modules"]
 
 _LITERALS = (Size, Offset, Quotient)
 
 
-def rewrite(graph: fx.Graph, typing: Typing, kept: Kept) -> fx.Graph:
-    """A copy of `graph` whose literals fit the units in `kept`; nodes that nothing touches are copied as they are."""
+def rewrite(graph: fx.Graph, typing: Typing, kept: Kept, replaced: dict[fx.Node, fx.Node] | None = None) -> fx.Graph:
+    """A copy of `graph` whose literals fit the units in `kept`; nodes that nothing touches are copied as they are.
+
+    `replaced`: sums of residual branches that are removed → the skips that take their place.
+    """
+    replaced = replaced or {}
+    alive = needed_nodes(graph, replaced) if replaced else None
     out = fx.Graph()
     out._codegen = graph._codegen
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
+        if node in replaced:
+            copies[node] = copies[replaced[node]]
+            continue
+        if alive is not None and node not in alive and node.op != "placeholder":
+            continue
         copy = out.node_copy(node, copies.__getitem__)
         copy.meta = {k: v for k, v in node.meta.items() if k != "val"}
         copies[node] = copy
@@ -38,6 +51,16 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
     for node in graph.nodes:
         copies[node] = out.node_copy(node, copies.__getitem__)
     out._codegen = graph._codegen
+    return out
+
+
+def rewrite_modules(modules: Mapping[str, fx.GraphModule], typing: Typing, kept: Kept) -> dict[str, fx.GraphModule]:
+    """The nested graphs (branches, regions with another precision) rewritten like the graph that calls them."""
+    out: dict[str, fx.GraphModule] = {}
+    for name, module in modules.items():
+        inner = {n: m for n, m in module.named_children() if isinstance(m, fx.GraphModule)}
+        root: dict[str, Any] = {**dict(module.named_buffers()), **rewrite_modules(inner, typing, kept)}
+        out[name] = fx.GraphModule(root, rewrite(module.graph, typing, kept))
     return out
 
 

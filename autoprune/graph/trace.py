@@ -1,35 +1,28 @@
 """From a user's module to a plain ATen graph that can be typed, rewritten and trained.
 
 `torch.export` does the capturing. What is added here: a dynamic batch where the model allows one, errors that name the
-line of the user's model, and a canonical form of the graph in which
-
-- assertions on shapes are gone (they hold for the dense sizes only);
-- `view` is `reshape`, and attention carries its scale, so that sizes are literals in one place;
-- `training` flags of norms and dropout read `self.training`, so that `train()` and `eval()` work.
+line of the user's model, and the canonical form of the graph (`canonical.py`).
 """
 
 from __future__ import annotations
 
-import math
 import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from autoprune.errors import ModelError
-from autoprune.graph.typing import shape_of
+from autoprune.graph.canonical import canonical
+from autoprune.graph.typing import is_dynamic
 
 __all__ = ["Captured", "capture", "split_inputs", "with_dynamic_batch"]
 
-aten = torch.ops.aten
-_DROP = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size",
-         "sym_constrain_range", "_guards_fn"}
 _SHARED_CODE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -94,7 +87,7 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return _canonical(program, dynamic, note)
+    return Captured(*canonical(program), dynamic, note)
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool, str | None]:
@@ -107,7 +100,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         except Exception as error:  # the same call with a fixed batch decides whether the model is at fault
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         else:
-            if any(not isinstance(n, int) for node in program.graph.nodes if node.op == "placeholder"
+            if any(is_dynamic(n) for node in program.graph.nodes if node.op == "placeholder"
                    for n in getattr(node.meta.get("val"), "shape", ())):
                 return program, True, None
             reason = "the model specialises on it"
@@ -139,85 +132,3 @@ def _export_error(model: nn.Module, error: Exception) -> ModelError:
     return ModelError(
         f"{type(model).__name__} cannot be exported by torch.export: {type(error).__name__}: {text[0] if text else ''}",
         given=f"{where}\n             {line}".rstrip() if where else None, fix=fix)
-
-
-def _canonical(program: Any, dynamic: bool, note: str | None) -> Captured:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = program.module(check_guards=False)
-    graph: fx.Graph = module.graph
-    tensors, modules = _attributes(module, graph)
-    flag: fx.Node | None = None
-    for node in list(graph.nodes):
-        if node.op == "call_module" or _short(node) in _DROP:
-            node.replace_all_uses_with(node.args[0]) if node.users else None
-            graph.erase_node(node)
-        elif _short(node) in ("view", "_unsafe_view") and "dtype" not in str(node.target):
-            node.target = aten.reshape.default
-            node.args, node.kwargs = (node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs["size"]), {}
-        elif _short(node) == "squeeze" and len(node.args) == 1:
-            dims = [i for i, n in enumerate(cast(fx.Node, node.args[0]).meta["val"].shape) if isinstance(n, int) and n == 1]
-            node.target, node.args = aten.squeeze.dims, (node.args[0], dims)
-        elif _short(node) == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
-            width = shape_of(cast(fx.Node, node.args[0]).meta["val"])[-1]
-            node.kwargs = {**node.kwargs, "scale": 1.0 / math.sqrt(width)}
-        elif _short(node) in _TRAINING_ARGUMENT:
-            flag = _read_training(graph, node, flag)
-    graph.eliminate_dead_code()
-    for node in list(graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            graph.erase_node(node)
-    used = {n.target for n in graph.nodes if n.op == "get_attr"}
-    graph.lint()
-    return Captured(graph, {k: v for k, v in tensors.items() if k in used},
-                    {k: v for k, v in modules.items() if k in used}, dynamic, note)
-
-
-_TRAINING_ARGUMENT = {"batch_norm": "training", "instance_norm": None, "dropout": "train", "feature_dropout": "train",
-                      "alpha_dropout": "train", "lstm": "train", "gru": "train", "rnn_tanh": "train",
-                      "rnn_relu": "train"}
-
-
-def _read_training(graph: fx.Graph, node: fx.Node, flag: fx.Node | None) -> fx.Node | None:
-    """Make the training argument of `node` read `self.training`."""
-    name = _TRAINING_ARGUMENT[_short(node)]
-    if name is None:
-        return flag
-    names = [a.name for a in cast(torch._ops.OpOverload, node.target)._schema.arguments]
-    position = names.index(name) if name in names else -1
-    if position < 0 or position >= len(node.args) or node.args[position] is not False:
-        return flag
-    if flag is None:
-        first = next(iter(graph.nodes))
-        with graph.inserting_before(first):
-            flag = graph.create_node("get_attr", "training", name="training")
-    args = list(node.args)
-    args[position] = flag
-    node.args = tuple(args)
-    return flag
-
-
-def _short(node: fx.Node) -> str:
-    target = node.target
-    return target._schema.name.split("::")[-1] if isinstance(target, torch._ops.OpOverload) else ""
-
-
-def _attributes(module: fx.GraphModule, graph: fx.Graph) -> tuple[dict[str, torch.Tensor], dict[str, fx.GraphModule]]:
-    """Tensors and nested graphs by the names that `get_attr` nodes use; tied parameters share their first name."""
-    tensors: dict[str, torch.Tensor] = {}
-    modules: dict[str, fx.GraphModule] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for node in graph.nodes:
-        if node.op != "get_attr":
-            continue
-        value: Any = module
-        for part in cast(str, node.target).split("."):
-            value = getattr(value, part)
-        if isinstance(value, torch.Tensor):
-            key = (id(value),) if value.numel() == 0 else (value.data_ptr(), value.shape, value.stride(), value.dtype)
-            name = seen.setdefault(key, cast(str, node.target))
-            node.target = name
-            tensors[name] = value
-        elif isinstance(value, fx.GraphModule):
-            modules[cast(str, node.target)] = value
-    return tensors, modules

@@ -9,54 +9,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import fx
 
 from autoprune.graph.dims import Concat, Dim, Expr, dims_of, freeze, resolve, size_of, unify
-from autoprune.graph.kept import Kept
+from autoprune.graph.literal import Literal, Offset, Quotient, Size
 
-__all__ = ["Call", "Literal", "Offset", "Quotient", "Size", "TensorType", "Typing", "rule", "tensor_types"]
+__all__ = ["Call", "Literal", "NodeType", "Offset", "Quotient", "Size", "TensorType", "Typing", "is_dynamic", "rule",
+           "tensor_types"]
 
 TensorType = list[Expr]
 NodeType = TensorType | list[TensorType] | None
-
-
-@dataclass(frozen=True)
-class Size:
-    """A literal that is the number of positions of an axis."""
-
-    axis: Expr
-
-    def value(self, kept: Kept) -> int:
-        return kept.size(self.axis)
-
-
-@dataclass(frozen=True)
-class Offset:
-    """A literal that is a position on an axis: it counts the positions before it that stay."""
-
-    axis: Expr
-    position: int
-
-    def value(self, kept: Kept) -> int:
-        return kept.before(self.axis, self.position)
-
-
-@dataclass(frozen=True)
-class Quotient:
-    """A literal that is one axis' size divided by another's (the `groups` of a convolution)."""
-
-    axis: Expr
-    by: Expr
-
-    def value(self, kept: Kept) -> int:
-        return kept.size(self.axis) // kept.size(self.by)
-
-
-Literal = Size | Offset | Quotient
 
 
 class Call:
@@ -108,6 +73,11 @@ def shape_of(value: Any) -> list[int]:
     return [_hint(n) for n in value.shape]
 
 
+def is_dynamic(n: Any) -> bool:
+    """Whether a size is a symbol. The exporter keeps a `SymInt` for a size it has found to be a constant."""
+    return not isinstance(n, int) and not n.node.expr.is_number
+
+
 def _hint(n: Any) -> int:
     if isinstance(n, int):
         return n
@@ -140,19 +110,21 @@ class Typing:
         import autoprune.graph.rules.all  # noqa: F401  (importing registers the rules)
 
         for node in self._graph.nodes:
-            self._why = _describe(node)
-            if node.op == "get_attr":
-                self.types[node] = self._attribute(node)
-            elif node.op == "placeholder":
+            if node.op == "placeholder":
                 known = node.name in self._names
                 self.types[node] = self._attribute(node) if known else self._fresh(node, "model input")
             elif node.op == "output":
                 for source in node.all_input_nodes:
                     self.freeze_node(source, "model output")
             else:
-                self.types[node] = self._call(node)
+                self.visit(node)
         self._freeze_ambiguous_shapes()
         return self
+
+    def visit(self, node: fx.Node) -> None:
+        """Type one constant or operator."""
+        self._why = _describe(node)
+        self.types[node] = self._attribute(node) if node.op == "get_attr" else self._call(node)
 
     # -- what rules use -------------------------------------------------------------------------------------------
 
@@ -184,6 +156,10 @@ class Typing:
     def set(self, node: fx.Node, argument: str, literal: Any) -> None:
         """Note that an argument of `node` (by schema name) depends on sizes; integers and nodes in it stay."""
         self.literals.setdefault(node, {})[argument] = literal
+
+    def visit_reason(self, node: fx.Node) -> None:
+        """Make `node` the operator that reasons name, after its nested graphs were typed."""
+        self._why = _describe(node)
 
     def freeze_node(self, node: fx.Node, why: str | None = None) -> None:
         for axes in tensor_types(self.types.get(node)):
@@ -222,6 +198,8 @@ class Typing:
         if node.target is operator.getitem:
             source = self.types[cast(fx.Node, node.args[0])]
             return cast(list[TensorType], source)[cast(int, node.args[1])] if source is not None else None
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return _RULES["higher_order"](self, node, cast(Call, None))
         if not isinstance(node.target, torch._ops.OpOverload):
             return self.fallback(node) if _has_tensor(node) else None
         name = node.target._schema.name.split("::")[-1]
@@ -253,7 +231,7 @@ def _dynamic(e: Expr) -> bool:
 
 
 def _frozen_axes(value: torch.Tensor, why: str) -> TensorType:
-    return [Dim(_hint(n), why, symbolic=not isinstance(n, int)) for n in value.shape]
+    return [Dim(_hint(n), why, symbolic=is_dynamic(n)) for n in value.shape]
 
 
 def tensor_types(t: NodeType) -> Sequence[TensorType]:

@@ -27,12 +27,20 @@ def collect(graph: Graph, batches: Iterable[tuple[Any, Any]], loss: Callable[[nn
     batches: pairs of (inputs, target).
     loss: called with (model, inputs, target), returns a scalar.
 
-    Costs one forward and backward pass per batch. Raises `TaskError` when a gradient is not finite or no batch comes.
+    Parameters that are frozen for training get gradients, too: their units have to be ranked like all others.
+    Costs one forward and backward pass per batch. Raises `TaskError` when the loss or a gradient is not finite, or when
+    no batch comes.
     """
     model = graph.dense()
+    for p in model.parameters():
+        p.requires_grad_(p.is_floating_point())
     seen = 0
     for inputs, target in islice(batches, max_batches):
-        loss(model, inputs, target).backward()  # type: ignore[no-untyped-call]
+        value = loss(model, inputs, target)
+        if not bool(torch.isfinite(value.detach()).all()):
+            raise TaskError("the loss is not finite", given=f"batch {seen}: {float(value.detach().sum())}",
+                            fix="check the data for NaN and the loss for overflow")
+        value.backward()  # type: ignore[no-untyped-call]
         seen += 1
     if seen == 0:
         raise TaskError("there is no batch to compute gradients on", fix="give the task training data")

@@ -20,7 +20,7 @@ class Statistics:
     """What one pass over calibration data left behind.
 
     gradients: by parameter name, the mean gradient of the loss, shaped like the parameter.
-    samples: number of samples seen.
+    samples: number of batches seen.
     """
 
     gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -33,6 +33,7 @@ class GroupView:
     weights: slices of the parameters and buffers, each `[units, elements]`.
     gradients: slices of the gradients of the parameters in the same form; empty without statistics.
     seed: for criteria that draw numbers; the same for the same group and search seed.
+    parameters: names of the tensors that are parameters; slopes: names of those that PReLU reads.
     """
 
     def __init__(self, graph: Graph, group: str, statistics: Statistics | None = None, seed: int = 0):
@@ -42,6 +43,8 @@ class GroupView:
         self.weights: list[Slice] = graph.slices(group)
         self.gradients: list[Slice] = graph.slices(group, statistics.gradients) if statistics else []
         self.parameters = {n for n, t in graph.captured.tensors.items() if isinstance(t, torch.nn.Parameter)}
+        self.slopes = {str(a.target) for node in graph.captured.graph.nodes if "prelu" in str(node.target)
+                       for a in node.all_input_nodes if a.op == "get_attr"}
 
     def produced(self) -> list[Slice]:
         """Slices of weights that compute the units (the filters); all weights when nothing computes them."""

@@ -26,7 +26,7 @@ class Taylor(Criterion):
             raise ConfigError("the method 'taylor' needs gradients", given=f"group {group.name} without statistics",
                               fix="graph.prune(plan, statistics=autoprune.methods.collect(graph, batches, loss))")
         weights = {(s.tensor, s.role): s.values for s in group.weights}
-        total = torch.zeros(group.units)
+        total = group.gradients[0].values.new_zeros(group.units)
         for g in group.gradients:
             if g.role != "in":
                 total = total + (weights[g.tensor, g.role] * g.values).sum(1)

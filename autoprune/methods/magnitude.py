@@ -71,7 +71,8 @@ class NormScale(Criterion):
     @staticmethod
     def _scales(group: GroupView) -> list[torch.Tensor]:
         return [s.values for s in group.weights
-                if s.role == "vector" and s.tensor.endswith("weight") and s.tensor in group.parameters]
+                if s.role == "vector" and s.tensor.endswith("weight") and s.tensor in group.parameters
+                and s.tensor not in group.slopes]
 
 
 class GeometricMedian(Criterion):

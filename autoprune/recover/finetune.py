@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -48,9 +49,10 @@ class FineTune:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError("unknown precision for fine-tuning", given=self.precision, allowed="auto, fp32, bf16")
-        if self.steps < 0 or not 0 <= self.distill <= 1 or self.lr <= 0 or self.temperature <= 0:
+        if not (self.steps >= 0 and 0 <= self.distill <= 1 and 0 < self.lr < math.inf and 0 < self.temperature < math.inf
+                and 0 <= self.weight_decay < math.inf):
             raise ConfigError("fine-tuning settings are out of range", given=self,
-                              allowed="steps ≥ 0, lr > 0, 0 ≤ distill ≤ 1, temperature > 0")
+                              allowed="steps ≥ 0, lr > 0, 0 ≤ distill ≤ 1, temperature > 0, weight_decay ≥ 0")
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,7 @@ def examples(task: Trainable, teacher: nn.Module, batches: Iterable[tuple[Any, A
     teacher.eval()
     out: list[Example] = []
     with torch.no_grad():
-        for inputs, target in batches:
-            if len(out) == limit:
-                break
+        for inputs, target in islice(batches, limit):
             out.append(Example(inputs, target, task.logits(task.forward(teacher, inputs))))
     return out
 
@@ -77,15 +77,26 @@ def examples(task: Trainable, teacher: nn.Module, batches: Iterable[tuple[Any, A
 def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, seed: int = 0) -> float:
     """Train `model` in place and leave it in evaluation mode; returns the mean loss of the last tenth of the steps.
 
-    Raises `Diverged` when the loss is not finite. Nothing happens for 0 steps or without data.
+    `seed` decides the order of the batches and what dropout drops; the global random state stays as it is. Raises
+    `Diverged` when the loss or its gradient is not finite. Nothing happens (NaN) for 0 steps, without data, or when no
+    parameter is trainable.
     """
-    if settings.steps == 0 or not data:
-        return math.nan
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if settings.steps == 0 or not data or not parameters:
+        return math.nan
+    device = parameters[0].device
+    with torch.random.fork_rng([device] if device.type != "cpu" else [],
+                               device_type=device.type if device.type != "cpu" else "cuda"):
+        torch.manual_seed(seed)
+        return _train(model, task, data, settings, parameters, seed)
+
+
+def _train(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, parameters: list[nn.Parameter],
+           seed: int) -> float:
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     warm = max(1, settings.steps // 10)
     losses: list[float] = []
-    device = next(iter(parameters)).device.type if parameters else "cpu"
+    device = parameters[0].device.type
     model.train()
     for step, example in enumerate(_cycle(data, settings.steps, seed)):
         scale = (step + 1) / warm if step < warm else 0.5 * (
@@ -95,16 +106,21 @@ def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: F
         with torch.autocast(device, torch.bfloat16, enabled=_half(settings.precision, device)):
             loss = _loss(model, task, example, settings)
         if not math.isfinite(loss.item()):
-            raise Diverged("fine-tuning diverged: the loss is not finite", given=f"step {step} of {settings.steps}",
-                           fix="lower recover.lr in the search space")
+            raise _diverged("loss", step, settings)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 5.0)
+        if not bool(torch.isfinite(nn.utils.clip_grad_norm_(parameters, 5.0))):
+            raise _diverged("gradient", step, settings)
         optimizer.step()
         losses.append(loss.item())
     model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail)
+
+
+def _diverged(what: str, step: int, settings: FineTune) -> Diverged:
+    return Diverged(f"fine-tuning diverged: the {what} is not finite", given=f"step {step} of {settings.steps}",
+                    fix="lower recover.lr in the search space")
 
 
 def _half(precision: str, device: str) -> bool:

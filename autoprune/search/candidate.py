@@ -59,7 +59,8 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; kept indices are left out (they are in the candidate's `plan.json`)."""
-        plan = Plan({n: Cut(c.keep, c.method) for n, c in self.plan.cuts.items()}, self.plan.model)
+        plan = Plan({n: Cut(c.keep, c.method) for n, c in self.plan.cuts.items()}, self.plan.model,
+                    self.plan.dropped)
         return {
             "number": self.number, "origin": self.origin, "plan": plan.to_json(), "status": self.status,
             "reason": self.reason, "score": self.score.to_json() if self.score else None,

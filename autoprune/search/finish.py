@@ -53,7 +53,8 @@ def recommend(search: Search, front: Front) -> Point:
     if front.budget_ms is None or not isinstance(search.profiler, MeasuredProfiler):
         return front.pick()
     known: dict[str, dict[str, float]] = dict(search.study.attributes.get("verified", {}))
-    remaining = front
+    # only the front's own points: what they dominated has no weights any more
+    remaining = replace(front, candidates=[p.candidate for p in front.points])
     while True:
         point = remaining.pick()
         key = str(point.number)

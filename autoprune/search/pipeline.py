@@ -74,7 +74,7 @@ class Pipeline:
             with self.clock.time("train"):
                 self._statistics = collect(self.graph, self.task.split("train"), self._loss)
         with self.clock.time("prune"):
-            return self.graph.prune(plan, self._statistics) if plan.cuts else self.graph.dense()
+            return self.graph.cut(plan, self._statistics) if plan.cuts else self.graph.dense()
 
     def onnx(self, model: PrunedModule) -> bytes:
         """ONNX of a pruned model, cut out of the dense export where that works (checked once, on a random plan)."""
@@ -139,7 +139,7 @@ class Pipeline:
 
     def _checked_template(self) -> OnnxTemplate:
         template = OnnxTemplate(self.graph)
-        probe = self.graph.prune(Plan.uniform(self.graph, 0.5, method="random"))
+        probe = self.graph.cut(Plan.uniform(self.graph, 0.5, method="random"))
         try:
             check_onnx(template.slice(probe.plan, probe.tensors()), probe, self.graph.example_inputs)
         except (ModelError, DeviceError, RuntimeError, ValueError, KeyError) as error:

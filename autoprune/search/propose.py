@@ -113,6 +113,16 @@ class Proposer:
                 method[name] = str(self._random.choice(self.choices[name].methods))
         return self.parameters(keep, method)
 
+    def untried(self, digests: set[str]) -> dict[str, Any] | None:
+        """A plan drawn at random from the space whose digest is not among `digests`; None when (nearly) all are."""
+        for _ in range(1000):
+            keep = {n: int(self._random.choice(c.widths)) for n, c in self.choices.items()}
+            method = {n: str(self._random.choice(c.methods)) for n, c in self.choices.items()}
+            values = self.parameters(keep, method)
+            if self.plan(values).digest not in digests:
+                return values
+        return None
+
     def _bisect(self, budget_ms: float, latency_ms: Callable[[Plan], float]) -> float:
         low, high = 0.0, 1.0
         for _ in range(6):

@@ -24,6 +24,7 @@ from autoprune.units import Budget
 __all__ = ["Outcome", "Progress", "Search", "pareto"]
 
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
+_PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
 
 
@@ -76,13 +77,16 @@ class Search:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
                              fix="autoprune layers --model … says what is frozen and why")
         self.proposer = Proposer(graph, choices, seed)
-        self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
         percentile = budget.percentile if budget else "p50"
         self.profiler = open_profiler(device, percentile=percentile, threads=threads)
         self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
+        # last: a folder without a study may still change its configuration
+        self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
         self._latencies: dict[str, Latency] = {}
         self._start = time.monotonic()
         self._done_before = 0
+        self._skipped = 0
+        self._exhausted = False
         self._seconds_before: dict[str, float] = dict(self.study.attributes.get("seconds", {}))
         self.budget_ms: float | None = None
 
@@ -136,15 +140,22 @@ class Search:
             self.budget_ms = self.budget.resolve_ms(float(known))
         self._latencies[Plan({}, self.graph.fingerprint).digest] = dense
         self.study.repair(self.target_ms)
-        wanted = self.proposer.controls()
-        have = self.study.queued_or_done()
-        if not set(wanted) <= have or not any(o.startswith("start: ") for o in have):
-            with clock.time("measure"):
-                aim = self.target_ms if self.target_ms is not None else 0.5 * float(known)
-                wanted.update(self.proposer.at_budget(aim, lambda plan: self._latency_of(plan).ms))
+        if not self.study.attributes.get("queued"):
+            self._queue_controls(float(known))
+
+    def _queue_controls(self, dense_ms: float) -> None:
+        """Dense, uniform ratios and starting points; of those that are the same plan only the first."""
+        with self.pipeline.clock.time("measure"):
+            aim = self.target_ms if self.target_ms is not None else 0.5 * dense_ms
+            wanted = {**self.proposer.controls(),
+                      **self.proposer.at_budget(aim, lambda plan: self._latency_of(plan).ms)}
+        have, seen = self.study.queued_or_done(), set()
         for origin, parameters in wanted.items():
-            if origin not in have:
+            digest = self.proposer.plan(parameters).digest
+            if origin not in have and digest not in seen:
                 self.study.enqueue(origin, parameters)
+            seen.add(digest)
+        self.study.note("queued", True)
 
     @property
     def target_ms(self) -> float | None:
@@ -154,7 +165,7 @@ class Search:
         return self.budget_ms * (_MEASURED_MARGIN if self.device.kind == "measured-local" else 1.0)
 
     def _finished(self) -> bool:
-        if len(self.study.candidates()) >= self.trials:
+        if self._exhausted or len(self.study.candidates()) >= self.trials:
             return True
         return self.timeout_s is not None and time.monotonic() - self._start > self.timeout_s
 
@@ -164,7 +175,13 @@ class Search:
         with clock.time("ask"):
             candidates = self.study.candidates()
             front = pareto(candidates)
-            if not self.study.waiting and len(candidates) % 2 == 0 and front:
+            if self._skipped >= _PATIENCE and not self.study.waiting:
+                untried = self.proposer.untried({c.plan.digest for c in candidates})
+                if untried is None:
+                    self._exhausted = True
+                    return None
+                self.study.enqueue("random plan", untried)
+            elif not self.study.waiting and len(candidates) % 2 == 0 and front:
                 self.study.enqueue("variation of the front", self.proposer.vary(self._parent(front)))
             trial = self.study.ask()
             plan = self.proposer.suggest(trial)
@@ -174,10 +191,12 @@ class Search:
                 reason = self._not_worth(plan, candidates)
                 if reason is not None:
                     self.study.skip(trial, reason)
+                    self._skipped += 1
                     return None
+            self._skipped = 0
             return self._evaluate(trial, origin, plan)
         except KeyboardInterrupt:
-            self.study.abandon(trial)
+            self.study.abandon(trial, self.target_ms)
             raise
 
     def _evaluate(self, trial: object, origin: str, plan: Plan) -> Candidate:
@@ -219,13 +238,15 @@ class Search:
             return None
         with self.pipeline.clock.time("measure"):
             ms = self._latency_of(plan).ms
-        return f"{ms:.1f} ms is far over the budget" if ms > _FAR_OVER * self.target_ms else None
+        # below a floor that nothing beats, proposals are held to the floor: the search finds out where it is
+        limit = _FAR_OVER * max(self.target_ms, min((c.ms for c in candidates), default=0.0))
+        return f"{ms:.4g} ms is far over the budget" if ms > limit else None
 
     def _latency_of(self, plan: Plan) -> Latency:
         """Latency of a plan; it does not depend on which units stay, so no method has to choose them."""
         if plan.digest not in self._latencies:
             first = Plan({n: type(c)(c.keep, "random") for n, c in plan.cuts.items()}, plan.model)
-            model = self.graph.prune(first) if first.cuts else self.pipeline.dense
+            model = self.graph.cut(first) if first.cuts else self.pipeline.dense
             self._latencies[plan.digest] = self.pipeline.latency(model)
         return self._latencies[plan.digest]
 

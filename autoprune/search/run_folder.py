@@ -23,6 +23,7 @@ from autoprune.graph.module import PrunedModule
 __all__ = ["RunFolder", "environment"]
 
 SCHEMA = 1
+_OWN = ("config.toml", "env.json", "study.db", "study.db-journal", "candidates", "picked", "front.json", "report.html")
 _PACKAGES = ("autoprune", "torch", "optuna", "onnx", "onnxscript", "onnxruntime", "numpy", "fvcore")
 
 
@@ -65,16 +66,38 @@ class RunFolder:
         except OSError as error:
             raise ConfigError("the run folder cannot be written", given=f"{self.path}: {error.strerror or error}",
                               fix="--run DIR with a folder you may write to") from error
+        try:
+            self._settle({"schema": SCHEMA, **configuration}, fresh)
+        except BaseException:
+            self.close()  # nobody else will: `open` returns no folder
+            raise
+        return self
+
+    def _settle(self, wanted: Mapping[str, Any], fresh: bool) -> None:
+        """Compare the configuration with what is there, or write it."""
+        before = self._read()
         if fresh:
             self._clear()
+        elif before is not None and (self.path / "study.db").exists():
+            self._compare(before, wanted)
+            return
+        self.write("env.json", json.dumps(environment(), indent=1))
+        self.write("config.toml", to_toml(wanted))
+
+    def _read(self) -> dict[str, Any] | None:
+        """The configuration that is there. A `config.toml` of something else is not to be touched."""
         config = self.path / "config.toml"
-        wanted = {"schema": SCHEMA, **configuration}
-        if config.is_file():
-            self._compare(tomllib.loads(config.read_text(encoding="utf-8")), wanted)
-        else:
-            self.write("env.json", json.dumps(environment(), indent=1))
-            self.write("config.toml", to_toml(wanted))
-        return self
+        if not config.is_file():
+            return None
+        try:
+            before = tomllib.loads(config.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError("the configuration of the run folder cannot be read", given=f"{config}: {error}",
+                              fix="--run DIR for a new folder") from error
+        if "schema" not in before or "model_fingerprint" not in before:
+            raise ConfigError("this folder is not a search's: its config.toml is something else", given=self.path,
+                              fix="--run DIR for a new folder")
+        return before
 
     def _compare(self, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         free = {"trials", "timeout", "max_drop"}
@@ -86,13 +109,12 @@ class RunFolder:
                               fix="--run DIR for a new folder, or --fresh to throw the old results away")
 
     def _clear(self) -> None:
-        for item in self.path.iterdir():
-            if item.name == ".lock":
-                continue
+        """Remove what a search writes, and nothing else that may lie in the folder."""
+        for item in (self.path / name for name in _OWN):
             if item.is_dir():
                 shutil.rmtree(item)
             else:
-                item.unlink()
+                item.unlink(missing_ok=True)
         self.candidates.mkdir()
 
     def _hold(self) -> None:

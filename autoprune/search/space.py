@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,16 @@ __all__ = ["Choices", "Space", "list_spaces", "load_space"]
 
 _RECOVER: dict[str, type] = {"steps": int, "lr": float, "distill": float, "temperature": float, "weight_decay": float,
                              "calibration_batches": int, "precision": str}
+_KINDS = {int: "a whole number", float: "a number", str: "text"}
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "steps": ("at least 0", lambda v: v >= 0),
+    "lr": ("above 0 and finite", lambda v: 0 < v < math.inf),
+    "distill": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "temperature": ("above 0 and finite", lambda v: 0 < v < math.inf),
+    "weight_decay": ("at least 0 and finite", lambda v: 0 <= v < math.inf),
+    "calibration_batches": ("at least 0", lambda v: v >= 0),
+    "precision": ("auto, fp32 or bf16", lambda v: v in ("auto", "fp32", "bf16")),
+}
 _TOP = {"description", "methods", "min_keep", "recover", "search", "groups"}
 _SEARCH = {"trials"}
 _GROUP = {"methods", "min_keep", "keep"}
@@ -91,15 +102,18 @@ def load_space(name: str | Path) -> Space:
                               + "; or a path to a .toml file", fix="autoprune spaces list")
     if not path.is_file():
         raise ConfigError("the space file does not exist", given=path, fix="autoprune spaces list")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the space file cannot be read", given=f"{path}: {error}", fix="autoprune spaces list"
+                          ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("the space file is not valid TOML", given=f"{path}: {error}") from error
     problems = _problems(data)
     if problems:
         lines = text.splitlines()
-        listed = "".join(f"\n  - {_locate(lines, key)}{what}" for key, what in problems)
+        listed = "".join(f"\n  - {_locate(lines, where)}{what}" for where, what in problems)
         raise ConfigError(f"the space file {path} has {len(problems)} problem(s):{listed}",
                           fix="autoprune spaces show default prints a correct one")
     return Space(path.stem, data.get("description", ""), tuple(data.get("methods", ("l1",))),
@@ -107,52 +121,73 @@ def load_space(name: str | Path) -> Space:
                  int(data.get("search", {}).get("trials", 36)))
 
 
-def _locate(lines: list[str], key: str) -> str:
-    """`line 3: ` for the first line that mentions the key or value."""
-    number = next((i for i, line in enumerate(lines, 1) if key in line), None)
-    return f"line {number}: " if number else ""
+Problem = tuple[tuple[str, ...], str]
+"""The words that lead to it, from the table to the value, and what is wrong."""
 
 
-def _problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    out = [(k, f"unknown key {k!r}; {did_you_mean(k, _TOP)}") for k in data if k not in _TOP]
+def _locate(lines: list[str], where: tuple[str, ...]) -> str:
+    """`line 3: `: each word is looked for from the line of the word before it."""
+    number = 0
+    for word in where:
+        pattern = re.compile(rf"(?<![\w:.-]){re.escape(word)}(?![\w:-])")
+        found = next((i for i in range(number, len(lines))
+                      if not lines[i].lstrip().startswith("#") and pattern.search(lines[i])), None)
+        if found is None:
+            return ""
+        number = found
+    return f"line {number + 1}: "
+
+
+def _problems(data: Mapping[str, Any]) -> list[Problem]:
+    out: list[Problem] = [((k,), f"unknown key {k!r}; {did_you_mean(k, _TOP)}") for k in data if k not in _TOP]
+    if not isinstance(data.get("description", ""), str):
+        out.append((("description",), "description must be text"))
     for section in ("recover", "search", "groups"):
         if not isinstance(data.get(section, {}), Mapping):
-            return [*out, (section, f"[{section}] must be a table")]
-    out += _method_problems(data.get("methods", ["l1"]), "methods")
-    out += _keep_problems(data.get("min_keep", 0.1))
+            return [*out, ((section,), f"[{section}] must be a table")]
+    out += _method_problems(data.get("methods", ["l1"]), ("methods",))
+    out += _keep_problems(data.get("min_keep", 0.1), ("min_keep",))
     for key, value in data.get("recover", {}).items():
-        kind = _RECOVER.get(key)
-        if kind is None:
-            out.append((key, f"unknown key recover.{key}; {did_you_mean(key, _RECOVER)}"))
-        elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-            out.append((key, f"recover.{key} must be {kind.__name__}, not {value!r}"))
+        out += [(("recover", key), problem) for problem in _recover_problems(key, value)]
     for key, value in data.get("search", {}).items():
         if key not in _SEARCH:
-            out.append((key, f"unknown key search.{key}; {did_you_mean(key, _SEARCH)}"))
-        elif not isinstance(value, int) or value < 1:
-            out.append((key, f"search.{key} must be a whole number ≥ 1, not {value!r}"))
+            out.append((("search", key), f"unknown key search.{key}; {did_you_mean(key, _SEARCH)}"))
+        elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            out.append((("search", key), f"search.{key} must be a whole number ≥ 1, not {value!r}"))
     for pattern, rule in data.get("groups", {}).items():
+        where = ("groups", pattern)
         if not isinstance(rule, Mapping):
-            out.append((pattern, f"groups.{pattern!r} must be a table"))
+            out.append((where, f"groups.{pattern!r} must be a table"))
             continue
-        out += [(k, f"unknown key {k!r} in groups.{pattern!r}; {did_you_mean(k, _GROUP)}") for k in rule
+        out += [((*where, k), f"unknown key {k!r} in groups.{pattern!r}; {did_you_mean(k, _GROUP)}") for k in rule
                 if k not in _GROUP]
-        out += _method_problems(rule.get("methods", ["l1"]), pattern) + _keep_problems(rule.get("min_keep", 0.1))
+        out += _method_problems(rule.get("methods", ["l1"]), (*where, "methods"))
+        out += _keep_problems(rule.get("min_keep", 0.1), (*where, "min_keep"))
         if rule.get("keep", "whole") != "whole":
-            out.append((pattern, f"keep in groups.{pattern!r} can only be \"whole\""))
+            out.append(((*where, "keep"), f"keep in groups.{pattern!r} can only be \"whole\""))
     return out
 
 
-def _method_problems(names: Any, where: str) -> list[tuple[str, str]]:
+def _recover_problems(key: str, value: Any) -> list[str]:
+    kind = _RECOVER.get(key)
+    if kind is None:
+        return [f"unknown key recover.{key}; {did_you_mean(key, _RECOVER)}"]
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        return [f"recover.{key} must be {_KINDS[kind]}, not {value!r}"]
+    allowed, fits = _RANGES[key]
+    return [] if fits(value) else [f"recover.{key} must be {allowed}, not {value!r}"]
+
+
+def _method_problems(names: Any, where: tuple[str, ...]) -> list[Problem]:
     from autoprune.methods.registry import method_names
 
     known = method_names()
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        return [(where, f"{where}: methods must be a list of at least one name")]
-    return [(n, f"unknown method {n!r}; {did_you_mean(n, known)}") for n in names if n not in known]
+        return [(where, f"{'.'.join(where)} must be a list of at least one name")]
+    return [((*where, n), f"unknown method {n!r}; {did_you_mean(n, known)}") for n in names if n not in known]
 
 
-def _keep_problems(value: Any) -> list[tuple[str, str]]:
+def _keep_problems(value: Any, where: tuple[str, ...]) -> list[Problem]:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        return [("min_keep", f"min_keep must be in (0, 1], not {value!r}")]
+        return [(where, f"min_keep must be in (0, 1], not {value!r}")]
     return []

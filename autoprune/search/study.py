@@ -65,24 +65,23 @@ class Study:
     def repair(self, budget_ms: float | None) -> list[int]:
         """Put trials right that were running when the process died, and return their numbers.
 
-        One whose candidate was recorded is completed with it; any other is failed, and queued again if it had a name.
+        One whose candidate was recorded is completed with it; any other goes back to its place in the queue, or is
+        failed when it was not queued but the sampler's.
         """
         broken = [t for t in self._study.trials if t.state == TrialState.RUNNING]
         for frozen in broken:
-            if "candidate" in frozen.user_attrs:
-                candidate = Candidate.from_json(json.loads(frozen.user_attrs["candidate"]))
-                self.tell(Trial(self._study, frozen._trial_id), candidate, budget_ms)
-            else:
-                self._study.tell(frozen.number, state=TrialState.FAIL)
-                self._requeue(frozen)
+            self._release(frozen, budget_ms)
         return [t.number for t in broken]
 
-    def _requeue(self, trial: FrozenTrial) -> None:
-        origin = trial.user_attrs.get("origin")
-        if origin is not None and trial.params:
-            self.enqueue(origin, trial.params)
-        elif origin is not None and "fixed_params" in trial.system_attrs:
-            self.enqueue(origin, trial.system_attrs["fixed_params"])
+    def _release(self, frozen: FrozenTrial, budget_ms: float | None) -> None:
+        if "candidate" in frozen.user_attrs:
+            candidate = Candidate.from_json(json.loads(frozen.user_attrs["candidate"]))
+            self.tell(Trial(self._study, frozen._trial_id), candidate, budget_ms)
+        elif "origin" in frozen.user_attrs:
+            # waiting again under the same number: it keeps its parameters and its place before those queued later
+            self._study._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
+        else:
+            self._study.tell(frozen.number, state=TrialState.FAIL)
 
     def enqueue(self, origin: str, parameters: Mapping[str, Any]) -> None:
         """Queue a plan under a name that says where it comes from."""
@@ -106,16 +105,17 @@ class Study:
         """Record the result: first the candidate, then the state, so that a kill between them repeats the trial."""
         trial.set_user_attr("candidate", json.dumps(candidate.to_json()))
         if candidate.status == "ok" and candidate.score is not None and candidate.latency is not None:
-            if budget_ms is not None:
+            if budget_ms is not None and not trial.constraints:  # set already when a kill came right after
                 trial.set_constraint("latency over budget, ms", candidate.ms - budget_ms)
             self._study.tell(trial, [candidate.score.value, candidate.ms])
         else:
             self._study.tell(trial, state=TrialState.FAIL)
 
-    def abandon(self, trial: Trial) -> None:
-        """Give up a trial that was interrupted; it is queued again if it had a name."""
-        self._study.tell(trial, state=TrialState.FAIL)
-        self._requeue(self._study.trials[trial.number])
+    def abandon(self, trial: Trial, budget_ms: float | None) -> None:
+        """Give up a trial that was interrupted, as `repair` does; one that has ended stays as it is."""
+        frozen = self._study.trials[trial.number]
+        if not frozen.state.is_finished():
+            self._release(frozen, budget_ms)
 
     def skip(self, trial: Trial, reason: str) -> None:
         """End a trial that is not worth evaluating (a repeated plan, or one far over the budget)."""

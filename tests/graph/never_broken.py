@@ -46,8 +46,14 @@ def call(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
 
 
 def another_batch(inputs: Any) -> Any:
-    """The same inputs with one more row (a copy of the first)."""
-    return pytree.tree_map(lambda x: torch.cat([x, x[:1]]) if isinstance(x, torch.Tensor) and x.dim() else x, inputs)
+    """The same inputs with one more row, another one where it holds fractions: norms need some variance."""
+
+    def widen(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor) or not x.dim():
+            return x
+        return torch.cat([x, x[:1].roll(1, -1) * 0.9 if x.is_floating_point() else x[:1]])
+
+    return pytree.tree_map(widen, inputs)
 
 
 @contextlib.contextmanager
@@ -66,14 +72,14 @@ def check(model: nn.Module, inputs: Any, *, keeps: tuple[float, ...] = (0.7, 0.4
     identity(graph, model.eval(), inputs)
     pruned = None
     for keep, method in zip(keeps, ("random", "l1"), strict=False):
-        pruned = graph.prune(Plan.uniform(graph, keep, method))
+        pruned = graph.cut(Plan.uniform(graph, keep, method))
         runs(graph, pruned, inputs)
     assert pruned is not None
     trains(pruned, inputs)
     reloads(pruned, inputs)
     again = trace(pruned, inputs)
     if again.groups:
-        assert all(torch.isfinite(x).all() for x in call(again.prune(Plan.uniform(again, 0.6)), inputs)
+        assert all(torch.isfinite(x).all() for x in call(again.cut(Plan.uniform(again, 0.6)), inputs)
                    if x.is_floating_point())
     how = exports(graph, keeps[0], inputs) if onnx else "not asked"
     return Report(len(graph.groups), graph.free_params / max(graph.params, 1), graph.captured.dynamic_batch, how)
@@ -81,9 +87,14 @@ def check(model: nn.Module, inputs: Any, *, keeps: tuple[float, ...] = (0.7, 0.4
 
 def identity(graph: Graph, model: nn.Module, inputs: Any) -> None:
     """The plan that removes nothing gives the model's outputs, bit for bit."""
-    with torch.no_grad():
-        for a, b in zip(call(model, inputs), call(graph.dense(), inputs), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a kernel of its own for inference, which rounds differently
+    try:
+        with torch.no_grad():
+            for a, b in zip(call(model, inputs), call(graph.dense(), inputs), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def runs(graph: Graph, pruned: PrunedModule, inputs: Any) -> None:
@@ -155,7 +166,7 @@ def reloads(pruned: PrunedModule, inputs: Any) -> None:
 def exports(graph: Graph, keep: float, inputs: Any) -> str:
     """onnxruntime agrees with torch, through the template or, where that says it cannot, through an export."""
     plan = graph.resolve(Plan.uniform(graph, keep, "random"))
-    pruned = graph.prune(plan)
+    pruned = graph.cut(plan)
     try:
         exported, how = OnnxTemplate(graph).slice(plan, pruned.tensors()), "sliced"
     except CannotSlice:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autoprune.graph.dims import Concat, Dim, Expr, Product, dims_of, freeze, reshape, resolve, size_of, split, unify
 from autoprune.graph.kept import Kept, coordinates
 
-QUICK = settings(deadline=None, max_examples=150, derandomize=True)
+QUICK = settings(deadline=None, max_examples=60, derandomize=True)
 
 
 def frozen_of(e: Expr) -> list[str | None]:
@@ -297,15 +297,6 @@ def test_unification_is_transitive(three: list[Expr], seed: int) -> None:
 
 @QUICK
 @given(equal_sized(2))
-def test_unifying_twice_changes_nothing(pair: list[Expr]) -> None:
-    unify(pair[0], pair[1], "once")
-    once = [[(id(d), d.frozen) for d in dims_of(e)] for e in pair]
-    unify(pair[0], pair[1], "twice")
-    assert [[(id(d), d.frozen) for d in dims_of(e)] for e in pair] == once
-
-
-@QUICK
-@given(equal_sized(2))
 def test_frozen_dims_never_thaw(pair: list[Expr]) -> None:
     solid = [d for e in pair for d in dims_of(e) if d.frozen is not None]
     unify(pair[0], pair[1], "together")
@@ -350,7 +341,7 @@ def reshapes(draw: st.DrawFn) -> tuple[list[Expr], list[int]]:
     return axes, draw(factorisation(total))
 
 
-@settings(QUICK, max_examples=400)
+@settings(QUICK, max_examples=150)
 @given(reshapes(), st.integers(0, 10**6))
 def test_reshape_does_what_torch_does(case: tuple[list[Expr], list[int]], seed: int) -> None:
     check_reshape(*case, seed)
@@ -438,7 +429,7 @@ def splits(draw: st.DrawFn) -> tuple[Expr, list[int]]:
     return e, [b - a for a, b in zip(cuts, cuts[1:], strict=False)]
 
 
-@settings(QUICK, max_examples=300)
+@settings(QUICK, max_examples=80)
 @given(splits(), st.integers(0, 10**6))
 def test_split_cuts_what_torch_cuts(case: tuple[Expr, list[int]], seed: int) -> None:
     e, sizes = case

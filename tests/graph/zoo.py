@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.graph import zoo_attention, zoo_conv, zoo_conv2, zoo_other, zoo_recurrent
+from . import zoo_attention, zoo_conv, zoo_conv2, zoo_other, zoo_recurrent
 
 Build = Callable[[], tuple[nn.Module, Any]]
 

@@ -87,7 +87,7 @@ def transformer_full() -> Built:
 
         def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
-            return self.head(self.t(self.e(source), self.e(target), tgt_mask=mask))
+            return self.head(self.t(self.e(source), self.e(target), tgt_mask=mask, tgt_is_causal=True))
 
     return Net(), (torch.randint(0, 20, (2, 6)), torch.randint(0, 20, (2, 5)))
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from tests.graph.zoo_conv import Built, _cbr, _Head, _image
+from .zoo_conv import Built, _cbr, _Head, _image
 
 
 def norms() -> Built:

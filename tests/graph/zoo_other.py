@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,10 +76,6 @@ def glu_variants() -> Built:
 
 
 def several_inputs_dict_out() -> Built:
-    @dataclass
-    class _Unused:
-        pass
-
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -102,6 +97,7 @@ def where_and_masks() -> Built:
             super().__init__()
             self.a, self.b, self.c = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)
             self.register_buffer("mask", torch.tensor([True, False] * 6))
+            self.register_buffer("other", torch.tensor([True, False] * 6))
             self.register_buffer("order", torch.tensor([3, 1, 0, 2, 5, 4, 11, 10, 9, 8, 7, 6]))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -109,7 +105,7 @@ def where_and_masks() -> Built:
             y = torch.where(y > 0, y, 0.1 * y).masked_fill(self.mask, 0.5)
             y = self.b(y)
             y = torch.maximum(y, -y).clamp(0.0, 3.0)
-            return self.c(y[:, self.order] * torch.where(self.mask, 1.0, 2.0))
+            return self.c(y[:, self.order] * torch.where(self.other, 1.0, 2.0))
 
     return Net(), torch.randn(2, 6)
 

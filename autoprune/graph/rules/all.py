@@ -6,6 +6,7 @@ from autoprune.graph.rules import (  # noqa: F401
     elementwise,
     index,
     linear,
+    nested,
     norm,
     recurrent,
     reduce,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from autoprune.graph.dims import Dim, Expr
-from autoprune.graph.typing import Call, NodeType, Typing, rule, shape_of
+from autoprune.graph.dims import Dim, Expr, size_of
+from autoprune.graph.typing import Call, NodeType, Typing, broadcast, is_dynamic, rule
 
 
 @rule("embedding")
@@ -31,7 +31,7 @@ def index(t: Typing, node: fx.Node, call: Call) -> NodeType:
     value = node.meta["val"].shape
     sizes = t.shape(node)
     stop = len(sizes) - len(after)
-    middle = [Dim(n, t.why, symbolic=not isinstance(v, int))
+    middle = [Dim(n, t.why, symbolic=is_dynamic(v))
               for n, v in zip(sizes[len(before) : stop], value[len(before) : stop], strict=True)]
     return [*before, *middle, *after]
 
@@ -49,21 +49,57 @@ def index_select(t: Typing, node: fx.Node, call: Call) -> NodeType:
 @rule("gather", "take_along_dim")
 def gather(t: Typing, node: fx.Node, call: Call) -> NodeType:
     """Axes other than the gathered one keep their positions when index and source have the same size there."""
-    x, picked = t.of(call["self"]), t.of(call["index"])
+    picked_by = call.get("index") or call.get("indices")
+    x, picked = t.of(call["self"]), t.of(picked_by)
+    if call.get("dim") is None:
+        return t.fallback(node)
     axis = call["dim"] % len(x)
     t.freeze(x[axis], picked[axis])
-    full = shape_of(call["self"].meta["val"])
-    for i, n in enumerate(t.shape(node)):
-        if i != axis and n == full[i]:
-            t.unify(x[i], picked[i])
-        elif i != axis:
-            t.freeze(x[i], picked[i])
+    if str(node.target).startswith("aten.take_along_dim"):
+        return [*broadcast(t, [x[:axis], picked[:axis]], t.shape(node)[:axis]), picked[axis],
+                *broadcast(t, [x[axis + 1 :], picked[axis + 1 :]], t.shape(node)[axis + 1 :])]
+    _along(t, x, picked, axis)
     return list(picked)
 
 
-@rule("embedding_bag", "one_hot", "scatter", "scatter_add", "index_put", "index_add", "index_copy", "masked_select",
-      "nonzero", "masked_scatter", "slice_scatter", "select_scatter", "bincount", "searchsorted", "bucketize")
+def _along(t: Typing, x: list[Expr], other: list[Expr], axis: int) -> None:
+    """Unify the axes other than `axis`; where the sizes differ only the first positions are meant: freeze."""
+    for i, (a, b) in enumerate(zip(x, other, strict=True)):
+        if i != axis and size_of(a) == size_of(b):
+            t.unify(a, b)
+        elif i != axis:
+            t.freeze(a, b)
+
+
+@rule("scatter", "scatter_add", "scatter_reduce")
+def scatter(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """`self[index[i, j], j] = src[i, j]`: positions of the scattered axis have a meaning, those of the others pass."""
+    x, picked = t.of(call["self"]), t.of(call["index"])
+    if len(x) != len(picked) or not x:
+        return t.fallback(node)
+    axis = call["dim"] % len(x)
+    t.freeze(x[axis], picked[axis])
+    _along(t, x, picked, axis)
+    if isinstance(call.get("src"), fx.Node):
+        source = t.of(call["src"])
+        _along(t, picked, source, axis)
+        t.freeze(source[axis])
+    return x
+
+
+@rule("index_add", "index_copy")
+def index_add(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    x, source = t.of(call["self"]), t.of(call["source"])
+    if len(x) != len(source) or not x:
+        return t.fallback(node)
+    axis = call["dim"] % len(x)
+    t.freeze(x[axis], source[axis])
+    t.freeze_node(call["index"])
+    _along(t, x, source, axis)
+    return x
+
+
+@rule("embedding_bag", "one_hot", "index_put", "masked_select", "nonzero", "masked_scatter", "slice_scatter",
+      "select_scatter", "bincount", "searchsorted", "bucketize")
 def scattered(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)
-
-

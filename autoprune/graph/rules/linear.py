@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
 from autoprune.graph.dims import Dim, Expr, Product, size_of
-from autoprune.graph.typing import Call, NodeType, Quotient, TensorType, Typing, broadcast, rule
+from autoprune.graph.typing import Call, NodeType, Quotient, TensorType, Typing, broadcast, is_dynamic, rule
 
 
 @rule("linear")
@@ -19,7 +21,7 @@ def linear(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [*x[:-1], weight[0]]
 
 
-@rule("matmul", "bmm", "mm", "mv", "dot")
+@rule("matmul", "bmm", "mm", "mv", "dot", "vdot")
 def matmul(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return _matmul(t, t.of(node.args[0]), t.of(node.args[1]), t.shape(node))
 
@@ -37,6 +39,14 @@ def _matmul(t: Typing, a: TensorType, b: TensorType, shape: list[int]) -> Tensor
 def addmm(t: Typing, node: fx.Node, call: Call) -> NodeType:
     product = _matmul(t, t.of(node.args[1]), t.of(node.args[2]), t.shape(node))
     return broadcast(t, [t.of(node.args[0]), product], t.shape(node))
+
+
+@rule("cdist", "_cdist_forward")
+def cdist(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """`[…, P, M]`, `[…, R, M]` → `[…, P, R]`: distances over the features that stay."""
+    a, b = t.of(call["x1"]), t.of(call["x2"])
+    t.unify(a[-1], b[-1])
+    return [*broadcast(t, [a[:-2], b[:-2]], t.shape(node)[:-2]), a[-2], b[-2]]
 
 
 @rule("outer", "ger")
@@ -75,6 +85,8 @@ def convolution(t: Typing, node: fx.Node, call: Call) -> NodeType:
     transposed = "transpose" in str(node.target) or bool(call.get("transposed"))
     channel = len(x) - (len(weight) - 1)  # 1, or 0 without a batch axis
     groups = call["groups"]
+    if not isinstance(groups, int):  # one group per sample: a kernel made for each
+        return t.fallback(node)
     lead, second = weight[0], weight[1]
     t.freeze(*weight[2:], why="kernel size")
     if groups == 1:
@@ -95,5 +107,24 @@ def convolution(t: Typing, node: fx.Node, call: Call) -> NodeType:
             t.set(node, "groups", Quotient(x[channel], second))
     if call["bias"] is not None:
         t.unify(t.of(call["bias"])[0], out)
-    spatial = [t.frozen(n) for n in t.shape(node)[channel + 1 :]]
-    return [*x[:channel], out, *spatial]
+    return [*x[:channel], out, *_spatial(t, node, call, x[channel + 1 :])]
+
+
+def _spatial(t: Typing, node: fx.Node, call: Call, axes: TensorType) -> TensorType:
+    """An axis with a kernel of one position, unpadded and not strided, passes; any other keeps its positions."""
+    kernel = t.shape(call["weight"])[2:]
+    stride, padding = call.get("stride"), call.get("padding")
+    sizes = t.shape(node)[-len(axes) :]
+    out: TensorType = []
+    for i, e in enumerate(axes):
+        plain = kernel[i] == 1 and _each(stride, i) == 1 and (padding == "valid" or _each(padding, i) == 0)
+        if plain and sizes[i] == size_of(e):
+            out.append(e)
+        else:
+            t.freeze(e)
+            out.append(Dim(sizes[i], t.why, symbolic=is_dynamic(node.meta["val"].shape[i - len(axes)])))
+    return out
+
+
+def _each(value: Any, i: int) -> Any:
+    return value if not isinstance(value, list | tuple) else value[i if len(value) > 1 else 0]

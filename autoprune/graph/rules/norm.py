@@ -60,3 +60,13 @@ def group_norm(t: Typing, node: fx.Node, call: Call) -> NodeType:
     if isinstance(node.meta["val"], tuple | list):
         return [x, *t.fresh_rest(node)]
     return x
+
+
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """`w = g·v/‖v‖`, one norm for each position of axis `dim`, or one in all (`dim` = -1)."""
+    v, g = t.of(call["v"]), t.of(call["g"])
+    if len(g) == len(v) and g:
+        axis = call["dim"] % len(v)
+        t.unify(v[axis], g[axis])
+    return [v, g] if isinstance(node.meta["val"], tuple | list) else v

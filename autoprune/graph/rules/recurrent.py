@@ -21,30 +21,37 @@ def recurrent(t: Typing, node: fx.Node, call: Call) -> NodeType:
     weights = [t.of(n) for n in call["params"]]
     directions = 2 if call["bidirectional"] else 1
     per_cell = len(weights) // (int(call["num_layers"]) * directions)
-    if (per_cell not in (2, 4)) or call["has_biases"] != (per_cell == 4):
-        return t.fallback(node)  # projections
+    projected = per_cell == (5 if call["has_biases"] else 3)
+    if not projected and per_cell != (4 if call["has_biases"] else 2):
+        return t.fallback(node)
     hidden: Expr = states[0][-1]
+    cell_width: Expr = states[-1][-1]  # differs from the hidden width only where that is a projection of it
     layer_input: Expr = x[-1]
     for layer in range(int(call["num_layers"])):
         for direction in range(directions):
             first = (layer * directions + direction) * per_cell
-            _cell(t, weights[first : first + per_cell], layer_input, hidden, _GATES[name])
+            own = weights[first : first + per_cell]
+            if projected:
+                projection = own.pop()
+                t.unify(projection[0], hidden)
+                t.unify(projection[1], cell_width)
+            _cell(t, own, layer_input, hidden, cell_width if projected else hidden, _GATES[name])
         layer_input = Concat([hidden] * directions) if directions > 1 else hidden
     for state in states:
         t.freeze(state[0])
-        t.unify(state[-1], hidden)
+        t.unify(state[-1], cell_width if projected and state is states[-1] else hidden)
     batch = x[0] if call["batch_first"] else x[-2]
     for state in states:
         t.unify(state[1], batch)
     output: TensorType = [*x[:-1], layer_input]
-    return [output, *[[state[0], state[1], hidden] for state in states]]
+    return [output, *[[state[0], state[1], state[-1]] for state in states]]
 
 
-def _cell(t: Typing, weights: list[TensorType], x: Expr, hidden: Expr, gates: int) -> None:
+def _cell(t: Typing, weights: list[TensorType], x: Expr, hidden: Expr, width: Expr, gates: int) -> None:
     t.unify(weights[0][1], x)
     t.unify(weights[1][1], hidden)
     for w in weights:
-        t.unify(w[0], Concat([hidden] * gates) if gates > 1 else hidden)
+        t.unify(w[0], Concat([width] * gates) if gates > 1 else width)
 
 
 @rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
@@ -55,7 +62,7 @@ def cell(t: Typing, node: fx.Node, call: Call) -> NodeType:
     weights += [t.of(call[k]) for k in ("b_ih", "b_hh") if call.get(k) is not None]
     hidden = states[0][-1]
     x = t.of(call["input"])
-    _cell(t, weights, x[-1], hidden, _GATES[name])
+    _cell(t, weights, x[-1], hidden, hidden, _GATES[name])
     for state in states:
         t.unify(state[-1], hidden)
     out: TensorType = [*x[:-1], hidden]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import fx
 
 from autoprune.graph.dims import size_of
-from autoprune.graph.typing import Call, NodeType, TensorType, Typing, rule
+from autoprune.graph.typing import Call, NodeType, TensorType, Typing, broadcast, rule, shape_of
 
 
 def _reduced(t: Typing, x: TensorType, dims: Any, keepdim: bool) -> TensorType:
@@ -32,7 +33,8 @@ def reduction(t: Typing, node: fx.Node, call: Call) -> NodeType:
     value = node.meta["val"]
     if not isinstance(value, tuple | list):
         return out
-    if len(value) == 2 and not value[1].dtype.is_floating_point:  # an index along the axis: it means a position
+    looked_at = any(u.target is not operator.getitem or u.args[1] == 1 for u in node.users)
+    if len(value) == 2 and looked_at and not value[1].dtype.is_floating_point:  # an index means a position
         t.freeze(*[e for i, e in enumerate(x) if i == call["dim"] % max(len(x), 1)])
     return [list(out) for _ in value]
 
@@ -57,7 +59,7 @@ def topk(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x = t.of(call["self"])
     axis = call["dim"] % len(x)
     t.freeze(x[axis])
-    shape = [int(n) if isinstance(n, int) else 0 for n in node.meta["val"][0].shape]
+    shape = shape_of(node.meta["val"][0])
     out = [t.frozen(shape[i]) if i == axis else e for i, e in enumerate(x)] if len(shape) == len(x) else [
         e for i, e in enumerate(x) if i != axis]
     return [list(out), list(out)]
@@ -73,8 +75,6 @@ def argmax(t: Typing, node: fx.Node, call: Call) -> NodeType:
 
 @rule("cosine_similarity", "pairwise_distance")
 def similarity(t: Typing, node: fx.Node, call: Call) -> NodeType:
-    from autoprune.graph.typing import broadcast
-
     a, b = t.of(node.args[0]), t.of(node.args[1])
     rank = max(len(a), len(b))
     shape = [max(size_of(x[i - rank + len(x)]) for x in (a, b) if i - rank + len(x) >= 0) for i in range(rank)]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from autoprune.graph.dims import Concat, Dim, Expr, Product, reshape, resolve, size_of, split
-from autoprune.graph.typing import Call, NodeType, Offset, Size, TensorType, Typing, concat, rule
+from autoprune.graph.typing import Call, NodeType, Offset, Size, TensorType, Typing, concat, is_dynamic, rule
 
 
 @rule("view", "reshape", "_unsafe_view", "unflatten", "flatten", "squeeze", "view_as", "reshape_as", "ravel")
@@ -77,7 +77,7 @@ def expand(t: Typing, node: fx.Node, call: Call) -> NodeType:
             out.append(other[i])
         else:
             value = node.meta["val"].shape[i]
-            out.append(Dim(n) if isinstance(value, int) else Dim(n, t.why, symbolic=True))
+            out.append(Dim(n, t.why, symbolic=True) if is_dynamic(value) else Dim(n))
     if call.get("size") is not None:
         t.set(node, "size", [Size(e) for e in out])
     return out
@@ -104,7 +104,7 @@ def _keep_unrepeated(t: Typing, node: fx.Node, x: TensorType, counts: list[Any])
         else:
             if i >= new:
                 t.freeze(x[i - new])
-            out.append(Dim(t.shape(node)[i], t.why, symbolic=not isinstance(shape[i], int)))
+            out.append(Dim(t.shape(node)[i], t.why, symbolic=is_dynamic(shape[i])))
     return out
 
 
@@ -151,7 +151,7 @@ def stack(t: Typing, node: fx.Node, call: Call) -> NodeType:
 def split_axis(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x = t.of(call["self"])
     axis = call["dim"] % len(x)
-    shapes = [[int(n) if isinstance(n, int) else -1 for n in v.shape] for v in node.meta["val"]]
+    shapes = [[-1 if is_dynamic(n) else int(n) for n in v.shape] for v in node.meta["val"]]
     if any(s[axis] < 0 for s in shapes):
         t.freeze(x[axis])
         return [[*x[:axis], Dim(1, t.why, symbolic=True), *x[axis + 1 :]] for _ in shapes]
@@ -172,9 +172,10 @@ def slice_axis(t: Typing, node: fx.Node, call: Call) -> NodeType:
         elif isinstance(call["end"], int) and 0 <= call["end"] < 2**31:
             t.set(node, "end", Size(x[axis]))
         return x
-    if not isinstance(start, int) or not isinstance(node.meta["val"].shape[axis], int):
+    dynamic = is_dynamic(node.meta["val"].shape[axis])
+    if not isinstance(start, int) or dynamic:
         t.freeze(x[axis])
-        x[axis] = Dim(taken, t.why, symbolic=not isinstance(node.meta["val"].shape[axis], int))
+        x[axis] = Dim(taken, t.why, symbolic=dynamic)
         return x
     start = max(start + length, 0) if start < 0 else min(start, length)
     if step != 1:
@@ -247,6 +248,7 @@ def pad(t: Typing, node: fx.Node, call: Call) -> NodeType:
 def pixel_shuffle(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x, shape = t.of(call["self"]), t.shape(node)
     r = call.get("upscale_factor") or call.get("downscale_factor")
+    t.freeze(*x[-2:])
     spatial = [t.frozen(shape[-2]), t.frozen(shape[-1])]
     if call.get("downscale_factor"):
         return [*x[:-3], resolve(Product([x[-3], t.frozen(r * r)])), *spatial]
@@ -268,6 +270,7 @@ def channel_shuffle(t: Typing, node: fx.Node, call: Call) -> NodeType:
 @rule("im2col")
 def im2col(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x, shape = t.of(call["self"]), t.shape(node)
+    t.freeze(*x[-2:])
     taps = t.frozen(math.prod(call["kernel_size"]))
     return [*x[:-3], resolve(Product([x[-3], taps])), t.frozen(shape[-1])]
 
@@ -275,6 +278,7 @@ def im2col(t: Typing, node: fx.Node, call: Call) -> NodeType:
 @rule("col2im")
 def col2im(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x, shape = t.of(call["self"]), t.shape(node)
+    t.freeze(x[-1])
     channels = Dim(shape[-3])
     t.unify(x[-2], Product([channels, t.frozen(math.prod(call["kernel_size"]))]))
     return [*x[:-2], channels, t.frozen(shape[-2]), t.frozen(shape[-1])]
@@ -290,6 +294,6 @@ def unfold(t: Typing, node: fx.Node, call: Call) -> NodeType:
 
 
 @rule("meshgrid", "broadcast_tensors", "atleast_1d", "atleast_2d", "diagonal", "as_strided", "tril", "triu", "diag",
-      "diff", "trace", "kron", "cdist")
+      "diff", "trace", "kron")
 def positional(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)

@@ -1,0 +1,101 @@
+"""What the rooms share: one finished search of the tiny task, made by the command line's own settings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoprune.config import Settings
+from autoprune.front.front import Front
+from autoprune.graph.graph import Graph, trace
+from autoprune.graph.onnx_template import OnnxTemplate
+from autoprune.search.pipeline import Pipeline
+from tiny import CountingTask, tiny_task, write_user_file
+
+with warnings.catch_warnings():  # fvcore scripts functions when it is imported; torch 2.13 deprecates that
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import fvcore.nn  # noqa: F401
+
+TRIALS = 9
+
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where run folders of tests go: every write of a study is synced, which takes long on a disk."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished search: its folder, front and settings, and the user's file that it was made from."""
+
+    run: Path
+    front: Front
+    settings: Settings
+    user_file: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line of the same search."""
+        s = self.settings
+        return ["search", "--model", str(s.model), "--data", str(s.data), "--device", s.device, "--budget",
+                str(s.budget), "--trials", str(s.trials), "--steps", str(s.steps), "--run", str(s.run)]
+
+
+@pytest.fixture(scope="session")
+def user_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_user_file(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture(scope="session")
+def finished(user_file: Path) -> Iterator[Finished]:
+    """Do not write into its folder (a copy of it is for that)."""
+    from autoprune.api import run_settings
+
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        run = Path(folder) / "tiny"
+        settings = Settings(model=f"{user_file}:make", data=f"{user_file}:loaders", device="rpi4", budget="0.7x",
+                            trials=TRIALS, steps=1, run=str(run))
+        front, interrupted = run_settings(settings)
+        assert not interrupted
+        yield Finished(run, front, settings, user_file)
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """Like `tmp_path`, where writing is quick."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_graph() -> Graph:
+    task = tiny_task()
+    return trace(task.model, task.example_inputs)
+
+
+@pytest.fixture(scope="session")
+def tiny_template(tiny_graph: Graph) -> OnnxTemplate:
+    return OnnxTemplate(tiny_graph)
+
+
+@pytest.fixture
+def task() -> CountingTask:
+    return tiny_task()
+
+
+@pytest.fixture
+def quick_export(monkeypatch: pytest.MonkeyPatch, tiny_template: OnnxTemplate) -> Iterator[None]:
+    """Searches of the tiny task share one export: the exporter is what takes longest."""
+    monkeypatch.setattr(Pipeline, "_checked_template", lambda self: tiny_template)
+    yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)

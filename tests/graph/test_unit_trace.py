@@ -1,0 +1,180 @@
+"""Capturing: errors that name the user's line, dynamic batches, inputs of every form."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import ModelError
+from autoprune.graph.graph import trace
+from autoprune.graph.plan import Plan
+from autoprune.graph.trace import capture, split_inputs
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if h.sum() > 0:  # the line that has to be named
+            h = -h
+        out: Tensor = self.b(h)
+        return out
+
+
+def line_of(kind: type, text: str) -> int:
+    lines, start = inspect.getsourcelines(kind)
+    return start + next(i for i, line in enumerate(lines) if text in line)
+
+
+def test_data_dependent_control_flow_names_the_line_and_the_way_out() -> None:
+    with pytest.raises(ModelError) as info:
+        trace(Branch(), torch.randn(2, 4))
+    text = str(info.value)
+    assert f"{__file__}:{line_of(Branch, 'the line that')}, in forward" in text
+    assert "if h.sum() > 0" in text
+    assert "Branch cannot be exported" in text
+    assert "torch.cond" in (info.value.fix or "")
+    assert info.value.exit_code == 5
+    assert info.value.__cause__ is not None
+
+
+def test_item_is_data_dependent() -> None:
+    class Item(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.max().item() > 3 else x
+
+    with pytest.raises(ModelError, match=r"test_unit_trace\.py:\d+, in forward") as info:
+        trace(Item(), torch.randn(2, 4))
+    assert "torch.cond" in (info.value.fix or "")
+
+
+def test_a_forward_that_raises_names_its_line() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("something is missing")
+
+    with pytest.raises(ModelError, match="something is missing") as info:
+        trace(Broken(), torch.randn(2, 4))
+    assert f"{Path(__file__).name}:" in str(info.value)
+    assert "by hand" in (info.value.fix or "")
+
+
+def test_shapes_that_do_not_fit_name_the_line() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.Linear(9, 3))
+    with pytest.raises(ModelError, match="Sequential cannot be exported"):
+        trace(net, torch.randn(2, 4))
+
+
+def test_failing_restores_the_mode() -> None:
+    net = Branch().train()
+    net.a.eval()
+    with pytest.raises(ModelError):
+        trace(net, torch.randn(2, 4))
+    assert (net.training, net.a.training, net.b.training) == (True, False, True)
+
+
+@pytest.mark.parametrize("model", [None, torch.relu, "resnet18", nn.Linear])
+def test_only_modules_can_be_traced(model: object) -> None:
+    with pytest.raises(ModelError, match=r"only a torch\.nn\.Module"):
+        trace(model, torch.randn(2, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("inputs", [None, 3, "x", {1, 2}])
+def test_inputs_of_another_kind_are_refused(inputs: object) -> None:
+    with pytest.raises(ModelError, match="example_inputs must be"):
+        trace(nn.Linear(4, 3), inputs)
+
+
+def test_forms_of_inputs() -> None:
+    x, y = torch.ones(2), torch.zeros(2)
+    assert split_inputs(x) == ((x,), {})
+    assert split_inputs([x, y]) == ((x, y), {})
+    assert split_inputs((x, y)) == ((x, y), {})
+    assert split_inputs({"a": x}) == ((), {"a": x})
+    assert split_inputs(((x,), {"a": y})) == ((x,), {"a": y})
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(torch.relu(self.a(x)))
+        return out
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_batch_is_dynamic_whatever_the_example_has(batch: int) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    graph = trace(net, torch.randn(batch, 4))
+    assert graph.captured.dynamic_batch
+    assert graph.captured.note is None
+    for n in (1, 2, 3, 7):
+        x = torch.randn(n, 4)
+        assert torch.equal(graph.dense()(x), net(x))
+        assert graph.cut(Plan.uniform(graph, 0.5))(x).shape == (n, 3)
+
+
+def test_a_model_with_its_batch_written_down_says_so() -> None:
+    class Fixed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.a(x))
+            out: Tensor = self.b(h.reshape(2, 8))
+            return out
+
+    graph = trace(Fixed(), torch.randn(2, 4))
+    assert not graph.captured.dynamic_batch
+    assert "fixed batch" in (graph.captured.note or "")
+    assert graph.cut(Plan.uniform(graph, 0.5))(torch.randn(2, 4)).shape == (2, 3)
+
+
+def test_inputs_without_a_common_batch() -> None:
+    class Two(Net):
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x) * scale
+
+    graph = trace(Two(), (torch.randn(2, 4), torch.randn(3)))
+    assert not graph.captured.dynamic_batch
+    assert "first axis" in (graph.captured.note or "")
+
+
+def test_training_flags_read_the_mode() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
+    captured = capture(net, torch.randn(2, 4))
+    flags = [n for n in captured.graph.nodes if n.op == "get_attr" and n.target == "training"]
+    assert len(flags) == 1
+    assert {str(n.target) for n in flags[0].users} == {"aten.batch_norm.default", "aten.dropout.default"}
+
+
+def test_dead_code_and_its_parameters_are_not_captured() -> None:
+    class Dead(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused, self.dead = nn.Linear(4, 8), nn.Linear(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.dead(x)
+            return super().forward(x)
+
+    assert set(capture(Dead(), torch.randn(2, 4)).tensors) == {"a.weight", "a.bias", "b.weight", "b.bias"}
+
+
+def test_attention_scale_is_written_out() -> None:
+    """head_dim may shrink; the scale stays the dense model's."""
+    from tests.graph.nets import Qkv
+
+    graph = trace(Qkv(8), torch.randn(2, 5, 8))
+    node = next(n for n in graph.captured.graph.nodes if "scaled_dot" in str(n.target))
+    assert node.kwargs["scale"] == pytest.approx(0.5)
+    pruned = graph.cut(Plan({n: c for n, c in Plan.uniform(graph, 0.5).cuts.items() if "head_dim" in n}))
+    node = next(n for n in pruned.graph.nodes if "scaled_dot" in str(n.target))
+    assert node.kwargs["scale"] == pytest.approx(0.5)

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+import torch
+
+from autoprune.errors import ConfigError, ModelError
+from autoprune.graph.graph import Graph, trace
+from autoprune.graph.plan import Plan
+from autoprune.methods.magnitude import L2
+from autoprune.search.candidate import Candidate
+from autoprune.search.finish import recommend, score_on_test
+from autoprune.search.pipeline import Pipeline
+from autoprune.search.propose import DENSE
+from autoprune.search.run import Progress, Search, pareto
+from autoprune.search.space import Space
+from autoprune.search.study import Study
+from tiny import CountingTask
+
+from .conftest import Open
+
+RECOVER = {"steps": 1, "calibration_batches": 1}
+
+
+def terminal(search: Search) -> list[optuna.trial.FrozenTrial]:
+    """The trials that ended with a candidate."""
+    trials = optuna.load_study(study_name="autoprune", storage=search.folder.storage).trials
+    return [t for t in trials if "candidate" in t.user_attrs and t.state.is_finished()]
+
+
+def test_controls_come_first_then_starting_points_then_the_search(open_search: Open) -> None:
+    seen: list[Progress] = []
+    with open_search(trials=10) as search:
+        outcome = search.run(seen.append)
+        origins = [c.origin for c in outcome.candidates]
+        assert origins[:4] == [DENSE, "control: uniform 0.75", "control: uniform 0.5", "control: uniform 0.25"]
+        kinds = ["control", "start", "search"]
+        order = [kinds.index(o.split(":")[0]) if ":" in o else 2 for o in origins]
+        assert order == sorted(order)
+        assert {"search", "variation of the front"} & set(origins)
+        digests = [c.plan.digest for c in outcome.candidates]
+        assert len(digests) == len(set(digests)) == 10  # never the same plan twice
+        assert len(terminal(search)) == 10
+        assert outcome.dense is not None
+        assert outcome.dense.plan.cuts == {}
+        assert outcome.budget_ms == pytest.approx(0.7 * outcome.dense.ms)
+        assert not outcome.interrupted
+    assert [p.done for p in seen] == list(range(11))
+    assert all(p.total == 10 for p in seen)
+    assert seen[-1].last is not None
+    for c in outcome.candidates:
+        assert c.status == "ok"
+        assert c.macs > 0
+        assert c.params > 0
+        assert c.size_bytes >= 4 * c.params
+        assert c.seconds["total"] > 0
+        assert c.steps == (1 if c.plan.cuts else 0)
+
+
+def test_exactly_the_front_keeps_its_weights(open_search: Open) -> None:
+    with open_search(trials=6) as search:
+        outcome = search.run()
+        kept = {int(f.name) for f in search.folder.candidates.iterdir()}
+        assert kept == {c.number for c in pareto(outcome.candidates)}
+        # a finished search, run again, does nothing
+        before = len(optuna.load_study(study_name="autoprune", storage=search.folder.storage).trials)
+    with open_search(trials=6) as search:
+        again = search.run()
+        assert [c.to_json() for c in again.candidates] == [c.to_json() for c in outcome.candidates]
+        assert len(optuna.load_study(study_name="autoprune", storage=search.folder.storage).trials) == before
+
+
+def test_more_trials_go_on(open_search: Open) -> None:
+    with open_search(trials=3) as search:
+        first = search.run().candidates
+    with open_search(trials=5) as search:
+        both = search.run().candidates
+    assert [c.to_json() for c in both[:3]] == [c.to_json() for c in first]
+    assert len(both) == 5
+
+
+def test_a_method_that_raises_fails_its_candidates_only(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: L2, group: Any) -> torch.Tensor:
+        raise ValueError("no scores today")
+    monkeypatch.setattr(L2, "score", broken)
+    with open_search(trials=6) as search:
+        candidates = search.run().candidates
+        assert len(candidates) == 6
+        failed = [c for c in candidates if c.status == "failed"]
+        assert failed
+        assert all(c.reason == "ValueError: no scores today" for c in failed)
+        assert all("l2" in {cut.method for cut in c.plan.cuts.values()} for c in failed)
+        assert any(c.status == "ok" and c.plan.cuts for c in candidates)
+        assert [t.state.name for t in terminal(search)] == ["COMPLETE" if c.status == "ok" else "FAIL"
+                                                            for c in candidates]
+
+
+def test_a_loss_that_becomes_nan_fails_the_candidate(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    original = CountingTask.loss
+
+    def loss(self: CountingTask, outputs: Any, target: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return original(self, outputs, target) * (float("nan") if calls == 2 else 1.0)
+    monkeypatch.setattr(CountingTask, "loss", loss)
+    with open_search(trials=4, methods=("l1",)) as search:
+        candidates = search.run().candidates
+    assert [c.status for c in candidates].count("failed") == 1
+    failed = next(c for c in candidates if c.status == "failed")
+    assert failed.reason is not None
+    assert "not finite" in failed.reason
+    assert failed.score is None
+
+
+def test_a_setting_that_fails_every_candidate_ends_the_search(open_search: Open) -> None:
+    def evaluate(self: Pipeline, *_: Any) -> None:
+        raise ConfigError("the setting is wrong")
+    with open_search(trials=2) as search, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pipeline, "evaluate", evaluate)
+        with pytest.raises(ConfigError, match="the setting is wrong"):
+            search.run()
+    with open_search(trials=2) as search:
+        assert [c.origin for c in search.run().candidates][0] == DENSE
+
+
+def test_a_timeout_ends_the_search_and_more_time_goes_on(open_search: Open) -> None:
+    with open_search(trials=50, timeout_s=1e-9) as search:
+        outcome = search.run()
+        assert outcome.candidates == []
+        assert not outcome.interrupted
+    with open_search(trials=3) as search:
+        assert len(search.run().candidates) == 3
+
+
+def test_a_timeout_in_the_middle(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("autoprune.search.run.time.monotonic", lambda: now[0])
+
+    def tick(p: Progress) -> None:
+        now[0] += 1.0
+    with open_search(trials=50, timeout_s=3.5) as search:
+        assert len(search.run(tick).candidates) == 3
+
+
+def once_at(kind: type, name: str, at: int, error: BaseException, monkeypatch: pytest.MonkeyPatch,
+            after: bool = False) -> None:
+    """Let the `at`-th call of a method raise, before it does anything or after it did everything."""
+    original: Callable[..., Any] = getattr(kind, name)
+    calls = 0
+
+    def wrapped(*arguments: Any, **values: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at and not after:
+            raise error
+        result = original(*arguments, **values)
+        if calls == at:
+            raise error
+        return result
+    monkeypatch.setattr(kind, name, wrapped)
+
+
+@pytest.mark.parametrize(("kind", "name", "after"), [
+    (Pipeline, "recover", False), (Search, "_evaluate", True), (Search, "_drop_dominated", False),
+    (Study, "ask", True), (Study, "tell", False), (Study, "tell", True),
+])
+def test_an_interrupted_search_keeps_what_was_told_and_resumes_to_exactly_n(
+        open_search: Open, kind: type, name: str, after: bool) -> None:
+    told: list[int] = []
+
+    def note(p: Progress) -> None:
+        if p.last is not None:
+            told.append(p.last.number)
+    with open_search(trials=5) as search, pytest.MonkeyPatch.context() as patch:
+        once_at(kind, name, 3, KeyboardInterrupt(), patch, after)
+        outcome = search.run(note)
+        assert outcome.interrupted
+        assert 2 <= len(outcome.candidates) <= 3
+        assert set(told) <= {c.number for c in outcome.candidates}
+    check_resumed(open_search, told, 5)
+
+
+def check_resumed(open_search: Open, told: list[int], trials: int) -> None:
+    """The same command ends with exactly N candidates, none lost, none twice, and the controls in their order."""
+    with open_search(trials=trials) as search:
+        outcome = search.run()
+        numbers = [c.number for c in outcome.candidates]
+        assert len(numbers) == len(set(numbers)) == trials
+        assert set(told) <= set(numbers)
+        origins = [c.origin for c in outcome.candidates]
+        named = [o for o in origins if ":" in o]
+        assert len(named) == len(set(named))
+        assert origins[:4] == list(search.proposer.controls())
+        assert len(terminal(search)) == trials
+        digests = [c.plan.digest for c in outcome.candidates]
+        assert len(set(digests)) == trials
+        kept = {f.name for f in search.folder.candidates.iterdir()}
+        assert {f"{c.number:04d}" for c in pareto(outcome.candidates)} <= kept
+        assert outcome.dense is not None
+        states = {t.state.name for t in optuna.load_study(study_name="autoprune", storage=search.folder.storage).trials}
+        assert "RUNNING" not in states
+
+
+def test_a_budget_that_nothing_can_reach_still_ends(open_search: Open) -> None:
+    with open_search(budget="1us", trials=9, methods=("l1",)) as search:
+        outcome = search.run()
+        assert len(outcome.candidates) == 9
+        assert outcome.budget_ms is not None
+        assert all(c.ms > outcome.budget_ms for c in outcome.candidates)
+
+
+def test_a_space_smaller_than_the_trials_ends_when_all_plans_are_known(open_search: Open, tiny_graph: Graph) -> None:
+    space = Space("x", methods=("l1",), min_keep=0.5, recover=RECOVER, groups={
+        n: {"keep": "whole"} for n in list(tiny_graph.groups)[1:]})
+    name, choices = next(iter(space.choices(tiny_graph, 4).items()))
+    with open_search(space=space, trials=40, budget=None) as search:
+        outcome = search.run()
+        assert len(outcome.candidates) == len(choices.widths)
+        assert {c.plan.cuts[name].keep for c in outcome.candidates if c.plan.cuts} == set(choices.widths[:-1])
+
+
+def test_a_model_without_room_says_so(open_search: Open) -> None:
+    with pytest.raises(ModelError, match="nothing in this model can be pruned"), \
+            open_search(space=Space("x", min_keep=1.0, recover=RECOVER)):
+        pass
+
+
+def test_one_trial_is_the_dense_model(open_search: Open) -> None:
+    with open_search(trials=1, budget=None) as search:
+        outcome = search.run()
+    assert [c.origin for c in outcome.candidates] == [DENSE]
+    assert outcome.budget_ms is None
+
+
+def test_a_metric_where_less_is_better(open_search: Open, task: CountingTask) -> None:
+    lower = CountingTask(task.model, train=task.split("train"), validation=task.split("validation"),
+                         test=task.split("test"), metric=_error, name="tiny")
+    with open_search(trials=5, task=lower) as search:
+        outcome = search.run()
+        study = optuna.load_study(study_name="autoprune", storage=search.folder.storage)
+    assert study.directions[0].name == "MINIMIZE"
+    front = pareto(outcome.candidates)
+    values = [c.score.value for c in front if c.score is not None]
+    assert values == sorted(values, reverse=True)
+
+
+def _error(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (outputs.argmax(1) != target).float().mean()
+
+
+_error.higher_is_better = False  # type: ignore[attr-defined]
+
+
+def test_the_users_model_is_never_changed(open_search: Open, task: CountingTask) -> None:
+    before = {n: t.clone() for n, t in task.model.state_dict().items()}
+    graph = trace(task.model, task.example_inputs)
+    task.model.train()
+    with open_search(trials=4, graph=graph) as search:
+        score_on_test(search, search.run())
+    for name, tensor in task.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(m.training for m in task.model.modules())
+
+
+def test_the_test_split_is_read_once(open_search: Open, task: CountingTask) -> None:
+    with open_search(trials=6) as search:
+        outcome = search.run()
+        assert task.evaluations == {"validation": 6, "test": 0}
+        scored = score_on_test(search, outcome)
+        wanted = {c.number for c in pareto(outcome.candidates)} | {0}
+        assert task.evaluations["test"] == len(wanted)
+        assert {c.number for c in scored.candidates if c.test is not None} == wanted
+        assert scored.dense is not None
+        assert scored.dense.test is not None
+    with open_search(trials=6) as search:  # the same command on a finished run
+        again = score_on_test(search, search.run())
+    assert task.evaluations == {"validation": 6, "test": len(wanted)}
+    assert [c.to_json() for c in again.candidates] == [c.to_json() for c in scored.candidates]
+
+
+def test_a_test_score_lost_half_way_is_read_again_alone(open_search: Open, task: CountingTask) -> None:
+    with open_search(trials=4) as search:
+        outcome = search.run()
+        wanted = {c.number for c in pareto(outcome.candidates)} | {0}
+
+        def stop(done: int, total: int) -> None:
+            if task.evaluations["test"] == 1:
+                raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            score_on_test(search, outcome, stop)
+    with open_search(trials=4) as search:
+        score_on_test(search, search.run())
+    assert task.evaluations["test"] == len(wanted)
+
+
+def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
+        open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one comes from the front: what the first one dominated has no weights any more."""
+    from autoprune.devices.profiler import MeasuredProfiler
+    from autoprune.errors import BudgetError
+    from autoprune.front.front import Front
+
+    with open_search(trials=8, budget="0.9x") as search:
+        outcome = search.run()
+        assert outcome.dense is not None
+        front = Front(search.folder.path, "tiny", "accuracy", True, "rpi4", "0.9x", outcome.budget_ms, None,
+                      outcome.dense, outcome.candidates)
+        fake: Any = MeasuredProfiler.__new__(MeasuredProfiler)
+        asked: list[int] = []
+
+        def ratio(onnx: bytes) -> float:
+            asked.append(len(onnx))
+            return 0.95
+        fake.ratio, fake.close = ratio, search.profiler.close
+        monkeypatch.setattr(search, "profiler", fake)
+        with pytest.raises(BudgetError):  # every point is over, each was loaded and asked once
+            recommend(search, front)
+        assert outcome.budget_ms is not None
+        fitting = [p for p in front.points if p.candidate.ms <= outcome.budget_ms]
+        assert len(asked) == len(fitting)
+        with pytest.raises(BudgetError):
+            recommend(search, front)
+        assert len(asked) == len(fitting)  # kept with the study
+
+
+def test_pareto_by_hand() -> None:
+    def c(number: int, ms: float, value: float, status: str = "ok") -> Candidate:
+        from autoprune.devices.latency import Latency
+        from autoprune.tasks.score import Score
+
+        latency = Latency(ms, ms, ms, "p50", "profile", "x", "r", "1", 1, 1)
+        return Candidate(number, "search", Plan(), status, score=Score("accuracy", value, "validation", 10, 0.0),
+                         latency=latency)
+    found = pareto([c(0, 5, 0.9), c(1, 4, 0.9), c(2, 4, 0.9), c(3, 3, 0.8), c(4, 3, 0.7), c(5, 6, 0.95),
+                    c(6, 1, 0.99, "failed"), c(7, 2, 0.8)])
+    assert [p.number for p in found] == [7, 1, 5]
+    assert pareto([]) == []
+
+
+def test_seconds_add_up_over_sessions(open_search: Open) -> None:
+    start = time.monotonic()
+    with open_search(trials=2) as search:
+        search.run()
+        first = search.total_seconds()
+    with open_search(trials=3) as search:
+        search.run()
+        both = search.total_seconds()
+    assert all(both[k] >= v for k, v in first.items())
+    assert sum(both.values()) <= time.monotonic() - start + 1
