@@ -59,7 +59,8 @@ def load_settings(file: str | os.PathLike[str] | None, given: Mapping[str, Any],
     path = Path(file) if file is not None else Path("autoprune.toml")
     settings = Settings()
     if file is not None and not path.is_file():
-        raise ConfigError("the configuration file does not exist", given=path, fix="autoprune init writes one")
+        raise ConfigError("the configuration file does not exist", given=path,
+                          fix="leave -c out, or write the file; autoprune search --help names the settings")
     if path.is_file():
         settings = settings.updated(_read(path))
     environ = os.environ if environ is None else environ
@@ -82,7 +83,7 @@ def _integer(name: str, text: str) -> int:
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("the configuration file is not valid TOML", given=f"{path}: {error}") from error
     names = [f.name for f in fields(Settings)]
     problems = []
@@ -93,13 +94,15 @@ def _read(path: Path) -> dict[str, Any]:
         elif not isinstance(value, kind) or isinstance(value, bool):
             problems.append(f"{key} must be {'a whole number' if kind is int else 'text in quotes'}, not {value!r}")
     if problems:
-        raise ConfigError(f"{path} has {len(problems)} problem(s):\n  - " + "\n  - ".join(problems))
+        raise ConfigError(f"{path} has {len(problems)} problem(s):\n  - " + "\n  - ".join(problems),
+                          fix="autoprune search --help names the settings")
     return data
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Flat settings as TOML; None is left out. (Strings of JSON are strings of TOML.)"""
-    lines = [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items() if v is not None]
+    """Flat settings as TOML; None is left out. (Strings of JSON are strings of TOML, once DEL is escaped, too.)"""
+    lines = [f"{k} = {json.dumps(v, ensure_ascii=False)}".replace("\x7f", "\\u007f") for k, v in values.items()
+             if v is not None]
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from autoprune.errors import ConfigError
 __all__ = ["Budget", "parse_budget", "parse_drop", "parse_duration_s"]
 
 _NUMBER = r"([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
-_TO_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_TO_MS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
 _TO_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PERCENTILES = ("p50", "p90", "p99")
 
@@ -34,7 +34,7 @@ class Budget:
 
 
 def _split(text: str, what: str, units: str, example: str) -> tuple[float, str]:
-    match = re.fullmatch(rf"\s*{_NUMBER}\s*([a-zA-Zµ%]*)\s*", text)
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*([a-zA-Zµμ%]*)\s*", text)
     if match is None:
         raise ConfigError(f"{what} is not a quantity", given=repr(text), allowed=units, fix=example)
     value = float(match.group(1))
@@ -51,16 +51,18 @@ def parse_budget(text: str) -> Budget:
     the error lists what it could have meant.
     """
     units = "a number with us, ms, s, fps or x (of the dense model), optionally @p50, @p90 or @p99"
-    body, _, tail = text.strip().partition("@")
-    percentile = tail.strip().lower() or "p50"
+    body, at, tail = text.strip().partition("@")
+    percentile = tail.strip().lower() if at else "p50"
     if percentile not in _PERCENTILES:
         raise ConfigError("unknown percentile in the budget", given=repr(text), allowed=", ".join(_PERCENTILES),
                           fix="--budget 20ms@p90")
     value, unit = _split(body, "the budget", units, "--budget 20ms")
-    if unit in _TO_MS:
-        return Budget(text.strip(), limit_ms=value * _TO_MS[unit], percentile=percentile)
-    if unit == "fps":
-        return Budget(text.strip(), limit_ms=1000.0 / value, percentile=percentile)
+    if unit in _TO_MS or unit == "fps":
+        limit_ms = 1000.0 / value if unit == "fps" else value * _TO_MS[unit]
+        if not 0 < limit_ms < math.inf:
+            raise ConfigError("the budget must be greater than 0 and finite", given=repr(text), allowed=units,
+                              fix="--budget 20ms")
+        return Budget(text.strip(), limit_ms=limit_ms, percentile=percentile)
     if unit == "x":
         return Budget(text.strip(), ratio=value, percentile=percentile)
     if unit == "":
@@ -77,7 +79,7 @@ def parse_drop(text: str) -> float:
         return value / 100.0
     if unit == "abs":
         return value
-    number = text.strip().rstrip("%")
+    number = text.strip().removesuffix(unit).strip()
     raise ConfigError("the allowed drop needs a unit", given=repr(text),
                       allowed=f"{number}pp (percentage points of the metric) or {number}abs (the metric's own units)",
                       fix=f"--max-drop {number}pp")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import CountingTask, tiny_task, write_user_file
 
 from autoprune.config import Settings
 from autoprune.front.front import Front
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.onnx_template import OnnxTemplate
 from autoprune.search.pipeline import Pipeline
-from tiny import CountingTask, tiny_task, write_user_file
 
 with warnings.catch_warnings():  # fvcore scripts functions when it is imported; torch 2.13 deprecates that
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -90,10 +90,9 @@ def task() -> CountingTask:
 
 
 @pytest.fixture
-def quick_export(monkeypatch: pytest.MonkeyPatch, tiny_template: OnnxTemplate) -> Iterator[None]:
+def quick_export(monkeypatch: pytest.MonkeyPatch, tiny_template: OnnxTemplate) -> None:
     """Searches of the tiny task share one export: the exporter is what takes longest."""
     monkeypatch.setattr(Pipeline, "_checked_template", lambda self: tiny_template)
-    yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import Annotated
 
@@ -74,17 +75,17 @@ def run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 0
     except Exception as problem:
-        return _unexpected(problem)
+        return _unexpected(problem, arguments)
     return int(code) if isinstance(code, int) else 0
 
 
-def _unexpected(problem: Exception) -> int:
+def _unexpected(problem: Exception, arguments: list[str]) -> int:
     """Usage errors of the option parser are the user's; anything else is ours."""
     show = getattr(problem, "format_message", None)
     if show is not None:
         context = getattr(problem, "ctx", None)
         path = context.command_path if context is not None else "autoprune"
-        error(f"{show()}\n  fix:     {path} --help")
+        error(f"{show()}\n  given:   {shlex.join(['autoprune', *arguments])}\n  fix:     {path} --help")
         return int(getattr(problem, "exit_code", 2))
     if os.environ.get("AUTOPRUNE_DEBUG"):
         raise problem

@@ -38,11 +38,11 @@ def profile(
     found = load_device(device)
     if found.announce:
         note(f"autoprune: {found.announce}")
-    if model is not None and model.endswith(".onnx"):
-        onnx_bytes = to_onnx_bytes(model)
-    else:
-        onnx_bytes = to_onnx_bytes(*load_model_and_inputs(model, data, shape))
     with open_profiler(found, percentile=percentile, threads=threads) as profiler:
+        if model is not None and model.endswith(".onnx"):
+            onnx_bytes = to_onnx_bytes(model)
+        else:
+            onnx_bytes = to_onnx_bytes(*load_model_and_inputs(model, data, shape))
         latency = profiler.latency(onnx_bytes)
     table: list[tuple[Node, float]] = []
     if found.kind != "measured-local":

@@ -137,7 +137,8 @@ class Front:
         numbers = ", ".join(str(p.number) for p in self.points)
         if found is None or found.status != "ok":
             why = "there is no such trial" if found is None else f"it failed: {found.reason}"
-            raise ConfigError(f"trial {trial} cannot be picked: {why}", given=trial, allowed=f"on the front: {numbers}")
+            raise ConfigError(f"trial {trial} cannot be picked: {why}", given=trial, allowed=f"on the front: {numbers}",
+                              fix=f"autoprune front {self.run}")
         point = Point(found, self.run)
         if not point.folder.is_dir():
             raise ConfigError(f"the weights of trial {trial} were not kept: other candidates are better and faster",

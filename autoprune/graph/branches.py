@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import fx
 
-from autoprune.graph.typing import Typing
+from autoprune.graph.dims import Dim, Expr, dims_of, resolve
+from autoprune.graph.typing import TensorType, Typing
 
 __all__ = ["Branch", "find_branches", "needed_nodes"]
 
@@ -99,16 +101,18 @@ def _ancestors(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
 
 
 def _same_type(typing: Typing, a: fx.Node, b: fx.Node) -> bool:
-    from autoprune.graph.dims import resolve
-
     left, right = typing.types.get(a), typing.types.get(b)
     if not left or not right or len(left) != len(right) or isinstance(left[0], list) or isinstance(right[0], list):
         return False
     if typing.shape(a) != typing.shape(b):
         return False
-    frozen_or_same = [resolve(x) is resolve(y) or repr(resolve(x)) == repr(resolve(y))  # type: ignore[arg-type]
-                      for x, y in zip(left, right, strict=True)]
-    return all(frozen_or_same)
+    pairs = zip(cast(TensorType, left), cast(TensorType, right), strict=True)
+    return all(repr(resolve(x)) == repr(resolve(y)) and set(dims_of(x)) ^ set(dims_of(y)) <= _frozen(x, y)
+               for x, y in pairs)
+
+
+def _frozen(*axes: Expr) -> set[Dim]:
+    return {d for e in axes for d in dims_of(e) if d.frozen is not None}
 
 
 def _tensors_lost(graph: fx.Graph, node: fx.Node, skip: fx.Node, names: dict[str, str]) -> list[str]:

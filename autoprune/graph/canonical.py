@@ -43,7 +43,8 @@ def canonical(program: Any) -> tuple[fx.Graph, dict[str, torch.Tensor], dict[str
             node.target = aten.reshape.default
             node.args, node.kwargs = (node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs["size"]), {}
         elif _short(node) == "squeeze" and len(node.args) == 1:
-            dims = [i for i, n in enumerate(cast(fx.Node, node.args[0]).meta["val"].shape) if isinstance(n, int) and n == 1]
+            sizes = cast(fx.Node, node.args[0]).meta["val"].shape
+            dims = [i for i, n in enumerate(sizes) if isinstance(n, int) and n == 1]
             node.target, node.args = aten.squeeze.dims, (node.args[0], dims)
         elif _short(node) == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
             width = shape_of(cast(fx.Node, node.args[0]).meta["val"])[-1]
@@ -66,7 +67,10 @@ def _inline_gradient_regions(module: fx.GraphModule, graph: fx.Graph) -> None:
             continue
         enabled, region, *operands = node.args
         inner = cast(fx.GraphModule, getattr(module, str(cast(fx.Node, region).target)))
-        copies: dict[fx.Node, Any] = dict(zip([n for n in inner.graph.nodes if n.op == "placeholder"], operands, strict=True))
+        if any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in inner.graph.nodes):
+            continue  # it writes to what it is given, which may be parameters: only allowed without gradients
+        places = [n for n in inner.graph.nodes if n.op == "placeholder"]
+        copies: dict[fx.Node, Any] = dict(zip(places, operands, strict=True))
         with graph.inserting_before(node):
             for n in inner.graph.nodes:
                 if n.op in ("placeholder", "output"):
@@ -79,7 +83,7 @@ def _inline_gradient_regions(module: fx.GraphModule, graph: fx.Graph) -> None:
                 out = copies[value]
                 if not enabled and value.op != "placeholder" and isinstance(out.meta.get("val"), torch.Tensor):
                     out = graph.call_function(aten.detach.default, (out,))
-                    out.meta = {k: v for k, v in copies[value].meta.items()}
+                    out.meta = dict(copies[value].meta)
                 outputs.append(out)
         for user in list(node.users):
             user.replace_all_uses_with(outputs[user.args[1]])

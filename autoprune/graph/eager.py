@@ -62,9 +62,10 @@ class PrunedMixin:
     def graph_form(self) -> PrunedModule:
         """The same model as an ATen graph, sharing this module's tensors."""
         assert isinstance(self, nn.Module)
-        held = {**dict(self.named_parameters(remove_duplicate=False)), **dict(self.named_buffers(remove_duplicate=False))}
+        held: dict[str, torch.Tensor] = dict(self.named_parameters(remove_duplicate=False))
+        held.update(self.named_buffers(remove_duplicate=False))
         origin = self._autoprune
-        tensors = {name: held.get(name, value) for name, value in origin.tensors.items()}
+        tensors = {name: held[name] if value is None else value for name, value in origin.tensors.items()}
         return build(copy_graph(origin.graph), tensors, origin.modules, origin.plan, origin.name)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -134,7 +135,7 @@ def _transplant(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[s
 
 def _update_sizes(module: nn.Module, groups: int) -> None:
     """Attributes of torch's layers that repeat the shapes of their parameters."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -150,11 +151,12 @@ def _update_sizes(module: nn.Module, groups: int) -> None:
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = weight.shape
     elif isinstance(module, nn.RNNBase):
-        module.input_size = int(module.weight_ih_l0.shape[1])
-        module.hidden_size = int(module.weight_hh_l0.shape[1])
+        first: Any = module
+        module.input_size, module.hidden_size = (int(w.shape[1]) for w in (first.weight_ih_l0, first.weight_hh_l0))
         module._flat_weights = [getattr(module, n) if hasattr(module, n) else None for n in module._flat_weights_names]
     elif isinstance(module, nn.RNNCellBase):
-        module.input_size, module.hidden_size = int(module.weight_ih.shape[1]), int(module.weight_hh.shape[1])
+        cell: Any = module
+        module.input_size, module.hidden_size = int(cell.weight_ih.shape[1]), int(cell.weight_hh.shape[1])
     elif isinstance(module, nn.PReLU):
         module.num_parameters = int(weight.shape[0])
 

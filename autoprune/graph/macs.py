@@ -49,7 +49,7 @@ def count(model: nn.Module, example_inputs: Any) -> Counts:
     level = logger.level
     logger.setLevel(logging.ERROR)
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator for a transformer layer, which nobody can count
+    torch.backends.mha.set_fastpath_enabled(False)  # a transformer layer as one operator, which nobody can count
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -81,7 +81,7 @@ def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> float:
 
 
 def _recurrent_macs(inputs: list[Any], outputs: list[Any]) -> float:
-    """Every matrix of every layer and direction, once per position of the input (`[T, N, …]`, or packed `[rows, …]`)."""
+    """Every matrix of every layer and direction, once per position of the input (`[T, N, …]` or packed `[rows, …]`)."""
     parameters = [i for i in inputs if i.node().kind() == "prim::ListConstruct"][-1]
     sizes = [p.type().sizes() for p in parameters.node().inputs()]
     return float(np.prod(inputs[0].type().sizes()[:-1]) * sum(np.prod(n) for n in sizes if len(n) == 2))

@@ -100,6 +100,10 @@ def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, toleran
     import onnxruntime as ort
 
     args, kwargs = split_inputs(example_inputs)
+    if any(x.dtype is torch.bfloat16 for x in [*model.parameters(), *pytree.tree_leaves((args, kwargs))]
+           if isinstance(x, torch.Tensor)):
+        raise ModelError("onnxruntime's CPU kernels do not compute in bfloat16", given=type(model).__name__,
+                         fix="model.float() before tracing it")
     was_training = model.training
     model.eval()
     with torch.no_grad():

@@ -53,6 +53,8 @@ class OnnxTemplate:
 
         program = export_program(graph.dense(), graph.example_inputs, graph.captured.dynamic_batch, optimize=False)
         proto = program.model_proto
+        if any(a.HasField("g") for n in proto.graph.node for a in n.attribute):
+            raise CannotSlice("the exporter's graph has branches or loops; sizes inside them are not known")
         signature = program.exported_program.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
                  **signature.inputs_to_lifted_tensor_constants}
@@ -88,7 +90,7 @@ class OnnxTemplate:
         constants = model.graph.initializer
         for name, proto in self._initializers.items():
             if name in tensors:
-                constants.append(numpy_helper.from_array(tensors[name].detach().cpu().contiguous().numpy(), name))
+                constants.append(numpy_helper.from_array(_array(tensors[name]), name))
             else:
                 constants.append(self._cut(name, proto, kept))
         for patch in self._patches:
@@ -238,6 +240,16 @@ class OnnxTemplate:
             lead = resolve(weight[0])
             channels, per_group = lead, Product(list(lead)[1:]) if isinstance(lead, Product) else Dim(1)
         return [_Patch(index, "group", lambda kept: kept.size(channels) // kept.size(per_group), [channels])]
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    """numpy has no bfloat16 of its own; onnx writes that of `ml_dtypes`, which it depends on."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype is not torch.bfloat16:
+        return tensor.numpy()
+    from ml_dtypes import bfloat16
+
+    return tensor.view(torch.int16).numpy().view(bfloat16)
 
 
 def _type_casts(proto: Any, types: dict[str, NodeType]) -> None:

@@ -24,8 +24,9 @@ __all__ = ["graph_from_json", "graph_to_json"]
 
 _PYTHON = {"operator": operator, "math": math}
 _ARITHMETIC = {
-    "operator": {"abs", "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "index", "inv", "invert", "le", "lshift",
-                 "lt", "mod", "mul", "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "sub", "truediv", "xor"},
+    "operator": {"abs", "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "index", "inv", "invert", "le",
+                 "lshift", "lt", "mod", "mul", "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "sub", "truediv",
+                 "xor"},
     "math": {"acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "exp", "floor", "log", "log2",
              "pow", "sin", "sinh", "sqrt", "tan", "tanh", "trunc"},
 }
@@ -157,7 +158,7 @@ def _target_name(node: fx.Node) -> str:
         namespace, name = target._schema.name.split("::")
         return f"torch.ops.{namespace}.{name}.{target._overloadname}"
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return f"torch.ops.higher_order.{target.name()}"
+        return f"torch.ops.higher_order.{target.name()}"  # type: ignore[no-untyped-call]
     name = getattr(target, "__name__", str(target))
     for namespace, module in _PYTHON.items():
         if getattr(module, name, None) is target:

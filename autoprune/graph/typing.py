@@ -237,7 +237,7 @@ def _frozen_axes(value: torch.Tensor, why: str) -> TensorType:
 def tensor_types(t: NodeType) -> Sequence[TensorType]:
     if not t:
         return []
-    return cast(list[TensorType], t) if isinstance(t[0], list) else [cast(TensorType, t)]
+    return t if isinstance(t[0], list) else [t]
 
 
 def _has_tensor(node: fx.Node) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.propose import Proposer
@@ -34,6 +35,9 @@ class Session:
                  sampler: optuna.samplers.BaseSampler | None = None):
         loaded = load_space(space) if isinstance(space, str) else space
         choices: Mapping[str, Choices] = loaded.choices(graph, align)
+        if not choices:
+            raise ModelError("nothing in this model can be pruned in this space", given=f"space {loaded.name!r}",
+                             fix="look at graph.frozen, or choose a space with a smaller min_keep")
         self._proposer = Proposer(graph, choices, seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=["maximize", "minimize"],
@@ -48,7 +52,12 @@ class Session:
         return plan
 
     def tell(self, plan: Plan, score: float, latency_ms: float) -> None:
-        """What a plan from `ask` reached. Raises `ConfigError` for a plan that was not asked for, or told twice."""
+        """What a plan from `ask` reached. Raises `ConfigError` for a plan that was not asked for, or told twice, and
+        for values that are not finite or a latency that is not above 0; the plan can still be told then.
+        """
+        if not math.isfinite(score) or not math.isfinite(latency_ms) or latency_ms <= 0:
+            raise ConfigError("a result must be finite, and the latency above 0", given=f"{score}, {latency_ms} ms",
+                              fix="leave a plan that failed untold")
         trials = self._open.get(plan.digest)
         if not trials:
             raise ConfigError("this plan was not asked for, or was told already", given=plan.digest)

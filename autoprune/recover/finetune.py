@@ -49,8 +49,8 @@ class FineTune:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError("unknown precision for fine-tuning", given=self.precision, allowed="auto, fp32, bf16")
-        if not (self.steps >= 0 and 0 <= self.distill <= 1 and 0 < self.lr < math.inf and 0 < self.temperature < math.inf
-                and 0 <= self.weight_decay < math.inf):
+        positive = all(0 < x < math.inf for x in (self.lr, self.temperature))
+        if not (positive and self.steps >= 0 and 0 <= self.distill <= 1 and 0 <= self.weight_decay < math.inf):
             raise ConfigError("fine-tuning settings are out of range", given=self,
                               allowed="steps ≥ 0, lr > 0, 0 ≤ distill ≤ 1, temperature > 0, weight_decay ≥ 0")
 
@@ -146,9 +146,9 @@ def _distillation(student: torch.Tensor, teacher: torch.Tensor, settings: FineTu
     The class axis is the last for `[N, classes]` and `[N, T, classes]`, and axis 1 for images `[N, classes, H, W]`.
     """
     teacher, student = teacher.to(student.device).float(), student.float()
-    if student.dim() < 2 or student.shape[-1] == 1:
-        return F.mse_loss(student, teacher)
     axis = 1 if student.dim() >= 4 else -1
+    if student.dim() < 2 or student.shape[axis] == 1:
+        return F.mse_loss(student, teacher)
     t = settings.temperature
     kl = F.kl_div((student / t).log_softmax(axis), (teacher / t).log_softmax(axis), log_target=True, reduction="none")
     return kl.sum(axis).mean() * t * t

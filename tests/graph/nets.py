@@ -1,4 +1,4 @@
-"""Small networks composed of blocks by name, for property tests. A `Spec` is data, so hypothesis can draw and shrink it.
+"""Small networks composed of blocks by name, for property tests. A `Spec` is data: hypothesis can draw and shrink it.
 
 Zero-preserving blocks turn units that are zero into units that are zero (in evaluation mode, once biases and norm
 shifts of these units are zero too): removing a unit then equals zeroing it. The `…_OTHER` blocks are not like that:

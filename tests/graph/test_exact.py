@@ -25,7 +25,7 @@ from tests.graph.nets import IMAGE, IMAGE_OTHER, TOKENS, TOKENS_OTHER, Spec, mak
 
 BLOCKS = [("image", b) for b in IMAGE + IMAGE_OTHER] + [("tokens", b) for b in TOKENS + TOKENS_OTHER]
 QUICK = settings(deadline=None, max_examples=12, derandomize=True)
-OFTEN = settings(deadline=None, max_examples=400, derandomize=True)
+OFTEN = settings(deadline=None, max_examples=150, derandomize=True)
 
 
 def random_plan(graph: Graph, seed: int, share: float = 0.75) -> Plan:
@@ -255,6 +255,29 @@ def test_a_plan_that_removes_nothing_gives_the_dense_model() -> None:
     assert pruned.plan.cuts == {}
 
 
+ACTIVATIONS = ["relu", "relu6", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "elu", "selu", "celu", "mish",
+               "leaky_relu", "softplus", "softsign", "tanhshrink", "softshrink", "hardshrink", "logsigmoid", "sigmoid",
+               "tanh"]
+NO_RULE = pytest.mark.xfail(strict=True, reason="no typing rule, nor tagged pointwise in torch (rules/elementwise)")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[NO_RULE] if n in ("hardswish", "logsigmoid") else [])
+                                  for n in ACTIVATIONS])
+def test_activations_freeze_nothing(name: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(getattr(nn.functional, name)(self.a(x)))
+            return out
+
+    graph = trace(Net(), torch.randn(2, 4))
+    assert [(g.size, len(g.tensors)) for g in graph.groups.values()] == [(8, 3)]
+    assert graph.cut(Plan.uniform(graph, 0.5))(torch.randn(2, 4)).shape == (2, 3)
+
+
 # -- what is never touched ----------------------------------------------------------------------------------------
 
 
@@ -318,7 +341,8 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     net, x = Tied(), torch.randn(4, 6)
     graph = trace(net, x)
     pruned = graph.prune(Plan.uniform(graph, 0.5))
-    weights = {id(p) for n, p in pruned.named_parameters(remove_duplicate=False) if "inner.weight" in n or "again.weight" in n}
+    shared = ("inner.weight", "again.weight")
+    weights = {id(p) for n, p in pruned.named_parameters(remove_duplicate=False) if n in shared}
     assert len(weights) == 1
     assert sum(p.numel() for p in pruned.parameters()) == 6 * 4 + 4 + 4 * 4 + 4 + 4 + 4 * 3 + 3
     zero = zeroed(net, graph, pruned.plan)

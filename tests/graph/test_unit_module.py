@@ -21,7 +21,8 @@ class Noisy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.drop, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+        self.first, self.norm, self.drop = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)
+        self.last = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last(self.drop(torch.relu(self.norm(self.first(x)))))
@@ -64,7 +65,8 @@ def test_batch_norm_follows_the_mode(pruned: PrunedModule) -> None:
     assert torch.equal(pruned.norm.running_mean, mean)  # type: ignore[union-attr]
     pruned.train()
     pruned(X)
-    expected = 0.9 * mean + 0.1 * nn.functional.linear(X, pruned.first.weight, pruned.first.bias).mean(0)  # type: ignore[union-attr, arg-type]
+    first: nn.Linear = pruned.first  # type: ignore[assignment]
+    expected = 0.9 * mean + 0.1 * nn.functional.linear(X, first.weight, first.bias).mean(0)
     assert torch.allclose(pruned.norm.running_mean, expected, atol=1e-6)  # type: ignore[union-attr, arg-type]
     moved = pruned.norm.running_mean.clone()  # type: ignore[union-attr, operator]
     pruned.eval()
@@ -203,7 +205,8 @@ FILES = ["graph.json", "plan.json", "weights.safetensors"]
 
 
 @pytest.mark.parametrize(("name", "content"), [
-    pytest.param(f, c, marks=[] if c == "list" and f.endswith(".json") else [DAMAGED]) for f in FILES for c in CONTENTS])
+    pytest.param(f, c, marks=[] if c == "list" and f.endswith(".json") else [DAMAGED])
+    for f in FILES for c in CONTENTS])
 def test_a_damaged_file_is_a_clear_error(pruned: PrunedModule, tmp_path: Path, name: str, content: str) -> None:
     folder = pruned.save(tmp_path)
     (folder / name).write_text(CONTENTS[content])

@@ -15,7 +15,7 @@ from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Cut, Plan, aligned
 from tests.graph.nets import Spec, make
 
-WIDTH = pytest.mark.xfail(strict=True, reason="Group.width divides the whole concatenation by the unit's part (group.py)")
+WIDTH = pytest.mark.xfail(strict=True, reason="Group.width divides the whole concatenation by one part (group.py)")
 QUICK = settings(deadline=None, max_examples=60, derandomize=True)
 
 

@@ -356,7 +356,8 @@ def gmlp() -> Built:
     class SGU(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.norm, self.mix, self.b = nn.Linear(16, 24), nn.LayerNorm(12), nn.Conv1d(6, 6, 1), nn.Linear(12, 16)
+            self.a, self.norm, self.b = nn.Linear(16, 24), nn.LayerNorm(12), nn.Linear(12, 16)
+            self.mix = nn.Conv1d(6, 6, 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             u, v = F.gelu(self.a(x)).chunk(2, -1)
@@ -385,7 +386,8 @@ def window_attention() -> Built:
     class Windows(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.attn, self.merge, self.head = nn.Conv2d(3, 16, 1), _Fused("unbind"), nn.Linear(64, 24), nn.Linear(24, 3)
+            self.a, self.attn = nn.Conv2d(3, 16, 1), _Fused("unbind")
+            self.merge, self.head = nn.Linear(64, 24), nn.Linear(24, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.a(x).permute(0, 2, 3, 1)
@@ -422,7 +424,8 @@ def mixture_of_experts() -> Built:
         def __init__(self) -> None:
             super().__init__()
             self.gate = nn.Linear(16, 3)
-            self.experts = nn.ModuleList([nn.Sequential(nn.Linear(16, 20), nn.SiLU(), nn.Linear(20, 16)) for _ in range(3)])
+            self.experts = nn.ModuleList([
+                nn.Sequential(nn.Linear(16, 20), nn.SiLU(), nn.Linear(20, 16)) for _ in range(3)])
             self.w1, self.w2 = nn.Parameter(torch.randn(3, 16, 12) * 0.1), nn.Parameter(torch.randn(3, 12, 16) * 0.1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

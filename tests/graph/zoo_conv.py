@@ -29,8 +29,8 @@ class _Head(nn.Module):
 
 
 def vgg_flatten() -> Built:
-    return nn.Sequential(_cbr(3, 8), nn.MaxPool2d(2), _cbr(8, 12), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12 * 16, 32),
-                         nn.ReLU(), nn.Dropout(), nn.Linear(32, 5)), _image()
+    return nn.Sequential(_cbr(3, 8), nn.MaxPool2d(2), _cbr(8, 12), nn.MaxPool2d(2), nn.Flatten(),
+                         nn.Linear(12 * 16, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 5)), _image()
 
 
 class _DenseLayer(nn.Module):
@@ -68,7 +68,8 @@ def shufflenet() -> Built:
             half = c // 2
             i = half if stride == 1 else c
             self.stride = stride
-            self.f = nn.Sequential(_cbr(i, half, 1), _cbr(half, half, 3, stride, half, nn.Identity), _cbr(half, half, 1))
+            self.f = nn.Sequential(_cbr(i, half, 1), _cbr(half, half, 3, stride, half, nn.Identity),
+                                   _cbr(half, half, 1))
             self.g = nn.Sequential(_cbr(c, c, 3, 2, c, nn.Identity), _cbr(c, half, 1)) if stride == 2 else None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -123,7 +123,8 @@ def siamese() -> Built:
     class Siamese(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.f = nn.Sequential(_cbr(1, 6), _cbr(6, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 12))
+            self.f = nn.Sequential(_cbr(1, 6), _cbr(6, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                   nn.Linear(8, 12))
             self.head = nn.Linear(12, 1)
 
         def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -62,7 +62,8 @@ def glu_variants() -> Built:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.gate, self.up = nn.Linear(6, 24), nn.Linear(12, 12), nn.Linear(12, 16), nn.Linear(12, 16)
+            self.a, self.b = nn.Linear(6, 24), nn.Linear(12, 12)
+            self.gate, self.up = nn.Linear(12, 16), nn.Linear(12, 16)
             self.down, self.both = nn.Linear(16, 12), nn.Linear(12, 20)
             self.head = nn.Linear(10, 3)
 

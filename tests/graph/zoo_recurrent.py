@@ -100,7 +100,8 @@ def conv_lstm() -> Built:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.x, self.h, self.out = nn.Conv2d(2, 24, 3, padding=1), nn.Conv2d(6, 24, 3, padding=1, bias=False), nn.Conv2d(6, 2, 1)
+            self.x, self.h = nn.Conv2d(2, 24, 3, padding=1), nn.Conv2d(6, 24, 3, padding=1, bias=False)
+            self.out = nn.Conv2d(6, 2, 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             b, t, _, height, width = x.shape

@@ -149,7 +149,7 @@ def test_permuting_the_units_permutes_the_scores(method: str) -> None:
     torch.testing.assert_close(scores[1], scores[0][order], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", [m for m in ("random", *WEIGHT_BASED, "norm_scale", "taylor")])
+@pytest.mark.parametrize("method", ["random", *WEIGHT_BASED, "norm_scale", "taylor"])
 def test_scores_are_one_finite_number_per_unit_and_change_nothing(method: str) -> None:
     torch.manual_seed(0)
     x, net = torch.randn(2, 2, 5, 5), wide()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import CountingTask
 
 from autoprune.devices.device import load_device
 from autoprune.graph.graph import Graph
@@ -14,7 +15,6 @@ from autoprune.search.run import Search
 from autoprune.search.run_folder import RunFolder
 from autoprune.search.space import load_space
 from autoprune.units import parse_budget
-from tiny import CountingTask
 
 Open = Callable[..., AbstractContextManager[Search]]
 CONFIGURATION = {"model_fingerprint": "abc", "device": "rpi4"}

@@ -51,7 +51,7 @@ def test_every_fraction_becomes_a_plan_of_the_space(proposer: Proposer, fraction
 
 def test_the_controls_are_dense_and_uniform_in_that_order(proposer: Proposer) -> None:
     controls = proposer.controls()
-    assert list(controls)[0] == DENSE
+    assert next(iter(controls)) == DENSE
     assert not proposer.plan(controls[DENSE]).cuts
     assert all(o.startswith("control: ") for o in controls)
     for ratio in (0.75, 0.5, 0.25):

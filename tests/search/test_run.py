@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from tiny import CountingTask
 
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph.graph import Graph, trace
@@ -19,7 +20,6 @@ from autoprune.search.propose import DENSE
 from autoprune.search.run import Progress, Search, pareto
 from autoprune.search.space import Space
 from autoprune.search.study import Study
-from tiny import CountingTask
 
 from .conftest import Open
 
@@ -125,7 +125,7 @@ def test_a_setting_that_fails_every_candidate_ends_the_search(open_search: Open)
         with pytest.raises(ConfigError, match="the setting is wrong"):
             search.run()
     with open_search(trials=2) as search:
-        assert [c.origin for c in search.run().candidates][0] == DENSE
+        assert search.run().candidates[0].origin == DENSE
 
 
 def test_a_timeout_ends_the_search_and_more_time_goes_on(open_search: Open) -> None:

@@ -126,8 +126,9 @@ def test_a_broken_configuration_is_a_clear_error(tmp_path: Path) -> None:
         RunFolder(tmp_path).open(CONFIGURATION)
 
 
-def test_models_are_saved_whole_or_not_at_all(tmp_path: Path, tiny_graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_graph.prune(Plan.uniform(tiny_graph, 0.5))
+def test_models_are_saved_whole_or_not_at_all(tmp_path: Path, tiny_graph: Graph,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_graph.cut(Plan.uniform(tiny_graph, 0.5))
     with RunFolder(tmp_path).open(CONFIGURATION) as folder:
         folder.save_model(3, model)
         assert load_module(folder.candidate(3)).plan == model.plan

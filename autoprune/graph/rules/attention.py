@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from autoprune.graph.dims import Dim, Product, dims_of, resolve, size_of
-from autoprune.graph.typing import Call, NodeType, Typing, broadcast, rule
+from autoprune.graph.dims import Dim, Product, dims_of, size_of
+from autoprune.graph.typing import Call, NodeType, TensorType, Typing, broadcast, rule
 
 
 @rule("scaled_dot_product_attention")
@@ -35,8 +35,8 @@ def scaled_dot_product_attention(t: Typing, node: fx.Node, call: Call) -> NodeTy
     return [*lead, q[-2], v[-1]]
 
 
-def tag(axes: list[object], name: str) -> None:
+def tag(axes: TensorType, name: str) -> None:
     """Give unnamed dimensions a name for people."""
     for e in axes:
-        for d in dims_of(resolve(e)):  # type: ignore[arg-type]
+        for d in dims_of(e):
             d.tag = d.tag or name

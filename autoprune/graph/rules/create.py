@@ -6,16 +6,16 @@ from torch import fx
 from torch._ops import OpOverload
 
 from autoprune.graph.dims import Dim
-from autoprune.graph.typing import Call, NodeType, Size, Typing, is_dynamic, rule
+from autoprune.graph.typing import Call, NodeType, Size, TensorType, Typing, is_dynamic, rule
 
 
 @rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn")
 def filled(t: Typing, node: fx.Node, call: Call) -> NodeType:
-    out = []
+    out: TensorType = []
     for n, value in zip(t.shape(node), node.meta["val"].shape, strict=True):
         out.append(Dim(n, t.why, symbolic=True) if is_dynamic(value) else Dim(n))
     t.set(node, "size", [Size(e) for e in out])
-    return list(out)
+    return out
 
 
 @rule("arange", "scalar_tensor", "linspace", "eye", "tril_indices", "triu_indices", "randint", "randperm")

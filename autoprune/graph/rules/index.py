@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from autoprune.graph.dims import Dim, Expr, size_of
-from autoprune.graph.typing import Call, NodeType, Typing, broadcast, is_dynamic, rule
+from autoprune.graph.typing import Call, NodeType, Typing, broadcast, is_dynamic, rule, shape_of
 
 
 @rule("embedding")
@@ -13,6 +13,21 @@ def embedding(t: Typing, node: fx.Node, call: Call) -> NodeType:
     weight = t.of(call["weight"])
     t.freeze(weight[0], why="rows looked up by embedding")
     return [*t.of(call["indices"]), weight[1]]
+
+
+@rule("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """Sums or means of looked-up rows; a maximum also returns which rows these were, for each feature."""
+    if call["mode"] == 2:
+        return t.fallback(node)
+    weight = t.of(call["weight"])
+    for source in node.all_input_nodes:
+        if source is not call["weight"]:
+            t.freeze_node(source)
+    t.freeze(weight[0], why="rows looked up by embedding_bag")
+    bags = node.meta["val"][0]
+    rows = Dim(shape_of(bags)[0], t.why, symbolic=is_dynamic(bags.shape[0]))
+    return [[rows, weight[1]], *t.fresh_rest(node)]
 
 
 @rule("index", "_unsafe_index")
@@ -99,7 +114,7 @@ def index_add(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return x
 
 
-@rule("embedding_bag", "one_hot", "index_put", "masked_select", "nonzero", "masked_scatter", "slice_scatter",
+@rule("one_hot", "index_put", "masked_select", "nonzero", "masked_scatter", "slice_scatter",
       "select_scatter", "bincount", "searchsorted", "bucketize")
 def scattered(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)

@@ -49,6 +49,17 @@ def cdist(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [*broadcast(t, [a[:-2], b[:-2]], t.shape(node)[:-2]), a[-2], b[-2]]
 
 
+@rule("bilinear")
+def bilinear(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """`y_o = Σ_ij a_i w_oij b_j`."""
+    a, b, weight = t.of(call["input1"]), t.of(call["input2"]), t.of(call["weight"])
+    t.unify(a[-1], weight[1])
+    t.unify(b[-1], weight[2])
+    if call.get("bias") is not None:
+        t.unify(t.of(call["bias"])[0], weight[0])
+    return [*broadcast(t, [a[:-1], b[:-1]], t.shape(node)[:-1]), weight[0]]
+
+
 @rule("outer", "ger")
 def outer(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [t.of(node.args[0])[0], t.of(node.args[1])[0]]

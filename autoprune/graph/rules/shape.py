@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from autoprune.graph.dims import Concat, Dim, Expr, Product, reshape, resolve, size_of, split
+from autoprune.graph.dims import Dim, Expr, Product, reshape, resolve, size_of, split
 from autoprune.graph.typing import Call, NodeType, Offset, Size, TensorType, Typing, concat, is_dynamic, rule
 
 
@@ -59,8 +59,8 @@ def movedim(t: Typing, node: fx.Node, call: Call) -> NodeType:
     source, target = node.args[1], node.args[2]
     sources = [source] if isinstance(source, int) else list(source)  # type: ignore[arg-type]
     targets = [target] if isinstance(target, int) else list(target)  # type: ignore[arg-type]
-    moved = {d % len(x): x[s % len(x)] for s, d in zip(sources, targets, strict=True)}  # type: ignore[operator]
-    rest = iter([e for i, e in enumerate(x) if i not in {s % len(x) for s in sources}])  # type: ignore[operator]
+    moved = {d % len(x): x[s % len(x)] for s, d in zip(sources, targets, strict=True)}
+    rest = iter([e for i, e in enumerate(x) if i not in {s % len(x) for s in sources}])
     return [moved[i] if i in moved else next(rest) for i in range(len(x))]
 
 
