@@ -123,6 +123,8 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
     import hashlib
     import json
 
+    from autoprune.search.run_folder import environment
+
     def digest(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -130,6 +132,8 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
     values.update(trials=trials, task=task.name, metric=task.metric, loss=task.loss_name, device=device.name,
                   task_fingerprint=task.fingerprint(), model_fingerprint=graph.fingerprint,
                   space_digest=digest(space.to_json()), device_digest=digest(device.to_json()))
+    versions = environment()["packages"]
+    values.update({f"version_{name}": versions[name] for name in ("autoprune", "torch", "optuna", "onnxruntime")})
     return values
 
 

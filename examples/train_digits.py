@@ -2,8 +2,8 @@
 
     python examples/train_digits.py [--epochs 24] [--threads 1] [--out digits.safetensors]
 
-The shipped weights came from the defaults (seed 0) on one core of an AMD EPYC with AVX-512 bf16 that was busy with other
-work: 803 s, 17 s per undisturbed epoch; accuracy 0.9988 train, 0.9930 validation, 0.9944 test. The forward pass is in
+The shipped weights came from the defaults (seed 0) on one core of an AMD EPYC with AVX-512 bf16 that was busy with
+other work: 803 s, 17 s per undisturbed epoch; accuracy 0.9988 train, 0.9930 validation, 0.9944 test. The forward pass is in
 bfloat16; other processors and thread counts round differently and give slightly different weights.
 The test split is looked at once, after the last epoch; nothing is chosen by it.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from autoprune.tasks.digits import WEIGHTS, DigitsNet, digits_batches, distort, example_tensors, save_weights
 

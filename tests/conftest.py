@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,6 @@ from autoprune.front.front import Front
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.onnx_template import OnnxTemplate
 from autoprune.search.pipeline import Pipeline
-
-with warnings.catch_warnings():  # fvcore scripts functions when it is imported; torch 2.13 deprecates that
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import fvcore.nn  # noqa: F401
 
 TRIALS = 9
 

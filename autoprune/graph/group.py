@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
-from autoprune.graph.dims import Dim, Expr, dims_of, resolve, size_of
+from autoprune.graph.dims import Dim, Expr, dims_of, resolve
+from autoprune.graph.kept import coordinates
 from autoprune.graph.typing import NodeType, Typing, tensor_types
 
 __all__ = ["Frozen", "Group", "find_groups", "list_frozen"]
@@ -53,7 +54,7 @@ def find_groups(typing: Typing, graph: fx.Graph, parameters: dict[str, int]) -> 
     where: dict[Dim, list[tuple[str, int, Expr]]] = {}
     for name in _by_first_use(graph, typing):
         for axis, e in enumerate(typing.tensors[name]):
-            for d in set(dims_of(e)):
+            for d in dict.fromkeys(dims_of(e)):
                 if d.frozen is None and d.size > 1 and d in reached:
                     where.setdefault(d, []).append((name, axis, resolve(e)))
     where = {d: uses for d, uses in where.items() if any(name in parameters for name, _, _ in uses)}
@@ -68,7 +69,7 @@ def find_groups(typing: Typing, graph: fx.Graph, parameters: dict[str, int]) -> 
             name, axis, e = owners[d]
             groups[label] = Group(
                 label, d.size, _kind(d, name, typing), tuple((n, a) for n, a, _ in uses),
-                sum(x is d for x in dims_of(e)) * size_of(e) // max(_share(e, d), 1) if e is not d else 1,
+                int((coordinates(e, d) >= 0).sum()) // d.size,
                 sum(parameters[n] for n in {n for n, _, _ in uses} if n in parameters), d)
     return groups
 

@@ -39,7 +39,9 @@ def count(model: nn.Module, example_inputs: Any) -> Counts:
 
     The model is left as it was, its modes included.
     """
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():  # fvcore scripts functions when it is imported; torch 2.13 deprecates that
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from fvcore.nn import FlopCountAnalysis
 
     args, kwargs = split_inputs(example_inputs)
     modes = {m: m.training for m in model.modules()}

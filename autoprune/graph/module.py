@@ -111,6 +111,7 @@ def _register_buffer(module: nn.Module, name: str, tensor: torch.Tensor) -> None
 
 def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
     """Read what `PrunedModule.save` wrote. Nothing is unpickled; operators are looked up by name in `torch.ops`."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(folder)
@@ -119,14 +120,18 @@ def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
         raise ConfigError("this folder holds no saved model", given=f"{path} (missing: {', '.join(missing)})",
                           allowed="a folder written by save(), or a run folder and a trial number",
                           fix="autoprune.load('runs/x', trial=37)")
-    data = json.loads((path / "graph.json").read_text())
-    graph, modules = graph_from_json(data)
-    weights = load_file(str(path / "weights.safetensors"))
-    trainable = set(data["parameters"])
-    # clone: tensors in a file are not aligned as torch aligns its own, and other kernels round differently
-    tensors = {k: nn.Parameter(v.clone()) if k in trainable else v.clone() for k, v in weights.items()}
-    plan = Plan.from_json(json.loads((path / "plan.json").read_text()))
-    return build(graph, tensors, modules, plan, data["name"])
+    try:
+        data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
+        plan = Plan.from_json(json.loads((path / "plan.json").read_text(encoding="utf-8")))
+        graph, modules = graph_from_json(data)
+        weights = load_file(str(path / "weights.safetensors"))
+        trainable = set(data["parameters"])
+        # clone: tensors in a file are not aligned as torch aligns its own, and other kernels round differently
+        tensors = {k: nn.Parameter(v.clone()) if k in trainable else v.clone() for k, v in weights.items()}
+        return build(graph, tensors, modules, plan, data["name"])
+    except (AttributeError, KeyError, RecursionError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        raise ConfigError("the saved model is damaged", given=f"{path}: {type(error).__name__}: {error}"[:300],
+                          fix="write it again with save()") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -107,7 +107,8 @@ def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, toleran
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        expected = [x.detach().numpy() for x in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(x, torch.Tensor)]
+        leaves = pytree.tree_leaves(model(*args, **kwargs))
+        expected = [x.detach().numpy() for x in leaves if isinstance(x, torch.Tensor)]
     model.train(was_training)
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -122,6 +123,6 @@ def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, toleran
         scale = max(1.0, float(np.abs(e).max(initial=0.0)))
         worst = max(worst, float(np.abs(e.astype(np.float64) - g).max(initial=0.0)) / scale)
     if not worst <= tolerance:
-        raise ModelError("onnxruntime and torch disagree on the exported model", given=f"relative difference {worst:.2e}",
-                         allowed=f"≤ {tolerance:.0e}")
+        raise ModelError("onnxruntime and torch disagree on the exported model",
+                         given=f"relative difference {worst:.2e}", allowed=f"≤ {tolerance:.0e}")
     return worst

@@ -40,9 +40,9 @@ class FineTune:
     """
 
     steps: int = 24
-    lr: float = 1e-3
-    distill: float = 0.5
-    temperature: float = 2.0
+    lr: float = 3e-4
+    distill: float = 0.9
+    temperature: float = 4.0
     weight_decay: float = 1e-4
     precision: str = "auto"
 

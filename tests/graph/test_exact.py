@@ -258,11 +258,9 @@ def test_a_plan_that_removes_nothing_gives_the_dense_model() -> None:
 ACTIVATIONS = ["relu", "relu6", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "elu", "selu", "celu", "mish",
                "leaky_relu", "softplus", "softsign", "tanhshrink", "softshrink", "hardshrink", "logsigmoid", "sigmoid",
                "tanh"]
-NO_RULE = pytest.mark.xfail(strict=True, reason="no typing rule, nor tagged pointwise in torch (rules/elementwise)")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[NO_RULE] if n in ("hardswish", "logsigmoid") else [])
-                                  for n in ACTIVATIONS])
+@pytest.mark.parametrize("name", list(ACTIVATIONS))
 def test_activations_freeze_nothing(name: str) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

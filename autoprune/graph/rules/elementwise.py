@@ -9,7 +9,8 @@ from autoprune.graph.typing import Call, NodeType, Typing, broadcast, rule
 
 
 @rule("pointwise", "copy", "masked_fill", "lerp", "addcmul", "addcdiv", "where", "rsub", "bitwise_not",
-      "__and__", "__or__", "__xor__", "logical_and", "logical_or", "maximum", "minimum", "native_dropout_backward")
+      "__and__", "__or__", "__xor__", "logical_and", "logical_or", "maximum", "minimum",
+      "hardswish", "log_sigmoid")
 def pointwise(t: Typing, node: fx.Node, call: Call) -> NodeType:
     operands = [t.of(n) for n in node.all_input_nodes if t.types[n] is not None]
     return broadcast(t, operands, t.shape(node))

@@ -49,6 +49,18 @@ def cdist(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [*broadcast(t, [a[:-2], b[:-2]], t.shape(node)[:-2]), a[-2], b[-2]]
 
 
+@rule("grouped_mm_fallback", "_grouped_mm")
+def grouped_matmul(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """Mixture of experts: rows `[S, in]` sorted by expert, weights `[experts, in, out]`, offsets `[experts]`."""
+    operands = [t.of(n) for n in node.args if isinstance(n, fx.Node)]
+    if [len(x) for x in operands] != [2, 3, 1]:
+        return t.fallback(node)
+    x, weight, offsets = operands
+    t.freeze(weight[0], x[0], *offsets)
+    t.unify(x[1], weight[1])
+    return [x[0], weight[2]]
+
+
 @rule("bilinear")
 def bilinear(t: Typing, node: fx.Node, call: Call) -> NodeType:
     """`y_o = Σ_ij a_i w_oij b_j`."""
