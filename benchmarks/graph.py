@@ -81,6 +81,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 }
 
 
+QKV = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "q", "k", "v", "q_lin", "k_lin", "v_lin")
+HEADS = ("num_attention_heads", "num_heads", "n_heads")
+
+
 def call(model: nn.Module, inputs: Any) -> Any:
     return model(**inputs) if isinstance(inputs, dict) else model(inputs)
 
@@ -127,10 +131,8 @@ def hints(model: nn.Module) -> tuple[dict[nn.Module, int], list[tuple[nn.Module,
     heads: dict[nn.Module, int] = {}
     attention = []
     for module in model.modules():
-        names = [n for n, m in module.named_children() if isinstance(m, nn.Linear)
-                 and n in ("query", "key", "value", "q_proj", "k_proj", "v_proj", "q", "k", "v", "q_lin", "k_lin", "v_lin")]
-        count = next((getattr(module, a) for a in ("num_attention_heads", "num_heads", "n_heads") if hasattr(module, a)),
-                     None)
+        names = [n for n, m in module.named_children() if isinstance(m, nn.Linear) and n in QKV]
+        count = next((getattr(module, a) for a in HEADS if hasattr(module, a)), None)
         if count is None and hasattr(module, "head_dim") and names:
             count = getattr(module, names[0]).out_features // module.head_dim
         if len(names) >= 3 and count:
@@ -167,7 +169,8 @@ def attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return function()
     except Exception as error:  # a benchmark records what goes wrong, whatever it is
-        return {"works": False, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:160]}
+        first = str(error).splitlines()[0] if str(error) else ""
+        return {"works": False, "error": f"{type(error).__name__}: {first}"[:160]}
 
 
 def main() -> None:
@@ -192,7 +195,8 @@ def main() -> None:
                "torch_pruning_works": sum(r["torch-pruning"]["works"] for r in rows.values()), "both": len(both),
                "median_times_faster": round(statistics.median(both), 1) if both else None,
                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-    machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(),
+    machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)),
+               "python": platform.python_version(),
                **{p: metadata.version(p) for p in ("torch", "torch-pruning", "transformers", "onnxruntime")}}
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(json.dumps({"machine": machine, "summary": summary, "models": rows}, indent=1) + "\n")

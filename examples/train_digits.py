@@ -3,8 +3,8 @@
     python examples/train_digits.py [--epochs 24] [--threads 1] [--out digits.safetensors]
 
 The shipped weights came from the defaults (seed 0) on one core of an AMD EPYC with AVX-512 bf16 that was busy with
-other work: 803 s, 17 s per undisturbed epoch; accuracy 0.9988 train, 0.9930 validation, 0.9944 test. The forward pass is in
-bfloat16; other processors and thread counts round differently and give slightly different weights.
+other work: 803 s, 17 s per undisturbed epoch; accuracy 0.9988 train, 0.9930 validation, 0.9944 test. The forward pass
+is in bfloat16; other processors and thread counts round differently and give slightly different weights.
 The test split is looked at once, after the last epoch; nothing is chosen by it.
 """
 

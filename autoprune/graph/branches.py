@@ -106,7 +106,7 @@ def _same_type(typing: Typing, a: fx.Node, b: fx.Node) -> bool:
         return False
     if typing.shape(a) != typing.shape(b):
         return False
-    pairs = zip(cast(TensorType, left), right, strict=True)
+    pairs = zip(left, right, strict=True)
     return all(repr(resolve(x)) == repr(resolve(y)) and set(dims_of(x)) ^ set(dims_of(y)) <= _frozen(x, y)
                for x, y in pairs)
 

@@ -154,8 +154,13 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """Replace a file in one step."""
         temporary = self.path / (name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path / name)
+        except OSError as error:
+            raise ConfigError("a file of the run folder cannot be written",
+                              given=f"{self.path / name}: {error.strerror or error}", allowed=f"{len(text):,} bytes free",
+                              fix="free some space, then run the same command again") from error
 
     def close(self) -> None:
         if self._lock is not None:

@@ -54,7 +54,7 @@ class Space:
     min_keep: float = 0.1
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recover: Mapping[str, Any] = field(default_factory=dict)
-    trials: int = 36
+    trials: int = 32
 
     def choices(self, graph: Graph, align: int) -> dict[str, Choices]:
         """Choices of every group that may change. Widths are such that the pruned axis is a multiple of `align`
@@ -118,7 +118,7 @@ def load_space(name: str | Path) -> Space:
                           fix="autoprune spaces show default prints a correct one")
     return Space(path.stem, data.get("description", ""), tuple(data.get("methods", ("l1",))),
                  float(data.get("min_keep", 0.1)), data.get("groups", {}), data.get("recover", {}),
-                 int(data.get("search", {}).get("trials", 36)))
+                 int(data.get("search", {}).get("trials", 32)))
 
 
 Problem = tuple[tuple[str, ...], str]
