@@ -143,27 +143,30 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
     import json
 
     from autoprune.front.report import write_report
-    from autoprune.search.finish import recommend, score_on_test
+    from autoprune.search.finish import recommend, score_on_test, tune, with_tuned
 
     if outcome.dense is None:
         reasons = {c.reason for c in outcome.candidates if c.status == "failed"}
         if outcome.interrupted:
             raise KeyboardInterrupt
         raise ConfigError("the dense model itself could not be evaluated", given="; ".join(map(str, reasons)))
-    if not outcome.interrupted:
-        say("reading the test split for the front")
-        outcome = score_on_test(runner, outcome)
+    outcome = with_tuned(runner, outcome)
     front = _front(runner, outcome, configuration, settings)
     try:
-        point = recommend(runner, front)
+        number = recommend(runner, front).number
     except BudgetError:
-        point = None
-    if point is not None:
-        front = replace(front, recommended=point.number)
-        if not outcome.interrupted:
-            say("exporting the recommended model")
-            with runner.pipeline.clock.time("export"):
-                export(front, front.pick(trial=point.number), runner.graph.example_inputs)
+        number = None
+    if not outcome.interrupted:
+        if number is not None:
+            say("fine-tuning the recommended model for longer")
+            outcome = tune(runner, outcome, number)
+        say("reading the test split for the front")
+        outcome = score_on_test(runner, outcome)
+    front = replace(_front(runner, outcome, configuration, settings), recommended=number)
+    if number is not None and not outcome.interrupted:
+        say("exporting the recommended model")
+        with runner.pipeline.clock.time("export"):
+            export(front, front.pick(trial=number), runner.graph.example_inputs)
     front = replace(front, seconds=runner.total_seconds())
     runner.folder.write("front.json", json.dumps(front.to_json()))
     write_report(front, runner.folder.path / "report.html")

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import fx
 
 from autoprune.graph.dims import Dim, Expr, dims_of, resolve
-from autoprune.graph.typing import TensorType, Typing
+from autoprune.graph.typing import Typing
 
 __all__ = ["Branch", "find_branches", "needed_nodes"]
 

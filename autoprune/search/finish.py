@@ -1,8 +1,9 @@
-"""After the loop: the test split, read once, for the dense model and the front."""
+"""After the loop: the recommended point is tuned for longer, then the test split is read, once, for the front."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autoprune.search.candidate import Candidate
@@ -12,7 +13,7 @@ from autoprune.tasks.score import Score
 if TYPE_CHECKING:
     from autoprune.front.front import Front, Point
 
-__all__ = ["recommend", "score_on_test"]
+__all__ = ["recommend", "score_on_test", "tune", "with_tuned"]
 
 
 def score_on_test(search: Search, outcome: Outcome, on_step: Callable[[int, int], None] | None = None) -> Outcome:
@@ -20,8 +21,6 @@ def score_on_test(search: Search, outcome: Outcome, on_step: Callable[[int, int]
 
     Scores are kept with the study, so that a resumed search reads the test split only for points that are new.
     """
-    from dataclasses import replace
-
     known = {int(k): Score.from_json(v) for k, v in search.study.attributes.get("test_scores", {}).items()}
     wanted = {c.number for c in pareto(outcome.candidates)}
     if outcome.dense is not None:
@@ -40,14 +39,54 @@ def score_on_test(search: Search, outcome: Outcome, on_step: Callable[[int, int]
     return replace(outcome, candidates=scored, dense=dense)
 
 
+def with_tuned(search: Search, outcome: Outcome) -> Outcome:
+    """The outcome with the scores that points have since they were tuned."""
+    tuned = search.study.attributes.get("tuned", {})
+
+    def current(c: Candidate) -> Candidate:
+        found = tuned.get(str(c.number))
+        if found is None or not search.folder.candidate(c.number).is_dir():
+            return c
+        return replace(c, score=Score.from_json(found["score"]), steps=found["steps"])
+
+    return replace(outcome, candidates=[current(c) for c in outcome.candidates])
+
+
+def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
+    """Fine-tune the recommended point for twice the steps of a candidate; kept when the search split agrees.
+
+    Its weights are replaced, and the decision is kept with the study, so that it is made once.
+    """
+    from autoprune.graph.module import load_module
+
+    tuned = dict(search.study.attributes.get("tuned", {}))
+    candidate = next(c for c in outcome.candidates if c.number == number)
+    if str(number) in tuned or not candidate.plan.cuts or candidate.steps == 0:
+        return outcome
+    with search.pipeline.clock.time("train"):
+        model = load_module(search.folder.candidate(number))
+        search.pipeline.tune(model)
+    with search.pipeline.clock.time("evaluate"):
+        score = search.task.evaluate(model, "validation")
+    better = replace(candidate, score=score, steps=3 * candidate.steps)
+    if better.quality < candidate.quality:
+        better = candidate
+    else:
+        search.folder.save_model(number, model)
+    assert better.score is not None
+    tuned[str(number)] = {"score": better.score.to_json(), "steps": better.steps}
+    scores = {k: v for k, v in search.study.attributes.get("test_scores", {}).items() if k != str(number)}
+    search.study.note("test_scores", scores)
+    search.study.note("tuned", tuned)
+    return with_tuned(search, outcome)
+
+
 def recommend(search: Search, front: Front) -> Point:
     """The point that `front.pick()` gives; on a measured device it is measured again, longer, in turns with the dense
     model, and a point that turns out to be over the budget is passed over for the next.
 
     Raises `BudgetError` when no point is left.
     """
-    from dataclasses import replace
-
     from autoprune.devices.profiler import MeasuredProfiler
 
     if front.budget_ms is None or not isinstance(search.profiler, MeasuredProfiler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -92,12 +93,20 @@ class Pipeline:
 
     def recover(self, model: PrunedModule, steps: int | None = None) -> None:
         """Recalibrate norms and fine-tune `model` in place."""
-        settings = self.settings if steps is None else FineTune(**{**self.settings.__dict__, "steps": steps})
+        settings = self.settings if steps is None else replace(self.settings, steps=steps)
         data = self._fine_tuning_examples()
         calibration = (e.inputs for e in islice(data, self._calibration_batches))
         recalibrate(model, calibration, self.task.forward)
         finetune(model, self.task, data, settings, self.seed)
         recalibrate(model, (e.inputs for e in islice(data, self._calibration_batches)), self.task.forward)
+
+    def tune(self, model: PrunedModule) -> None:
+        """Fine-tune an evaluated model for twice the steps, half of them on batches that no candidate has seen."""
+        steps = self.settings.steps
+        known = self._fine_tuning_examples()
+        fresh = examples(self.task, self.dense, self.task.split("train"), min(steps, _SAMPLE_BATCHES))
+        finetune(model, self.task, [*known, *fresh], replace(self.settings, steps=2 * steps), self.seed + 1)
+        recalibrate(model, (e.inputs for e in islice(known, self._calibration_batches)), self.task.forward)
 
     def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency | None = None
                  ) -> tuple[Candidate, PrunedModule]:

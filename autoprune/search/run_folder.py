@@ -159,7 +159,8 @@ class RunFolder:
             temporary.replace(self.path / name)
         except OSError as error:
             raise ConfigError("a file of the run folder cannot be written",
-                              given=f"{self.path / name}: {error.strerror or error}", allowed=f"{len(text):,} bytes free",
+                              given=f"{self.path / name}: {error.strerror or error}",
+                              allowed=f"{len(text):,} bytes free",
                               fix="free some space, then run the same command again") from error
 
     def close(self) -> None:
