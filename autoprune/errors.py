@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "DeviceError",
     "ModelError",
+    "NoEffectWarning",
     "TaskError",
     "did_you_mean",
 ]
@@ -77,6 +78,10 @@ class ModelError(AutopruneError):
     """The model cannot be exported, or nothing in it can be pruned (exit 5)."""
 
     exit_code = 5
+
+
+class NoEffectWarning(UserWarning):
+    """What was asked for changes nothing."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

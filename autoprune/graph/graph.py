@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoprune.errors import ConfigError, ModelError, did_you_mean
+from autoprune.errors import ConfigError, ModelError, NoEffectWarning, did_you_mean
 from autoprune.graph.branches import Branch, find_branches
 from autoprune.graph.eager import as_user_class
 from autoprune.graph.group import Frozen, Group, find_groups, list_frozen
@@ -149,6 +150,8 @@ class Graph:
         Raises `ConfigError` listing all that is wrong with the plan.
         """
         pruned = self.cut(plan, statistics)
+        if not plan.dropped and all(c.keep == self.groups[n].size for n, c in plan.cuts.items()):
+            warnings.warn("the plan removes nothing: the model stays as large as it was", NoEffectWarning, stacklevel=2)
         if isinstance(self._model, PrunedModule):
             return pruned
         return as_user_class(self._model, pruned, self.captured.tensors, self.example_inputs, self._sizes(pruned.plan))

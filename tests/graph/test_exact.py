@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, NoEffectWarning
 from autoprune.graph.dims import dims_of
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.module import load_module
@@ -250,7 +250,8 @@ def test_nothing_prunable_is_an_error_with_the_reason() -> None:
 def test_a_plan_that_removes_nothing_gives_the_dense_model() -> None:
     net, x = make(Spec("image", 8, ("conv",), "mean", 0))
     graph = trace(net, x)
-    pruned = graph.prune(Plan())
+    with pytest.warns(NoEffectWarning, match="removes nothing"):
+        pruned = graph.prune(Plan())
     assert torch.equal(pruned(x), net(x))
     assert pruned.plan.cuts == {}
 

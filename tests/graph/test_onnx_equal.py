@@ -1,0 +1,62 @@
+"""A candidate's ONNX, cut out of the dense export, is what exporting the pruned model again gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+
+import autoprune
+from autoprune.graph.onnx import export_onnx
+from autoprune.graph.onnx_template import OnnxTemplate
+from autoprune.graph.plan import Plan
+
+SMALL = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+MODELS: dict[str, tuple[object, torch.Tensor]] = {
+    "resnet": (lambda: hf.ResNetForImageClassification(hf.ResNetConfig(
+        embedding_size=16, hidden_sizes=[32, 64], depths=[1, 2], layer_type="bottleneck")), SMALL),
+    "mobilenet_v1": (lambda: hf.MobileNetV1ForImageClassification(hf.MobileNetV1Config(
+        image_size=32, depth_multiplier=0.25)), SMALL),
+    "vit": (lambda: hf.ViTForImageClassification(hf.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=32, patch_size=8)),
+        SMALL),
+}
+
+
+def optimised(onnx_bytes: bytes, folder: Path) -> Counter[str]:
+    """Operators after onnxruntime's optimisation."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+    return Counter(n.op_type for n in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+@pytest.mark.parametrize("name", [
+    "vit", pytest.param("resnet", marks=pytest.mark.slow), pytest.param("mobilenet_v1", marks=pytest.mark.slow)])
+def test_slicing_gives_what_exporting_gives(name: str, tmp_path: Path) -> None:
+    make, x = MODELS[name]
+    torch.manual_seed(0)
+    model = make().eval()  # type: ignore[operator]
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_()
+            m.running_var.uniform_(0.5, 2.0)
+    graph = autoprune.trace(model, (x,))
+    small = graph.cut(Plan.uniform(graph, 0.5))
+    sliced = OnnxTemplate(graph).slice(small.plan, small.tensors())
+    exported = export_onnx(small, (x,))
+    assert optimised(sliced, tmp_path) == optimised(exported, tmp_path)
+    results = []
+    for model_bytes in (sliced, exported):
+        session = ort.InferenceSession(model_bytes, providers=["CPUExecutionProvider"])
+        results.append(session.run(None, {session.get_inputs()[0].name: SMALL.repeat(2, 1, 1, 1).numpy()})[0])
+    assert np.abs(results[0] - results[1]).max() <= 1e-4

@@ -1,0 +1,149 @@
+"""`prune` gives the user's own class back when that computes the same, and the graph with a reason when not."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import autoprune
+from autoprune.graph.module import PrunedModule
+from autoprune.graph.plan import Plan
+
+
+class Cnn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 16, 3, padding=1, groups=4)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.up = nn.ConvTranspose2d(16, 6, 2, stride=2)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = self.up(self.depthwise(torch.relu(self.grouped(x))))
+        return self.head(self.drop(x.mean((2, 3))))
+
+    def describe(self) -> str:
+        return f"{self.stem.out_channels} channels"
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = 4, 6
+        self.q, self.k, self.v = (nn.Linear(10, 24) for _ in range(3))
+        self.out = nn.Linear(24, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, n, _ = x.shape
+        q, k, v = (m(x).view(b, n, self.num_heads, self.head_dim).transpose(1, 2) for m in (self.q, self.k, self.v))
+        scores = (q @ k.transpose(-2, -1) * 6 ** -0.5).softmax(-1)
+        return self.out((scores @ v).transpose(1, 2).reshape(b, n, self.num_heads * self.head_dim))
+
+
+class Baked(nn.Module):
+    """A width that no attribute holds: the class cannot run with fewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 12), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)).view(-1, 12))
+
+
+def pruned(model: nn.Module, x: torch.Tensor, keep: float = 0.5) -> Any:
+    torch.manual_seed(0)
+    graph = autoprune.trace(model.eval(), (x,))
+    return graph.prune(Plan.uniform(graph, keep))
+
+
+def test_a_cnn_comes_back_as_itself() -> None:
+    x = torch.randn(2, 1, 8, 8)
+    small = pruned(Cnn(), x)
+    assert isinstance(small, Cnn)
+    assert small.describe() == "4 channels"
+    assert (small.grouped.groups, small.depthwise.groups, small.norm.num_features) == (2, small.depthwise.in_channels, 4)
+    assert (small.up.in_channels, small.up.out_channels) == tuple(small.up.weight.shape[:2])
+    assert torch.allclose(small(x), small.graph_form()(x), atol=1e-6)
+
+
+def test_heads_and_head_dim_held_as_numbers_are_found() -> None:
+    x = torch.randn(2, 5, 10)
+    small = pruned(Attention(), x)
+    assert isinstance(small, Attention)
+    assert (small.num_heads, small.head_dim) == (2, 3)
+
+
+def test_what_does_not_fit_is_a_graph_with_the_reason() -> None:
+    small = pruned(Baked(), torch.randn(2, 4))
+    assert isinstance(small, PrunedModule)
+    assert small.why_graph is not None
+    assert "Baked.forward" in small.why_graph
+    assert small(torch.randn(3, 4)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(("make", "shape"), [(Cnn, (2, 1, 8, 8)), (Baked, (2, 4))])
+def test_both_forms_train_copy_save_and_prune_again(make: type[nn.Module], shape: tuple[int, ...],
+                                                    tmp_path: Path) -> None:
+    x = torch.randn(*shape)
+    small = pruned(make(), x)
+    small.train()
+    before = small(x)
+    before.sum().backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in small.parameters())
+    small.eval()
+    other = copy.deepcopy(small)
+    assert torch.equal(other(x), small(x))
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    assert not torch.equal(other(x), small(x))
+    small.save(tmp_path)
+    assert torch.allclose(autoprune.load(tmp_path)(x), small(x), atol=1e-6)
+    graph = autoprune.trace(small, (x,))
+    again = graph.prune(Plan.uniform(graph, 0.5))
+    assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in small.parameters())
+    assert type(again).__name__.count("Pruned") == 1
+
+
+def test_dropout_and_batch_norm_follow_train_and_eval_in_graph_form() -> None:
+    x = torch.randn(4, 1, 8, 8)
+    small = pruned(Cnn(), x).graph_form()
+    assert torch.equal(small(x), small(x))
+    small.train()
+    assert not torch.equal(small(x), small(x))
+
+
+def test_the_copy_shares_nothing_with_the_users_model() -> None:
+    model, x = Cnn(), torch.randn(2, 1, 8, 8)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    small = pruned(model, x)
+    with torch.no_grad():
+        for p in small.parameters():
+            p.add_(1.0)
+    small.train()(x)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert model.stem.out_channels == 8
+
+
+def test_graphs_move_between_devices_with_their_literals() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(8, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x + self.embed(torch.arange(x.shape[1], device=x.device)))
+
+    x = torch.randn(2, 5, 6)
+    graph = autoprune.trace(Positions(), (x,))
+    small = graph.cut(Plan({}, graph.fingerprint)).to("meta")
+    assert small(x.to("meta")).device.type == "meta"
