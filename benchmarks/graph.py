@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
 import time
 import warnings
@@ -83,6 +84,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 
 QKV = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "q", "k", "v", "q_lin", "k_lin", "v_lin")
 HEADS = ("num_attention_heads", "num_heads", "n_heads")
+
+
+LIMIT_S = 60
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -166,11 +170,19 @@ def theirs(model: nn.Module, inputs: Any) -> dict[str, Any]:
 
 
 def attempt(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LIMIT_S)
     try:
         return function()
     except Exception as error:  # a benchmark records what goes wrong, whatever it is
         first = str(error).splitlines()[0] if str(error) else ""
         return {"works": False, "error": f"{type(error).__name__}: {first}"[:160]}
+    finally:
+        signal.alarm(0)
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"not done after {LIMIT_S} s")
 
 
 def main() -> None:

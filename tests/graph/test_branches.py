@@ -43,7 +43,7 @@ class Net(nn.Module):
         return self.head(y)
 
 
-@pytest.fixture()
+@pytest.fixture
 def traced() -> tuple[Net, autoprune.Graph, torch.Tensor]:
     torch.manual_seed(0)
     net, x = Net().eval(), torch.randn(3, 6)
