@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import autoprune
+from autoprune.front.plot import front_svg
 
 AUTOPRUNE = [sys.executable, "-m", "autoprune"]
 
@@ -88,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["rpi", "cpu", "help"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "main_job.json")
+    parser.add_argument("--svg", type=Path, help="also write the picture of the Raspberry Pi front, docs/front.svg")
     args = parser.parse_args()
     results = json.loads(args.out.read_text()) if args.out.is_file() and args.only else {}
     results["machine"] = {
@@ -102,6 +104,8 @@ def main() -> None:
                 folder = Path(name) / key
                 folder.mkdir()
                 results[key] = search(device, budget, folder)
+                if key == "rpi" and args.svg is not None:
+                    args.svg.write_text(front_svg(autoprune.load_front(folder / "run")), encoding="utf-8")
                 if key == "cpu":
                     results[key]["measured"] = measured_speedup(folder)
     args.out.parent.mkdir(exist_ok=True)
