@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["recommend", "score_on_test", "tune", "with_tuned"]
 
 
-def score_on_test(search: Search, outcome: Outcome, on_step: Callable[[int, int], None] | None = None) -> Outcome:
+def score_on_test(search: Search, outcome: Outcome) -> Outcome:
     """The same outcome with test scores on the dense model and on the front.
 
     Scores are kept with the study, so that a resumed search reads the test split only for points that are new.
@@ -26,15 +25,13 @@ def score_on_test(search: Search, outcome: Outcome, on_step: Callable[[int, int]
     if outcome.dense is not None:
         wanted.add(outcome.dense.number)
     scored: list[Candidate] = []
-    for step, candidate in enumerate(outcome.candidates):
+    for candidate in outcome.candidates:
         if candidate.number in wanted:
             if candidate.number not in known:
                 known[candidate.number] = _score(search, candidate)
                 search.study.note("test_scores", {str(k): v.to_json() for k, v in known.items()})
             candidate = candidate.with_test(known[candidate.number])
         scored.append(candidate)
-        if on_step is not None:
-            on_step(step + 1, len(outcome.candidates))
     dense = outcome.dense and next(c for c in scored if c.number == outcome.dense.number)
     return replace(outcome, candidates=scored, dense=dense)
 

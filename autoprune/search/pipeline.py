@@ -1,4 +1,4 @@
-"""The candidate pipeline: prune → recover → evaluate → latency on the device."""
+"""The candidate pipeline: latency on the device, prune, recover, evaluate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import Profiler
-from autoprune.errors import AutopruneError, DeviceError, ModelError
+from autoprune.errors import AutopruneError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.macs import count
 from autoprune.graph.module import PrunedModule
@@ -91,36 +91,29 @@ class Pipeline:
     def latency(self, model: PrunedModule) -> Latency:
         return self.profiler.latency(self.onnx(model))
 
-    def recover(self, model: PrunedModule, steps: int | None = None) -> None:
-        """Recalibrate norms and fine-tune `model` in place."""
-        settings = self.settings if steps is None else replace(self.settings, steps=steps)
-        data = self._fine_tuning_examples()
-        calibration = (e.inputs for e in islice(data, self._calibration_batches))
-        recalibrate(model, calibration, self.task.forward)
-        finetune(model, self.task, data, settings, self.seed)
-        recalibrate(model, (e.inputs for e in islice(data, self._calibration_batches)), self.task.forward)
+    def recover(self, model: PrunedModule) -> None:
+        """Recalibrate norms, fine-tune `model` in place, and recalibrate again."""
+        self._recalibrate(model)
+        finetune(model, self.task, self._fine_tuning_examples(), self.settings, self.seed)
+        self._recalibrate(model)
 
     def tune(self, model: PrunedModule) -> None:
         """Fine-tune an evaluated model for twice the steps, half of them on batches that no candidate has seen."""
         steps = self.settings.steps
-        known = self._fine_tuning_examples()
         fresh = examples(self.task, self.dense, self.task.split("train"), min(steps, _SAMPLE_BATCHES))
-        finetune(model, self.task, [*known, *fresh], replace(self.settings, steps=2 * steps), self.seed + 1)
-        recalibrate(model, (e.inputs for e in islice(known, self._calibration_batches)), self.task.forward)
+        data = [*self._fine_tuning_examples(), *fresh]
+        finetune(model, self.task, data, replace(self.settings, steps=2 * steps), self.seed + 1)
+        self._recalibrate(model)
 
-    def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency | None = None
-                 ) -> tuple[Candidate, PrunedModule]:
-        """Everything about one plan. Raises `AutopruneError` when the candidate fails.
+    def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency) -> tuple[Candidate, PrunedModule]:
+        """Everything about one plan, given its latency (`latency` below, which depends on widths only).
 
-        `latency` is passed when it is known already.
+        Raises `AutopruneError` when the candidate fails.
         """
         before = dict(self.clock.seconds)
         torch.manual_seed(self.seed)
         start = time.perf_counter()
         model = self.prune(plan)
-        if latency is None:
-            with self.clock.time("measure"):
-                latency = self.latency(model)
         if plan.cuts:
             with self.clock.time("train"):
                 self.recover(model)
@@ -137,6 +130,10 @@ class Pipeline:
 
     # -- shared ---------------------------------------------------------------------------------------------------
 
+    def _recalibrate(self, model: PrunedModule) -> None:
+        batches = islice(self._fine_tuning_examples(), self._calibration_batches)
+        recalibrate(model, (e.inputs for e in batches), self.task.forward)
+
     def _loss(self, model: Any, inputs: Any, target: Any) -> torch.Tensor:
         return self.task.loss(self.task.forward(model, inputs), target)
 
@@ -151,7 +148,7 @@ class Pipeline:
         probe = self.graph.cut(Plan.uniform(self.graph, 0.5, method="random"))
         try:
             check_onnx(template.slice(probe.plan, probe.tensors()), probe, self.graph.example_inputs)
-        except (ModelError, DeviceError, RuntimeError, ValueError, KeyError) as error:
+        except (ModelError, RuntimeError, ValueError, KeyError) as error:
             raise CannotSlice(str(error)) from error
         return template
 

@@ -82,7 +82,7 @@ class Search:
         self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
         # last: a folder without a study may still change its configuration
         self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
-        self._latencies: dict[str, Latency] = {}
+        self._latencies: dict[tuple[tuple[str, int], ...], Latency] = {}
         self._start = time.monotonic()
         self._done_before = 0
         self._skipped = 0
@@ -138,17 +138,15 @@ class Search:
             known = dense.ms
         if self.budget is not None:
             self.budget_ms = self.budget.resolve_ms(float(known))
-        self._latencies[Plan({}, self.graph.fingerprint).digest] = dense
+        self._latencies[()] = dense
         self.study.repair(self.target_ms)
         if not self.study.attributes.get("queued"):
             self._queue_controls(float(known))
 
     def _queue_controls(self, dense_ms: float) -> None:
         """Dense, uniform ratios and starting points; of those that are the same plan only the first."""
-        with self.pipeline.clock.time("measure"):
-            aim = self.target_ms if self.target_ms is not None else 0.5 * dense_ms
-            wanted = {**self.proposer.controls(),
-                      **self.proposer.at_budget(aim, lambda plan: self._latency_of(plan).ms)}
+        aim = self.target_ms if self.target_ms is not None else 0.5 * dense_ms
+        wanted = {**self.proposer.controls(), **self.proposer.at_budget(aim, lambda plan: self._latency_of(plan).ms)}
         have, seen = self.study.queued_or_done(), set()
         for origin, parameters in wanted.items():
             digest = self.proposer.plan(parameters).digest
@@ -206,7 +204,7 @@ class Search:
         clock = self.pipeline.clock
         model = None
         try:
-            candidate, model = self.pipeline.evaluate(trial.number, origin, plan, self._latencies.get(plan.digest))
+            candidate, model = self.pipeline.evaluate(trial.number, origin, plan, self._latency_of(plan))
         except ConfigError:
             raise  # a setting is wrong: every candidate would fail the same way
         except (AutopruneError, RuntimeError, ValueError, ArithmeticError) as error:
@@ -236,19 +234,22 @@ class Search:
             return "evaluated before"
         if self.target_ms is None:
             return None
-        with self.pipeline.clock.time("measure"):
-            ms = self._latency_of(plan).ms
+        ms = self._latency_of(plan).ms
         # below a floor that nothing beats, proposals are held to the floor: the search finds out where it is
         limit = _FAR_OVER * max(self.target_ms, min((c.ms for c in candidates), default=0.0))
         return f"{ms:.4g} ms is far over the budget" if ms > limit else None
 
     def _latency_of(self, plan: Plan) -> Latency:
-        """Latency of a plan; it does not depend on which units stay, so no method has to choose them."""
-        if plan.digest not in self._latencies:
+        """Latency of a plan. It does not depend on which units stay: no method has to choose them, and plans that
+        differ in methods only are measured once.
+        """
+        widths = tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
+        if widths not in self._latencies:
             first = Plan({n: type(c)(c.keep, "random") for n, c in plan.cuts.items()}, plan.model)
             model = self.graph.cut(first) if first.cuts else self.pipeline.dense
-            self._latencies[plan.digest] = self.pipeline.latency(model)
-        return self._latencies[plan.digest]
+            with self.pipeline.clock.time("measure"):
+                self._latencies[widths] = self.pipeline.latency(model)
+        return self._latencies[widths]
 
     # -- progress -------------------------------------------------------------------------------------------------
 

@@ -283,16 +283,23 @@ def test_the_test_split_is_read_once(open_search: Open, task: CountingTask) -> N
     assert [c.to_json() for c in again.candidates] == [c.to_json() for c in scored.candidates]
 
 
-def test_a_test_score_lost_half_way_is_read_again_alone(open_search: Open, task: CountingTask) -> None:
+def test_a_test_score_lost_half_way_is_read_again_alone(
+        open_search: Open, task: CountingTask, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_search(trials=4) as search:
         outcome = search.run()
         wanted = {c.number for c in pareto(outcome.candidates)} | {0}
 
-        def stop(done: int, total: int) -> None:
+        evaluate = task.evaluate
+
+        def stop(*args: Any, **kwargs: Any) -> Any:
             if task.evaluations["test"] == 1:
                 raise KeyboardInterrupt
-        with pytest.raises(KeyboardInterrupt):
-            score_on_test(search, outcome, stop)
+            return evaluate(*args, **kwargs)
+        with monkeypatch.context() as patch:
+            patch.setattr(search.task, "evaluate", stop)
+            with pytest.raises(KeyboardInterrupt):
+                score_on_test(search, outcome)
+    assert task.evaluations["test"] == 1
     with open_search(trials=4) as search:
         score_on_test(search, search.run())
     assert task.evaluations["test"] == len(wanted)
