@@ -69,9 +69,7 @@ def run(arguments: list[str]) -> int:
     except AutopruneError as problem:
         error(str(problem))
         return problem.exit_code
-    except typer.Abort:
-        return 130
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):  # the option parser turns the second into the first
         note("interrupted; the same command resumes")
         return 130
     except BrokenPipeError:
