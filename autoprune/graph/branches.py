@@ -7,7 +7,7 @@ operators a device has to run one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,7 @@ def find_branches(graph: fx.Graph, typing: Typing, parameters: dict[str, int],
     return out
 
 
-def needed_nodes(graph: fx.Graph, replaced: dict[fx.Node, fx.Node]) -> set[fx.Node]:
+def needed_nodes(graph: fx.Graph, replaced: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
     """The nodes that are still computed when each key of `replaced` is taken from its value instead.
 
     Nodes without users (in-place writes, the output) count as needed, unless only a removed branch leads to them.
@@ -80,7 +80,7 @@ def needed_nodes(graph: fx.Graph, replaced: dict[fx.Node, fx.Node]) -> set[fx.No
     return seen
 
 
-def _follow(node: fx.Node, replaced: dict[fx.Node, fx.Node]) -> fx.Node:
+def _follow(node: fx.Node, replaced: Mapping[fx.Node, fx.Node]) -> fx.Node:
     while node in replaced:
         node = replaced[node]
     return node

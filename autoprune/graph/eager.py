@@ -126,9 +126,8 @@ def _transplant(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[s
     kind = type(model).__bases__[0] if isinstance(model, PrunedMixin) else type(model)
     out.__class__ = type(f"Pruned{kind.__name__}", (kind, PrunedMixin), {"__module__": kind.__module__})
     held = {n for n, _ in [*out.named_parameters(remove_duplicate=False), *out.named_buffers(remove_duplicate=False)]}
-    nested = {str(n.target) for n in pruned.graph.nodes if n.op == "get_attr"} - set(new) - {"training"}
     out.__dict__["_autoprune"] = _Origin(
-        pruned.graph, pruned.plan, kind.__name__, {name: getattr(pruned, name) for name in nested},
+        pruned.graph, pruned.plan, kind.__name__, pruned.nested(),
         {name: None if name in held else tensor for name, tensor in new.items()})
     return out.eval()
 

@@ -6,7 +6,6 @@ import hashlib
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,14 @@ from torch import nn
 
 from autoprune.errors import ConfigError, ModelError, NoEffectWarning, did_you_mean
 from autoprune.graph.branches import Branch, find_branches
+from autoprune.graph.dims import Expr, resolve
 from autoprune.graph.eager import as_user_class
 from autoprune.graph.group import Frozen, Group, find_groups, list_frozen
 from autoprune.graph.kept import Kept, coordinates
-from autoprune.graph.module import PrunedModule, build
-from autoprune.graph.plan import Cut, Plan
-from autoprune.graph.rewrite import cut_tensor, rewrite, rewrite_modules
+from autoprune.graph.module import PrunedModule, candidate
+from autoprune.graph.plan import Plan
+from autoprune.graph.program import Program
+from autoprune.graph.rewrite import cut_tensor, rewrite_modules
 from autoprune.graph.trace import Captured, capture
 from autoprune.graph.typing import Typing
 
@@ -31,17 +32,29 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "Slice", "trace"]
 
 
-@dataclass(frozen=True)
+_PROGRAMS = 16
+
+
 class Slice:
     """The part of one tensor that belongs to the units of a group.
 
     tensor: its name; role: "out" (the axis is the one the weight produces), "in" (the one it consumes), "vector"
-    (bias, norm scale or shift, running statistics); values: `[units, elements]`, a view or a copy, never to be changed.
+    (bias, norm scale or shift, running statistics).
     """
 
-    tensor: str
-    role: str
-    values: torch.Tensor
+    def __init__(self, name: str, tensor: torch.Tensor, axis: int, order: torch.Tensor | None, units: int):
+        self.tensor = name
+        self.role = "vector" if tensor.dim() == 1 else "out" if axis == 0 else "in"
+        self._source = tensor, axis, order, units
+
+    @cached_property
+    def values(self) -> torch.Tensor:
+        """`[units, elements]`, a view or a copy, never to be changed; made when it is first asked for."""
+        tensor, axis, order, units = self._source
+        rows = tensor.movedim(axis, 0)
+        if order is not None:
+            rows = rows.index_select(0, order.to(tensor.device))
+        return rows.reshape(units, -1)
 
 
 class Graph:
@@ -56,6 +69,8 @@ class Graph:
         self._parameters = {n: t.numel() for n, t in captured.tensors.items() if isinstance(t, nn.Parameter)}
         self.groups: dict[str, Group] = find_groups(self.typing, captured.graph, self._parameters)
         self.fingerprint = _fingerprint(captured)
+        self._programs: dict[tuple[str, ...], Program] = {}
+        self._orders: dict[tuple[str, int, str], torch.Tensor | None] = {}
 
     def __repr__(self) -> str:
         return f"Graph({self.name}: {len(self.groups)} groups, {len(self.captured.graph.nodes)} nodes)"
@@ -88,19 +103,18 @@ class Graph:
         """
         g = self._group(group)
         source = self.captured.tensors if tensors is None else tensors
-        out = []
-        for name, axis in g.tensors:
-            if name not in source:
-                continue
-            tensor = source[name].detach()
-            units = coordinates(self.typing.tensors[name][axis], g.dim)
+        return [Slice(name, source[name].detach(), axis, self._order(name, axis, g), g.size)
+                for name, axis in g.tensors if name in source]
+
+    def _order(self, name: str, axis: int, group: Group) -> torch.Tensor | None:
+        """Positions of an axis sorted by the unit they belong to; None when that is all of them as they are."""
+        key = name, axis, group.name
+        if key not in self._orders:
+            units = coordinates(self._axes[name][axis], group.dim)
             order = np.argsort(units, kind="stable")[int((units < 0).sum()) :]
-            rows = tensor.movedim(axis, 0)
-            if len(order) != len(units) or (np.diff(order) != 1).any():
-                rows = rows.index_select(0, torch.from_numpy(order).to(tensor.device))
-            role = "vector" if tensor.dim() == 1 else "out" if axis == 0 else "in"
-            out.append(Slice(name, role, rows.reshape(g.size, -1)))
-        return out
+            as_it_is = len(order) == len(units) and bool((np.diff(order) == 1).all())
+            self._orders[key] = None if as_it_is else torch.from_numpy(order)
+        return self._orders[key]
 
     def _group(self, name: str) -> Group:
         if name not in self.groups:
@@ -120,8 +134,7 @@ class Graph:
             size = self.groups[name].size
             if not 1 <= cut.keep <= size:
                 problems.append(f"{name}: keep {cut.keep} is not in 1 … {size}")
-            if cut.kept is not None and (len(cut.kept) != cut.keep or list(cut.kept) != sorted(set(cut.kept))
-                                         or not all(0 <= i < size for i in cut.kept)):
+            if cut.kept is not None and not (len(cut.kept) == cut.keep and _ascending(cut.kept, size)):
                 problems.append(f"{name}: kept indices must be {cut.keep} ascending ones below {size}")
         problems += [f"{name}: no such residual branch; {did_you_mean(name, self.branches)}" for name in plan.dropped
                      if name not in self.branches]
@@ -131,14 +144,9 @@ class Graph:
 
     def resolve(self, plan: Plan, statistics: Statistics | None = None) -> Plan:
         """The same plan with the indices of the units that stay, chosen by each cut's method."""
-        from autoprune.methods.choose import choose
+        from autoprune.methods.choose import Ranking
 
-        self.check(plan)
-        cuts: dict[str, Cut] = {}
-        for name, cut in plan.cuts.items():
-            kept = cut.kept if cut.kept is not None else choose(self, name, cut, statistics)
-            cuts[name] = Cut(cut.keep, cut.method, kept)
-        return Plan(cuts, self.fingerprint, plan.dropped)
+        return Ranking(self, statistics).resolve(plan)
 
     def prune(self, plan: Plan, statistics: Statistics | None = None) -> Any:
         """The pruned model: a trainable module of its own; this graph and the traced model stay as they are.
@@ -192,17 +200,41 @@ class Graph:
 
     def _build(self, plan: Plan) -> PrunedModule:
         kept = self.kept(plan)
+        program = self._program(plan.dropped)
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in self.captured.tensors.items():
-            new = cut_tensor(tensor, self.typing.tensors[name], kept)
-            tensors[name] = (nn.Parameter(new, requires_grad=tensor.requires_grad)
-                             if isinstance(tensor, nn.Parameter) else new)
-        replaced = {self.branches[n].total: self.branches[n].skip for n in plan.dropped}
-        graph = rewrite(self.captured.graph, self.typing, kept, replaced)
-        used = {n.target for n in graph.nodes if n.op == "get_attr"}
-        tensors = {name: tensor for name, tensor in tensors.items() if name in used}
-        modules = rewrite_modules(self.captured.modules, self.typing, kept)
-        return build(graph, tensors, modules, plan, self.name)
+            if name in program.names:
+                new = cut_tensor(tensor, self._axes[name], kept)
+                tensors[name] = (nn.Parameter(new, requires_grad=tensor.requires_grad)
+                                 if isinstance(tensor, nn.Parameter) else new)
+        modules = {n: m for n, m in rewrite_modules(self.captured.modules, self.typing, kept).items()
+                   if n in program.names}
+        return candidate(program, kept, tensors, modules, plan, self.name)
+
+    def _program(self, dropped: tuple[str, ...]) -> Program:
+        """The code that all candidates run which drop the same branches; the last few are kept."""
+        if dropped not in self._programs:
+            while len(self._programs) >= _PROGRAMS:
+                self._programs.pop(next(iter(self._programs)))
+            replaced = {self.branches[n].total: self.branches[n].skip for n in dropped}
+            self._programs[dropped] = Program(self.captured.graph, self.typing, replaced)
+        return self._programs[dropped]
+
+    @cached_property
+    def _axes(self) -> dict[str, list[Expr]]:
+        """The expressions of each tensor's axes as the typing left them."""
+        return {name: [resolve(e) for e in axes] for name, axes in self.typing.tensors.items()}
+
+    @cached_property
+    def parameters(self) -> frozenset[str]:
+        """Names of the tensors that are parameters."""
+        return frozenset(self._parameters)
+
+    @cached_property
+    def slopes(self) -> frozenset[str]:
+        """Names of the tensors that PReLU reads."""
+        return frozenset(str(a.target) for node in self.captured.graph.nodes if "prelu" in str(node.target)
+                         for a in node.all_input_nodes if a.op == "get_attr")
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
@@ -217,6 +249,11 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     Raises `ModelError` with the line of the model when it cannot be exported.
     """
     return Graph(capture(model, example_inputs), example_inputs, model)
+
+
+def _ascending(indices: tuple[int, ...], size: int) -> bool:
+    values = np.asarray(indices, dtype=np.int64)
+    return bool(len(values) == 0 or (values[0] >= 0 and values[-1] < size and (np.diff(values) > 0).all()))
 
 
 def _fingerprint(captured: Captured) -> str:

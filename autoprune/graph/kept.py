@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from autoprune.graph.dims import Concat, Dim, Expr, Product, dims_of, resolve, size_of
+
+if TYPE_CHECKING:
+    from autoprune.graph.literal import Literal
 
 __all__ = ["Kept", "coordinates"]
 
@@ -25,10 +30,15 @@ class Kept:
 
     def __init__(self, units: Mapping[Dim, Indices]):
         self._units = dict(units)
+        self._positions: dict[tuple[type, Expr], torch.Tensor] = {}
 
     def touches(self, e: Expr) -> bool:
         """Whether any position of `e` is removed."""
         return any(d in self._units for d in dims_of(e))
+
+    def value(self, literal: Literal) -> int:
+        """The number that a literal becomes."""
+        return literal.value(self)
 
     def size(self, e: Expr) -> int:
         """Number of positions of `e` that stay."""
@@ -56,6 +66,14 @@ class Kept:
             parts.append(self.indices(x) + offset)
             offset += size_of(x)
         return np.concatenate(parts)
+
+    def positions(self, e: Expr) -> torch.Tensor:
+        """`indices(e)` as a tensor; made once for all the axes that share an expression."""
+        e = resolve(e)
+        key = (type(e), e)  # a product and a concat of the same parts are equal as tuples
+        if key not in self._positions:
+            self._positions[key] = torch.from_numpy(self.indices(e))
+        return self._positions[key]
 
     def before(self, e: Expr, position: int) -> int:
         """How many of the positions of `e` before `position` stay."""

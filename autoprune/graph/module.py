@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +14,47 @@ import torch
 from torch import fx, nn
 
 from autoprune.errors import ConfigError
+from autoprune.graph.kept import Kept
 from autoprune.graph.plan import Plan
+from autoprune.graph.program import Program
 from autoprune.graph.rewrite import copy_graph
 from autoprune.graph.serialize import graph_from_json, graph_to_json
 
-__all__ = ["PrunedModule", "build", "load_module"]
+__all__ = ["PrunedModule", "build", "candidate", "load_module"]
+
+
+_WRITTEN_OUT = ("_graph", "_code", "_lineno_map", "_prologue_start")
 
 
 class PrunedModule(fx.GraphModule):
-    """A model rebuilt from its graph. `train()` and `eval()` switch norms and dropout; it can be traced again."""
+    """A model rebuilt from its graph. `train()` and `eval()` switch norms and dropout; it can be traced again.
+
+    A candidate of a search runs the code that all candidates share (`Program`); `graph` and `code` are written out,
+    and are its own, once they are asked for.
+    """
+
+    _candidate: tuple[Program, Kept] | None = None
+    _sizes: list[int]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _WRITTEN_OUT or self._candidate is None:
+            return super().__getattr__(name)
+        if name == "_graph":
+            program, kept = self._candidate
+            self._graph = program.graph(kept)
+            self._graph.owning_module = self
+        else:
+            self.recompile()
+        return self.__dict__[name]
+
+    def recompile(self) -> Any:
+        """Generate the code of `graph`; from then on this module no longer runs the shared one."""
+        code = super().recompile()
+        self._candidate = None
+        return code
+
+    def __reduce__(self) -> Any:
+        return _restore, (graph_to_json(self), self.tensors(), self.plan, self.training)
 
     @property
     def why_graph(self) -> str | None:
@@ -53,11 +86,19 @@ class PrunedModule(fx.GraphModule):
         """Parameters and buffers by name."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
+    def nested(self) -> dict[str, fx.GraphModule]:
+        """The graphs that this one calls (branches of `torch.cond`, regions with another precision), by name."""
+        names = (self._candidate[0].names if self._candidate is not None else
+                 {str(n.target) for n in self.graph.nodes if n.op == "get_attr"})
+        found = {name: operator.attrgetter(name)(self) for name in sorted(names)}
+        return {name: m for name, m in found.items() if isinstance(m, fx.GraphModule)}
+
     def __deepcopy__(self, memo: dict[int, Any]) -> PrunedModule:
         tensors = {name: copy.deepcopy(t, memo) for name, t in self.tensors().items()}
-        nested = {str(n.target): getattr(self, str(n.target)) for n in self.graph.nodes
-                  if n.op == "get_attr" and isinstance(getattr(self, str(n.target), None), fx.GraphModule)}
-        out = build(copy_graph(self.graph), tensors, nested, self.plan, type(self).__name__)
+        if self._candidate is not None:
+            out = candidate(*self._candidate, tensors, self.nested(), self.plan, type(self).__name__)
+        else:
+            out = build(copy_graph(self.graph), tensors, self.nested(), self.plan, type(self).__name__)
         out.meta.update({k: v for k, v in self.meta.items() if k != "plan"})
         memo[id(self)] = out
         out.train(self.training)
@@ -77,6 +118,31 @@ class PrunedModule(fx.GraphModule):
         return self
 
 
+def candidate(program: Program, kept: Kept, tensors: Mapping[str, torch.Tensor],
+              modules: Mapping[str, fx.GraphModule], plan: Plan, name: str) -> PrunedModule:
+    """A module that runs `program` with the sizes of `kept` on its own tensors."""
+    module = PrunedModule({}, fx.Graph(), class_name=_class_name(name))
+    for key in _WRITTEN_OUT:
+        delattr(module, key)
+    type(module).forward = program.forward
+    module._candidate = program, kept
+    module._sizes = program.sizes(kept)
+    if program.specs is not None:
+        module._in_spec, module._out_spec = program.specs
+    owners: dict[str, nn.Module] = {"": module}
+    for key, tensor in tensors.items():
+        path, _, leaf = key.rpartition(".")
+        if isinstance(tensor, nn.Parameter):
+            _owner(owners, path)._parameters[leaf] = tensor
+        else:
+            _owner(owners, path)._buffers[leaf] = tensor
+    for key, nested in modules.items():
+        path, _, leaf = key.rpartition(".")
+        _owner(owners, path).add_module(leaf, nested)
+    module.meta["plan"] = plan
+    return module.eval()
+
+
 def build(graph: fx.Graph, tensors: Mapping[str, torch.Tensor], modules: Mapping[str, fx.GraphModule], plan: Plan,
           name: str) -> PrunedModule:
     """A module from a graph and the tensors its `get_attr` nodes name."""
@@ -84,12 +150,25 @@ def build(graph: fx.Graph, tensors: Mapping[str, torch.Tensor], modules: Mapping
     for key, tensor in tensors.items():
         root[key] = tensor if isinstance(tensor, nn.Parameter) else _Buffer(tensor)
     plain = {k: v.tensor if isinstance(v, _Buffer) else v for k, v in root.items()}
-    module = PrunedModule(plain, graph, class_name=name.removeprefix("Pruned").join(["Pruned", ""]))
+    module = PrunedModule(plain, graph, class_name=_class_name(name))
     for key, value in root.items():
         if isinstance(value, _Buffer):
             _register_buffer(module, key, value.tensor)
     module.meta["plan"] = plan
     return module.eval()
+
+
+def _class_name(name: str) -> str:
+    return "Pruned" + name.removeprefix("Pruned")
+
+
+def _owner(owners: dict[str, nn.Module], path: str) -> nn.Module:
+    """The module at `path`, made together with those above it when it does not exist."""
+    if path not in owners:
+        above, _, leaf = path.rpartition(".")
+        owners[path] = nn.Module()
+        _owner(owners, above)._modules[leaf] = owners[path]
+    return owners[path]
 
 
 class _Buffer:
@@ -109,6 +188,11 @@ def _register_buffer(module: nn.Module, name: str, tensor: torch.Tensor) -> None
     owner.register_buffer(leaf, tensor)
 
 
+def _restore(data: dict[str, Any], tensors: Mapping[str, torch.Tensor], plan: Plan, training: bool) -> PrunedModule:
+    graph, modules = graph_from_json(data)
+    return build(graph, tensors, modules, plan, data["name"]).train(training)
+
+
 def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
     """Read what `PrunedModule.save` wrote. Nothing is unpickled; operators are looked up by name in `torch.ops`."""
     from safetensors import SafetensorError
@@ -123,12 +207,11 @@ def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
     try:
         data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
         plan = Plan.from_json(json.loads((path / "plan.json").read_text(encoding="utf-8")))
-        graph, modules = graph_from_json(data)
         weights = load_file(str(path / "weights.safetensors"))
         trainable = set(data["parameters"])
         # clone: tensors in a file are not aligned as torch aligns its own, and other kernels round differently
         tensors = {k: nn.Parameter(v.clone()) if k in trainable else v.clone() for k, v in weights.items()}
-        return build(graph, tensors, modules, plan, data["name"])
+        return _restore(data, tensors, plan, training=False)
     except (AttributeError, KeyError, RecursionError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ConfigError("the saved model is damaged", given=f"{path}: {type(error).__name__}: {error}"[:300],
                           fix="write it again with save()") from error

@@ -1,9 +1,9 @@
-"""Writing the pruned sizes into a copy of the graph and cutting the tensors."""
+"""Writing sizes into a copy of the graph and cutting the tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import fx
@@ -11,16 +11,27 @@ from torch import fx
 from autoprune.graph.branches import needed_nodes
 from autoprune.graph.dims import Expr
 from autoprune.graph.kept import Kept
-from autoprune.graph.literal import Offset, Quotient, Size
+from autoprune.graph.literal import Literal, Offset, Quotient, Size
 from autoprune.graph.typing import Call, TensorType, Typing
 
-__all__ = ["copy_graph", "cut_tensor", "rewrite", "rewrite_modules"]
+__all__ = ["Values", "copy_graph", "cut_tensor", "rewrite", "rewrite_modules"]
 
 _LITERALS = (Size, Offset, Quotient)
 
 
-def rewrite(graph: fx.Graph, typing: Typing, kept: Kept, replaced: dict[fx.Node, fx.Node] | None = None) -> fx.Graph:
-    """A copy of `graph` whose literals fit the units in `kept`; nodes that nothing touches are copied as they are.
+class Values(Protocol):
+    """What is written in the place of literals: numbers (`Kept`), or where to find them (`program.Slots`)."""
+
+    def touches(self, e: Expr) -> bool:
+        """Whether the literals that `e` decides are to be written."""
+
+    def value(self, literal: Literal) -> int:
+        """What to write."""
+
+
+def rewrite(graph: fx.Graph, typing: Typing, values: Values,
+            replaced: Mapping[fx.Node, fx.Node] | None = None) -> fx.Graph:
+    """A copy of `graph` with `values` for its literals; nodes that nothing touches are copied as they are.
 
     `replaced`: sums of residual branches that are removed → the skips that take their place.
     """
@@ -39,8 +50,8 @@ def rewrite(graph: fx.Graph, typing: Typing, kept: Kept, replaced: dict[fx.Node,
         copy.meta = {k: v for k, v in node.meta.items() if k != "val"}
         copies[node] = copy
         for name, literal in typing.literals.get(node, {}).items():
-            if any(kept.touches(e) for e in _axes(literal)):
-                _write(node, copy, name, literal, kept)
+            if any(values.touches(e) for e in _axes(literal)):
+                _write(node, copy, name, literal, values)
     return out
 
 
@@ -70,7 +81,7 @@ def cut_tensor(tensor: torch.Tensor, axes: TensorType, kept: Kept) -> torch.Tens
     cut = False
     for i, e in enumerate(axes):
         if kept.touches(e):
-            out = out.index_select(i, torch.from_numpy(kept.indices(e)).to(tensor.device))
+            out = out.index_select(i, kept.positions(e).to(tensor.device))
             cut = True
     return out if cut else out.clone()
 
@@ -83,26 +94,26 @@ def _axes(literal: Any) -> list[Expr]:
     return [literal.axis] if isinstance(literal, _LITERALS) else []
 
 
-def _write(node: fx.Node, copy: fx.Node, name: str, literal: Any, kept: Kept) -> None:
+def _write(node: fx.Node, copy: fx.Node, name: str, literal: Any, values: Values) -> None:
     call = Call(node)
     if name == "split":
         copy.target = torch.ops.aten.split_with_sizes.default
-        copy.args = (copy.args[0], [item.value(kept) for item in literal], call["dim"])
+        copy.args = (copy.args[0], [values.value(item) for item in literal], call["dim"])
         copy.kwargs = {}
         return
     position = call.position[name]
     positional = position < len(copy.args)
     old = copy.args[position] if positional else copy.kwargs.get(name)
-    new = _sizes(cast(list[Any], old), literal, kept) if isinstance(literal, list) else literal.value(kept)
+    new = _sizes(cast(list[Any], old), literal, values) if isinstance(literal, list) else values.value(literal)
     if positional:
         copy.update_arg(position, new)
     else:
         copy.update_kwarg(name, new)
 
 
-def _sizes(old: list[Any], literals: list[Any], kept: Kept) -> list[Any]:
+def _sizes(old: list[Any], literals: list[Any], values: Values) -> list[Any]:
     """Integers follow the literals; a dynamic entry stays what it was, or becomes the one that is inferred (-1)."""
-    dynamic = [isinstance(o, fx.Node) and kept.touches(item.axis) for o, item in zip(old, literals, strict=True)]
+    dynamic = [isinstance(o, fx.Node) and values.touches(item.axis) for o, item in zip(old, literals, strict=True)]
     infer = any(dynamic)
     out: list[Any] = []
     for o, item, is_dynamic in zip(old, literals, dynamic, strict=True):
@@ -111,5 +122,5 @@ def _sizes(old: list[Any], literals: list[Any], kept: Kept) -> list[Any]:
         elif isinstance(o, fx.Node) or (o == -1 and not infer):
             out.append(o)
         else:
-            out.append(item.value(kept))
+            out.append(values.value(item))
     return out

@@ -7,22 +7,50 @@ from typing import TYPE_CHECKING
 import torch
 
 from autoprune.errors import ConfigError
+from autoprune.graph.plan import Cut, Plan
 from autoprune.methods.criterion import GroupView, Statistics
 from autoprune.methods.registry import criterion
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
-    from autoprune.graph.plan import Cut
 
-__all__ = ["choose"]
+__all__ = ["Ranking"]
 
 
-def choose(graph: Graph, group: str, cut: Cut, statistics: Statistics | None = None) -> tuple[int, ...]:
-    """The ascending indices of the `cut.keep` most important units of `group`; ties go to the lower index."""
-    scores = criterion(cut.method).score(GroupView(graph, group, statistics)).float()
-    if scores.shape != (graph.groups[group].size,) or not bool(torch.isfinite(scores).all()):
-        raise ConfigError(f"the method {cut.method!r} gave no usable scores for {group}",
-                          given=f"shape {tuple(scores.shape)}, finite: {bool(torch.isfinite(scores).all())}",
-                          allowed=f"{graph.groups[group].size} finite numbers")
-    order = torch.argsort(scores, descending=True, stable=True)
-    return tuple(sorted(order[: cut.keep].tolist()))
+class Ranking:
+    """The units of each group of a graph from the most to the least important, worked out once per method.
+
+    It is made for weights that do not change: a search has one, `Graph.resolve` makes a new one each time.
+    `statistics`: for the methods that look at data; `seed`: for those that draw numbers.
+    """
+
+    def __init__(self, graph: Graph, statistics: Statistics | None = None, seed: int = 0):
+        self.graph, self.statistics, self.seed = graph, statistics, seed
+        self._orders: dict[tuple[str, str], torch.Tensor] = {}
+
+    def resolve(self, plan: Plan) -> Plan:
+        """The same plan with the indices of the units that stay, chosen by each cut's method.
+
+        Raises `ConfigError` listing all that is wrong with the plan.
+        """
+        self.graph.check(plan)
+        cuts = {name: cut if cut.kept is not None else Cut(cut.keep, cut.method, self.choose(name, cut))
+                for name, cut in plan.cuts.items()}
+        return Plan(cuts, self.graph.fingerprint, plan.dropped)
+
+    def choose(self, group: str, cut: Cut) -> tuple[int, ...]:
+        """The ascending indices of the `cut.keep` most important units of `group`; ties go to the lower index."""
+        best = self.order(group, cut.method)[: cut.keep]
+        return tuple(best.sort().values.tolist())
+
+    def order(self, group: str, method: str) -> torch.Tensor:
+        """All units of `group`, the most important first."""
+        key = group, method
+        if key not in self._orders:
+            scores = criterion(method).score(GroupView(self.graph, group, self.statistics, self.seed)).float()
+            if scores.shape != (self.graph.groups[group].size,) or not bool(torch.isfinite(scores).all()):
+                raise ConfigError(f"the method {method!r} gave no usable scores for {group}",
+                                  given=f"shape {tuple(scores.shape)}, finite: {bool(torch.isfinite(scores).all())}",
+                                  allowed=f"{self.graph.groups[group].size} finite numbers")
+            self._orders[key] = torch.argsort(scores, descending=True, stable=True)
+        return self._orders[key]

@@ -42,9 +42,8 @@ class GroupView:
         self.seed = seed
         self.weights: list[Slice] = graph.slices(group)
         self.gradients: list[Slice] = graph.slices(group, statistics.gradients) if statistics else []
-        self.parameters = {n for n, t in graph.captured.tensors.items() if isinstance(t, torch.nn.Parameter)}
-        self.slopes = {str(a.target) for node in graph.captured.graph.nodes if "prelu" in str(node.target)
-                       for a in node.all_input_nodes if a.op == "get_attr"}
+        self.parameters = graph.parameters
+        self.slopes = graph.slopes
 
     def produced(self) -> list[Slice]:
         """Slices of weights that compute the units (the filters); all weights when nothing computes them."""

@@ -20,8 +20,8 @@ from autoprune.graph.module import PrunedModule
 from autoprune.graph.onnx import check_onnx, export_onnx
 from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
 from autoprune.graph.plan import Plan
+from autoprune.methods.choose import Ranking
 from autoprune.methods.collect import collect
-from autoprune.methods.criterion import Statistics
 from autoprune.methods.registry import criterion
 from autoprune.recover.finetune import FineTune, examples, finetune
 from autoprune.recover.norms import recalibrate
@@ -63,7 +63,7 @@ class Pipeline:
         self.dense = _channels_last(graph.dense())
         self._template: OnnxTemplate | None = None
         self._sliceable = True
-        self._statistics: Statistics | None = None
+        self._ranking = Ranking(graph, seed=seed)
         self._examples: list[Any] | None = None
 
     # -- the steps ------------------------------------------------------------------------------------------------
@@ -71,11 +71,12 @@ class Pipeline:
     def prune(self, plan: Plan) -> PrunedModule:
         """The pruned model before recovery; gradients are gathered when a method of the plan asks for them."""
         needs = any(criterion(c.method).needs_gradients for c in plan.cuts.values() if c.kept is None)
-        if needs and self._statistics is None:
+        if needs and self._ranking.statistics is None:
             with self.clock.time("train"):
-                self._statistics = collect(self.graph, self.task.split("train"), self._loss)
+                statistics = collect(self.graph, self.task.split("train"), self._loss)
+            self._ranking = Ranking(self.graph, statistics, self.seed)
         with self.clock.time("prune"):
-            return _channels_last(self.graph.cut(plan, self._statistics) if plan.cuts else self.graph.dense())
+            return _channels_last(self.graph.cut(self._ranking.resolve(plan)))
 
     def onnx(self, model: PrunedModule) -> bytes:
         """ONNX of a pruned model, cut out of the dense export where that works (checked once, on a random plan)."""

@@ -11,7 +11,7 @@ from torch import nn
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Cut, Plan
-from autoprune.methods.choose import choose
+from autoprune.methods.choose import Ranking
 from autoprune.methods.collect import collect
 from autoprune.methods.criterion import Criterion, GroupView, Statistics
 from autoprune.methods.registry import criterion, method_names, methods, register
@@ -194,11 +194,11 @@ def test_random_is_reproducible_and_differs_by_seed_and_group() -> None:
 
 
 def test_choose_keeps_the_best_and_breaks_ties_by_index(graph: Graph) -> None:
-    assert choose(graph, "0", Cut(1, "l1")) == (0,)
-    assert choose(graph, "0", Cut(2, "l1")) == (0, 1)
-    assert choose(graph, "0", Cut(1, "l2")) == (1,)
-    assert choose(graph, "0", Cut(2, "l2")) == (0, 1)
-    assert choose(graph, "0", Cut(3, "l2")) == (0, 1, 2)
+    assert Ranking(graph).choose("0", Cut(1, "l1")) == (0,)
+    assert Ranking(graph).choose("0", Cut(2, "l1")) == (0, 1)
+    assert Ranking(graph).choose("0", Cut(1, "l2")) == (1,)
+    assert Ranking(graph).choose("0", Cut(2, "l2")) == (0, 1)
+    assert Ranking(graph).choose("0", Cut(3, "l2")) == (0, 1, 2)
 
 
 class Own(Criterion):
@@ -226,14 +226,14 @@ def own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unusable_scores_are_an_error(graph: Graph, scores: torch.Tensor) -> None:
     register(Own(scores))
     with pytest.raises(ConfigError, match="no usable scores"):
-        choose(graph, "0", Cut(2, "own"))
+        Ranking(graph).choose("0", Cut(2, "own"))
 
 
 @pytest.mark.usefixtures("own")
 def test_a_registered_criterion_is_used(graph: Graph) -> None:
     register(Own(torch.tensor([0, 5, 9])))
     assert "own" in method_names()
-    assert choose(graph, "0", Cut(2, "own")) == (1, 2)
+    assert Ranking(graph).choose("0", Cut(2, "own")) == (1, 2)
 
 
 def test_unknown_methods_are_named(graph: Graph) -> None:
