@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from autoprune.graph.branches import find_branches
 from autoprune.graph.dims import Dim, Expr, Product, dims_of, resolve, size_of
 from autoprune.graph.kept import Kept
 from autoprune.graph.onnx import export_program
+from autoprune.graph.onnx_bytes import array_of, serialize
 from autoprune.graph.typing import NodeType, TensorType, Typing, tensor_types
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class OnnxTemplate:
         self._tensors = typing.tensors
         self._types = {n.name: t for n, t in typing.types.items()}
         _type_casts(proto, self._types)
-        self._initializers = {i.name: i for i in proto.graph.initializer}
+        self._initializers = {i.name: None if i.name in graph.captured.tensors else i
+                              for i in proto.graph.initializer}
         self._constants = _constants(proto, numpy_helper)
         self._makers = {o: (i, n) for i, n in enumerate(proto.graph.node) for o in n.output}
         sizes = {n: t.numel() for n, t in graph.captured.tensors.items() if isinstance(t, torch.nn.Parameter)}
@@ -81,18 +83,16 @@ class OnnxTemplate:
 
     def slice(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> bytes:
         """ONNX of a pruned model; `plan` is resolved and `tensors` are the pruned module's, by name."""
-        from onnx import numpy_helper
-
         dense = self._graph.kept(plan)
         kept = Kept({theirs: dense.indices(ours) for theirs, ours in self._dims.items() if dense.touches(ours)})
         model = type(self._skeleton)()
         model.CopyFrom(self._skeleton)
-        constants = model.graph.initializer
+        constants: dict[str, Any] = {}
         for name, proto in self._initializers.items():
-            if name in tensors:
-                constants.append(numpy_helper.from_array(_array(tensors[name]), name))
-            else:
-                constants.append(self._cut(name, proto, kept))
+            if proto is not None:
+                constants[name] = self._cut(name, proto, kept)
+            elif name in tensors:  # a removed branch leaves its tensors out
+                constants[name] = array_of(tensors[name])
         for patch in self._patches:
             if not any(kept.touches(e) for e in patch.axes):
                 continue
@@ -102,7 +102,7 @@ class OnnxTemplate:
                 next(a for a in node.attribute if a.name == patch.slot).i = value
                 continue
             name = f"{node.output[0]}::{patch.slot}"
-            constants.append(numpy_helper.from_array(np.asarray(value, dtype=np.int64), name))
+            constants[name] = np.asarray(value, dtype=np.int64)
             node.input.extend([""] * (patch.slot + 1 - len(node.input)))
             node.input[patch.slot] = name
             if node.op_type == "Split":
@@ -110,11 +110,13 @@ class OnnxTemplate:
                 del node.attribute[:]
                 node.attribute.extend(others)
         if plan.dropped:
-            self._drop(model, plan.dropped)
-        return cast(bytes, model.SerializeToString())
+            needed = self._drop(model, plan.dropped)
+            constants = {name: value for name, value in constants.items() if name in needed}
+        return serialize(model, constants)
 
-    def _drop(self, model: Any, names: tuple[str, ...]) -> None:
-        """Take the skips in place of the sums, and remove what nothing uses any more."""
+    def _drop(self, model: Any, names: tuple[str, ...]) -> set[str]:
+        """Take the skips in place of the sums and remove the nodes that nothing uses any more; the values still used.
+        """
         missing = [n for n in names if n not in self._branches]
         if missing:
             raise CannotSlice(f"the residual branch {missing[0]} is not found again in the exporter's graph")
@@ -129,11 +131,9 @@ class OnnxTemplate:
             if any(o in needed for o in node.output):
                 needed.update(node.input)
                 kept_nodes.append(type(node).FromString(node.SerializeToString()))
-        kept_tensors = [type(t).FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in needed]
         del model.graph.node[:]
         model.graph.node.extend(kept_nodes[::-1])
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(kept_tensors)
+        return needed
 
     def _cut(self, name: str, proto: Any, kept: Kept) -> Any:
         from onnx import numpy_helper
@@ -144,7 +144,7 @@ class OnnxTemplate:
         value = numpy_helper.to_array(proto)
         for i, e in enumerate(axes):
             value = value.take(kept.indices(e), axis=i)
-        return numpy_helper.from_array(value, name)
+        return np.ascontiguousarray(value)
 
     def _type(self, name: str) -> TensorType | None:
         if name in self._tensors:
@@ -240,16 +240,6 @@ class OnnxTemplate:
             lead = resolve(weight[0])
             channels, per_group = lead, Product(list(lead)[1:]) if isinstance(lead, Product) else Dim(1)
         return [_Patch(index, "group", lambda kept: kept.size(channels) // kept.size(per_group), [channels])]
-
-
-def _array(tensor: torch.Tensor) -> Any:
-    """numpy has no bfloat16 of its own; onnx writes that of `ml_dtypes`, which it depends on."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype is not torch.bfloat16:
-        return tensor.numpy()
-    from ml_dtypes import bfloat16
-
-    return tensor.view(torch.int16).numpy().view(bfloat16)
 
 
 def _type_casts(proto: Any, types: dict[str, NodeType]) -> None:
