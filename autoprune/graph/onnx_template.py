@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from onnx import numpy_helper
 
 from autoprune.graph.branches import find_branches
 from autoprune.graph.dims import Dim, Expr, Product, dims_of, resolve, size_of
 from autoprune.graph.kept import Kept
 from autoprune.graph.onnx import export_program
 from autoprune.graph.onnx_bytes import array_of, serialize
+from autoprune.graph.onnx_tidy import drop_unused, settle_casts, settle_shapes, split_directly
 from autoprune.graph.typing import NodeType, TensorType, Typing, tensor_types
 
 if TYPE_CHECKING:
@@ -41,6 +43,21 @@ class _Patch:
     value: Callable[[Kept], Any]
     axes: list[Expr]
 
+    def apply(self, graph: Any, kept: Kept) -> dict[str, Any]:
+        """Write the value into a graph; the initialiser that it needs, by name."""
+        node, value = graph.node[self.node], self.value(kept)
+        if isinstance(self.slot, str):
+            next(a for a in node.attribute if a.name == self.slot).i = value
+            return {}
+        name = f"{node.output[0]}::{self.slot}"
+        node.input.extend([""] * (self.slot + 1 - len(node.input)))
+        node.input[self.slot] = name
+        if node.op_type == "Split":
+            others = [a for a in node.attribute if a.name != "num_outputs"]
+            del node.attribute[:]
+            node.attribute.extend(others)
+        return {name: np.asarray(value, dtype=np.int64)}
+
 
 class OnnxTemplate:
     """The dense export of a graph, ready to be cut.
@@ -50,8 +67,6 @@ class OnnxTemplate:
     """
 
     def __init__(self, graph: Graph):
-        from onnx import numpy_helper
-
         program = export_program(graph.dense(), graph.example_inputs, graph.captured.dynamic_batch, optimize=False)
         proto = program.model_proto
         if any(a.HasField("g") for n in proto.graph.node for a in n.attribute):
@@ -68,10 +83,16 @@ class OnnxTemplate:
         self._tensors = typing.tensors
         self._types = {n.name: t for n, t in typing.types.items()}
         _type_casts(proto, self._types)
+        self._constants = _constants(proto)
+        settle_casts(proto.graph)
+        settle_shapes(proto.graph, self._fixed_sizes)
+        split_directly(proto.graph, self._constants, lambda name: len(tensor_types(self._types.get(name))))
+        self._makers = _makers(proto.graph)
+        self._write_static_shapes(proto.graph)
+        needed = drop_unused(proto.graph)
+        self._makers = _makers(proto.graph)
         self._initializers = {i.name: None if i.name in graph.captured.tensors else i
-                              for i in proto.graph.initializer}
-        self._constants = _constants(proto, numpy_helper)
-        self._makers = {o: (i, n) for i, n in enumerate(proto.graph.node) for o in n.output}
+                              for i in proto.graph.initializer if i.name in needed}
         sizes = {n: t.numel() for n, t in graph.captured.tensors.items() if isinstance(t, torch.nn.Parameter)}
         branches = find_branches(program.exported_program.graph, typing, sizes, names)
         self._branches = {n: (b.total.name, b.skip.name) for n, b in branches.items()}
@@ -80,6 +101,7 @@ class OnnxTemplate:
         self._skeleton.CopyFrom(proto)
         del self._skeleton.graph.initializer[:]
         del self._skeleton.graph.value_info[:]
+        self._skeleton.graph.value_info.extend(v for v in proto.graph.value_info if self._typed(v))
 
     def slice(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> bytes:
         """ONNX of a pruned model; `plan` is resolved and `tensors` are the pruned module's, by name."""
@@ -87,6 +109,8 @@ class OnnxTemplate:
         kept = Kept({theirs: dense.indices(ours) for theirs, ours in self._dims.items() if dense.touches(ours)})
         model = type(self._skeleton)()
         model.CopyFrom(self._skeleton)
+        for value in [*model.graph.value_info, *model.graph.output]:
+            _write_shape(value, self._type(value.name), kept)
         constants: dict[str, Any] = {}
         for name, proto in self._initializers.items():
             if proto is not None:
@@ -94,50 +118,29 @@ class OnnxTemplate:
             elif name in tensors:  # a removed branch leaves its tensors out
                 constants[name] = array_of(tensors[name])
         for patch in self._patches:
-            if not any(kept.touches(e) for e in patch.axes):
-                continue
-            node = model.graph.node[patch.node]
-            value = patch.value(kept)
-            if isinstance(patch.slot, str):
-                next(a for a in node.attribute if a.name == patch.slot).i = value
-                continue
-            name = f"{node.output[0]}::{patch.slot}"
-            constants[name] = np.asarray(value, dtype=np.int64)
-            node.input.extend([""] * (patch.slot + 1 - len(node.input)))
-            node.input[patch.slot] = name
-            if node.op_type == "Split":
-                others = [a for a in node.attribute if a.name != "num_outputs"]
-                del node.attribute[:]
-                node.attribute.extend(others)
+            if any(kept.touches(e) for e in patch.axes):
+                constants.update(patch.apply(model.graph, kept))
         if plan.dropped:
-            needed = self._drop(model, plan.dropped)
+            needed = drop_unused(model.graph, self._skips(plan.dropped))
             constants = {name: value for name, value in constants.items() if name in needed}
         return serialize(model, constants)
 
-    def _drop(self, model: Any, names: tuple[str, ...]) -> set[str]:
-        """Take the skips in place of the sums and remove the nodes that nothing uses any more; the values still used.
-        """
+    def _skips(self, names: tuple[str, ...]) -> dict[str, str]:
+        """The sums of residual branches and the values that take their places."""
         missing = [n for n in names if n not in self._branches]
         if missing:
             raise CannotSlice(f"the residual branch {missing[0]} is not found again in the exporter's graph")
-        instead = dict(self._branches[n] for n in names)
-        needed = {o.name for o in model.graph.output}
-        kept_nodes = []
-        for node in reversed(model.graph.node):
-            for i, name in enumerate(node.input):
-                while name in instead:
-                    name = instead[name]
-                node.input[i] = name
-            if any(o in needed for o in node.output):
-                needed.update(node.input)
-                kept_nodes.append(type(node).FromString(node.SerializeToString()))
-        del model.graph.node[:]
-        model.graph.node.extend(kept_nodes[::-1])
-        return needed
+        return dict(self._branches[n] for n in names)
+
+    def _write_static_shapes(self, graph: Any) -> None:
+        """Shapes that the exporter computes although at most one size in them is dynamic become constants."""
+        for i, node in enumerate(graph.node):
+            for patch in self._patches_of(i, node) if node.op_type in ("Reshape", "Split") else ():
+                if patch.node == i:
+                    written = patch.apply(graph, Kept({}))
+                    graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in written.items())
 
     def _cut(self, name: str, proto: Any, kept: Kept) -> Any:
-        from onnx import numpy_helper
-
         axes = self._tensors.get(name, [])
         if not any(kept.touches(e) for e in axes):
             return proto
@@ -151,6 +154,16 @@ class OnnxTemplate:
             return self._tensors[name]
         found = tensor_types(self._types.get(name))
         return found[0] if len(found) == 1 else None
+
+    def _fixed_sizes(self, name: str) -> list[int | None]:
+        """Sizes of a value's axes, None where they depend on the inputs or on what is pruned."""
+        return [None if _dynamic(e) or any(d.frozen is None for d in dims_of(e)) else size_of(e)
+                for e in self._type(name) or ()]
+
+    def _typed(self, value: Any) -> bool:
+        """Whether the shape that the exporter noted for a value can be kept up to date (fusions depend on it)."""
+        axes = self._type(value.name)
+        return axes is not None and len(axes) == len(value.type.tensor_type.shape.dim)
 
     def _patches_of(self, index: int, node: Any) -> list[_Patch]:
         output = self._type(node.output[0]) if node.output else None
@@ -249,6 +262,12 @@ def _type_casts(proto: Any, types: dict[str, NodeType]) -> None:
             types.setdefault(node.input[0], types[node.output[0]])
 
 
+def _write_shape(value: Any, axes: TensorType | None, kept: Kept) -> None:
+    for dim, e in zip(value.type.tensor_type.shape.dim, axes or (), strict=False):
+        if dim.HasField("dim_value") and kept.touches(e):
+            dim.dim_value = kept.size(e)
+
+
 def _dynamic(e: Expr) -> bool:
     return any(d.symbolic for d in dims_of(e))
 
@@ -262,7 +281,12 @@ def _shape(axes: TensorType, kept: Kept) -> list[int]:
     return [-1 if _dynamic(e) else kept.size(e) for e in axes]
 
 
-def _constants(proto: Any, numpy_helper: Any) -> dict[str, Any]:
+def _makers(graph: Any) -> dict[str, tuple[int, Any]]:
+    """The node that makes a value, with its index."""
+    return {o: (i, n) for i, n in enumerate(graph.node) for o in n.output}
+
+
+def _constants(proto: Any) -> dict[str, Any]:
     """Small constants by value name."""
     out = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer if np.prod(i.dims, initial=1) <= 8}
     for node in proto.graph.node:
