@@ -35,7 +35,7 @@ class L1(Criterion):
     source = "Li et al. 2017, arXiv:1608.08710"
 
     def score(self, group: GroupView) -> torch.Tensor:
-        return sum((s.values.abs().mean(1) for s in group.produced()), torch.zeros(()))
+        return sum((_norms(s.values, 1) / s.values.shape[1] for s in group.produced()), torch.zeros(()))
 
 
 class L2(Criterion):
@@ -46,7 +46,8 @@ class L2(Criterion):
     source = "Li et al. 2017, arXiv:1608.08710"
 
     def score(self, group: GroupView) -> torch.Tensor:
-        return sum((s.values.square().mean(1) for s in group.produced()), torch.zeros(())).sqrt()
+        squares = (_norms(s.values, 2).square() / s.values.shape[1] for s in group.produced())
+        return sum(squares, torch.zeros(())).sqrt()
 
 
 class NormScale(Criterion):
@@ -88,3 +89,10 @@ class GeometricMedian(Criterion):
     def score(self, group: GroupView) -> torch.Tensor:
         rows = torch.cat([s.values / max(s.values.shape[1], 1) ** 0.5 for s in group.produced()], dim=1).float()
         return torch.cdist(rows, rows).sum(1)
+
+
+def _norms(rows: torch.Tensor, order: int) -> torch.Tensor:
+    """`‖row‖` of each row, added up in (at least) single precision."""
+    precise = torch.float32 if rows.dtype in (torch.float16, torch.bfloat16) else None
+    out: torch.Tensor = torch.linalg.vector_norm(rows, order, dim=1, dtype=precise)
+    return out
