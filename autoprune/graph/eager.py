@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ Sizes = Mapping[str, Mapping[int, int]]
 
 
 def as_user_class(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[str, torch.Tensor],
-                  example_inputs: Any, sizes: Sizes) -> nn.Module:
+                  example_inputs: Any, guesses: Sequence[Sizes]) -> nn.Module:
     """`pruned` as an instance of (a subclass of) `type(model)`, or `pruned` itself with `why_graph` set.
 
     The two are compared on the example inputs in evaluation mode (relative difference ≤ 1e-5). `sizes`: module path →
@@ -92,7 +92,7 @@ def as_user_class(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping
         pruned.meta["why_graph"] = "residual branches were removed, which the class's forward does not know"
         return pruned
     reason = None
-    for guess in ({}, sizes):
+    for guess in ({}, *guesses):
         try:
             candidate = _transplant(model, pruned, dense_tensors, guess)
             found = _difference(candidate, pruned, example_inputs)
@@ -120,9 +120,10 @@ def _transplant(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[s
     groups = _convolution_groups(pruned.graph)
     for path, module in out.named_modules():
         _update_sizes(module, groups.get(f"{path}.weight", 1))
+        guess = {**sizes.get(path, {}), **_own_axes(path, dense_tensors, new)} if sizes else {}
         for name, value in list(vars(module).items()):
-            if type(value) is int and value in sizes.get(path, {}):
-                setattr(module, name, sizes[path][value])
+            if type(value) is int and value in guess:
+                setattr(module, name, guess[value])
     kind = type(model).__bases__[0] if isinstance(model, PrunedMixin) else type(model)
     out.__class__ = type(f"Pruned{kind.__name__}", (kind, PrunedMixin), {"__module__": kind.__module__})
     held = {n for n, _ in [*out.named_parameters(remove_duplicate=False), *out.named_buffers(remove_duplicate=False)]}
@@ -130,6 +131,23 @@ def _transplant(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping[s
         pruned.graph, pruned.plan, kind.__name__, pruned.nested(),
         {name: None if name in held else tensor for name, tensor in new.items()})
     return out.eval()
+
+
+def _own_axes(path: str, dense: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor]) -> dict[int, int]:
+    """Dense → pruned size of the axes of a module's own parameters, where one dense size became one pruned size.
+
+    Vectors (biases, norm scales) decide before matrices: they have the width of what the module puts out.
+    """
+    out: dict[int, int] = {}
+    own = [name for name in new if name.rpartition(".")[0] == path]
+    for vectors in (True, False):
+        found: dict[int, set[int]] = {}
+        for name in own:
+            if (new[name].dim() == 1) == vectors:
+                for before, after in zip(dense[name].shape, new[name].shape, strict=True):
+                    found.setdefault(before, set()).add(after)
+        out = {**{before: after.pop() for before, after in found.items() if len(after) == 1}, **out}
+    return out
 
 
 def _update_sizes(module: nn.Module, groups: int) -> None:

@@ -162,11 +162,15 @@ class Graph:
             warnings.warn("the plan removes nothing: the model stays as large as it was", NoEffectWarning, stacklevel=2)
         if isinstance(self._model, PrunedModule):
             return pruned
-        return as_user_class(self._model, pruned, self.captured.tensors, self.example_inputs, self._sizes(pruned.plan))
+        guesses = [self._sizes(pruned.plan, products_first) for products_first in (False, True)]
+        return as_user_class(self._model, pruned, self.captured.tensors, self.example_inputs, guesses)
 
-    def _sizes(self, plan: Plan) -> dict[str, dict[int, int]]:
-        """Module path → dense width → pruned width, for the modules above the layers that a group is named after."""
-        out: dict[str, dict[int, int]] = {}
+    def _sizes(self, plan: Plan, products_first: bool) -> dict[str, dict[int, int]]:
+        """Module path → dense width → pruned width, for the modules above the layers that a group is named after.
+
+        `products_first`: a width that is both a group's and a product of groups (heads × head_dim) means the product.
+        """
+        single: dict[str, dict[int, int]] = {}
         factors: dict[str, list[tuple[int, int]]] = {}
         for name, cut in plan.cuts.items():
             layer = name.partition(":")[0]
@@ -174,12 +178,14 @@ class Graph:
             if ":" in name:
                 factors.setdefault(layer, []).append((size, cut.keep))
             for path in (layer, layer.rpartition(".")[0]):
-                out.setdefault(path, {}).setdefault(size, cut.keep)
-        for layer, pairs in factors.items():  # heads × head_dim
+                single.setdefault(path, {}).setdefault(size, cut.keep)
+        products: dict[str, dict[int, int]] = {}
+        for layer, pairs in factors.items():
             dense, kept = math.prod(a for a, _ in pairs), math.prod(b for _, b in pairs)
             for path in (layer, layer.rpartition(".")[0]):
-                out[path].setdefault(dense, kept)
-        return out
+                products.setdefault(path, {}).setdefault(dense, kept)
+        first, second = (products, single) if products_first else (single, products)
+        return {path: {**second.get(path, {}), **first.get(path, {})} for path in {**single, **products}}
 
     def cut(self, plan: Plan, statistics: Statistics | None = None) -> PrunedModule:
         """Like `prune`, always in graph form and without running anything: what a search uses."""

@@ -71,8 +71,8 @@ def draw(model: nn.Module, x: Tensor) -> str:
         weights = [a for a in node.all_input_nodes if a.op == "get_attr" and len(tensors.get(str(a.target), ())) > 1]
         layer = str(weights[0].target).rpartition(".")[0] if weights else ""
         parts.append(_text(COLUMNS[0], y, f"{node.target.__name__.split('.')[0]}" + (f"  {layer}" if layer else "")))
-        for column, axes in ((1, tensors[str(weights[0].target)] if weights else []), (2, tensor_types(types[node])[0])):
-            parts += _axes(COLUMNS[column], y, axes, colours)
+        parts += _axes(COLUMNS[1], y, tensors[str(weights[0].target)] if weights else [], colours)
+        parts += _axes(COLUMNS[2], y, tensor_types(types[node])[0], colours)
         parts += [_curve(place[a], y) for a in node.all_input_nodes if a in place and y - place[a] > ROW]
     width, height = COLUMNS[2] + 250, ROW * (len(rows) + 2)
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '

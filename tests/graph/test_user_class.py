@@ -60,6 +60,35 @@ class Baked(nn.Module):
         return self.b(torch.relu(self.a(x)).view(-1, 12))
 
 
+class Projection(nn.Module):
+    """A linear layer as GPT-2 writes it: weight `[in, out]`, and the output width as a number."""
+
+    def __init__(self, wide: int, n: int) -> None:
+        super().__init__()
+        self.nf = n
+        self.weight, self.bias = nn.Parameter(torch.randn(wide, n) / wide), nn.Parameter(torch.zeros(n))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight).view(*x.shape[:-1], self.nf)
+
+
+class FusedAttention(nn.Module):
+    """The width of the embedding and of all heads together are both 24, and become different numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim, self.split_size = 6, 24
+        self.embed, self.qkv, self.out = Projection(10, 24), Projection(24, 72), Projection(24, 24)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        parts = self.qkv(x).split(self.split_size, dim=2)
+        q, k, v = (p.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2) for p in parts)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.head(x + self.out(y.reshape(*x.shape[:2], -1)))
+
+
 def pruned(model: nn.Module, x: torch.Tensor, keep: float = 0.5) -> Any:
     torch.manual_seed(0)
     graph = autoprune.trace(model.eval(), (x,))
@@ -82,6 +111,14 @@ def test_heads_and_head_dim_held_as_numbers_are_found() -> None:
     small = pruned(Attention(), x)
     assert isinstance(small, Attention)
     assert (small.num_heads, small.head_dim) == (2, 3)
+
+
+def test_one_number_may_become_different_ones_in_different_modules() -> None:
+    x = torch.randn(2, 5, 10)
+    small = pruned(FusedAttention(), x)
+    assert isinstance(small, FusedAttention)
+    assert small.qkv.nf == small.qkv.weight.shape[1] == 3 * small.split_size
+    assert small.out.nf == small.embed.nf == 12
 
 
 def test_what_does_not_fit_is_a_graph_with_the_reason() -> None:
