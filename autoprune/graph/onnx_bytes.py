@@ -35,7 +35,7 @@ def array_of(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """A C-contiguous array, without a copy where possible; bfloat16 is that of `ml_dtypes`, as onnx has it."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype is not torch.bfloat16:
-        return np.ascontiguousarray(tensor.numpy())
+        return np.asarray(tensor.numpy(), order="C")
     from ml_dtypes import bfloat16
 
     return tensor.view(torch.int16).numpy().view(bfloat16)

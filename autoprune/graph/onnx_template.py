@@ -147,7 +147,7 @@ class OnnxTemplate:
         value = numpy_helper.to_array(proto)
         for i, e in enumerate(axes):
             value = value.take(kept.indices(e), axis=i)
-        return np.ascontiguousarray(value)
+        return np.asarray(value, order="C")
 
     def _type(self, name: str) -> TensorType | None:
         if name in self._tensors:

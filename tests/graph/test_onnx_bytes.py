@@ -53,3 +53,8 @@ def test_any_layout_is_written_row_by_row() -> None:
     tensor = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     read = onnx.ModelProto.FromString(serialize(model(["w"]), {"w": array_of(tensor)}))
     assert np.array_equal(numpy_helper.to_array(read.graph.initializer[0]), tensor.numpy())
+
+
+def test_a_scalar_stays_a_scalar() -> None:
+    read = onnx.ModelProto.FromString(serialize(model(["w"]), {"w": array_of(torch.tensor(3.5))}))
+    assert list(read.graph.initializer[0].dims) == []
