@@ -102,6 +102,29 @@ def scatter(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return x
 
 
+@rule("index_fill")
+def index_fill(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    x = t.of(call["self"])
+    t.freeze(x[call["dim"]])
+    t.freeze_node(call["index"])
+    return x
+
+
+@rule("slice_scatter", "select_scatter")
+def written(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """A slice of `self` replaced by `src`: positions of the sliced axis have a meaning, those of the others pass."""
+    x, source = t.of(call["self"]), list(t.of(call["src"]))
+    axis = call["dim"] % len(x)
+    if len(source) < len(x):
+        source.insert(axis, t.frozen(1))
+    if size_of(x[axis]) == size_of(source[axis]):
+        t.unify(x[axis], source[axis])
+    else:
+        t.freeze(x[axis], source[axis])
+    _along(t, x, source, axis)
+    return x
+
+
 @rule("index_add", "index_copy")
 def index_add(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x, source = t.of(call["self"]), t.of(call["source"])
@@ -114,7 +137,6 @@ def index_add(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return x
 
 
-@rule("one_hot", "index_put", "masked_select", "nonzero", "masked_scatter", "slice_scatter",
-      "select_scatter", "bincount", "searchsorted", "bucketize")
+@rule("one_hot", "index_put", "masked_select", "nonzero", "masked_scatter", "bincount", "searchsorted", "bucketize")
 def scattered(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)

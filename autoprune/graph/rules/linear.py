@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 from torch import fx
@@ -77,12 +78,24 @@ def outer(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [t.of(node.args[0])[0], t.of(node.args[1])[0]]
 
 
-@rule("einsum")
-def einsum(t: Typing, node: fx.Node, call: Call) -> NodeType:
-    equation = call["equation"].replace(" ", "")
+def _without_ellipsis(equation: str, ranks: list[int]) -> str:
+    """`...` as letters that the equation does not use, counted from the right; implicit outputs are left alone."""
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
+    hidden = [rank - len(term) + 3 if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)]
+    letters = [c for c in string.ascii_letters if c not in equation][: max(hidden)]
+    if not arrow or len(letters) < max(hidden):
+        return equation
+    terms = [term.replace("...", "".join(letters[len(letters) - n :])) for term, n in zip(terms, hidden, strict=True)]
+    return f"{','.join(terms)}->{right.replace('...', ''.join(letters))}"
+
+
+@rule("einsum")
+def einsum(t: Typing, node: fx.Node, call: Call) -> NodeType:
     operands = [t.of(n) for n in call["tensors"]]
+    equation = _without_ellipsis(call["equation"].replace(" ", ""), [len(x) for x in operands])
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
     if "." in equation or any(len(term) != len(x) for term, x in zip(terms, operands, strict=True)):
         return t.fallback(node)
     if not arrow:

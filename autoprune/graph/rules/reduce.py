@@ -44,7 +44,18 @@ def softmax(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.of(node.args[0])
 
 
-@rule("cumsum", "cumprod", "logcumsumexp", "flip", "sort", "argsort")
+@rule("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
+      "kl_div", "soft_margin_loss")
+def loss(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """Position by position, and then nothing (`reduction` = 0), a mean or a sum over the positions that stay."""
+    operands = [t.of(n) for n in node.all_input_nodes]
+    rank = max(len(x) for x in operands)
+    shape = [max(size_of(x[i - rank]) for x in operands if i - rank + len(x) >= 0) for i in range(rank)]
+    both = broadcast(t, operands, shape)
+    return both if call["reduction"] == 0 else []
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "flip", "sort", "argsort")
 def ordered(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x = t.of(node.args[0])
     dims = call.get("dim") if call.get("dim") is not None else call.get("dims")

@@ -111,10 +111,12 @@ def _keep_unrepeated(t: Typing, node: fx.Node, x: TensorType, counts: list[Any])
 @rule("repeat_interleave")
 def repeat_interleave(t: Typing, node: fx.Node, call: Call) -> NodeType:
     repeats = call.get("repeats")
-    if call.get("self") is None or not isinstance(repeats, int) or call.get("dim") is None:
+    if call.get("self") is None or not isinstance(repeats, int):
         return t.fallback(node)
     x = list(t.of(call["self"]))
-    axis = call["dim"] % len(x)
+    if call.get("dim") is None:  # flattened first
+        x = [resolve(Product(x))]
+    axis = (call.get("dim") or 0) % len(x)
     x[axis] = resolve(Product([x[axis], t.frozen(repeats)]))
     if call.get("output_size") is not None:
         t.set(node, "output_size", Size(x[axis]))
