@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from autoprune.graph.dims import Dim, Expr, Product, size_of
+from autoprune.graph.dims import Dim, Expr, Product, dims_of, size_of
 from autoprune.graph.typing import Call, NodeType, Quotient, TensorType, Typing, broadcast, is_dynamic, rule
 
 
@@ -124,7 +124,6 @@ def convolution(t: Typing, node: fx.Node, call: Call) -> NodeType:
     if not isinstance(groups, int):  # one group per sample: a kernel made for each
         return t.fallback(node)
     lead, second = weight[0], weight[1]
-    t.freeze(*weight[2:], why="kernel size")
     if groups == 1:
         into, out = (lead, second) if transposed else (second, lead)
         t.unify(x[channel], into)
@@ -147,16 +146,23 @@ def convolution(t: Typing, node: fx.Node, call: Call) -> NodeType:
 
 
 def _spatial(t: Typing, node: fx.Node, call: Call, axes: TensorType) -> TensorType:
-    """An axis with a kernel of one position, unpadded and not strided, passes; any other keeps its positions."""
-    kernel = t.shape(call["weight"])[2:]
+    """An axis with a kernel of one position, unpadded and not strided, passes; one that the kernel covers is summed
+    over; any other keeps its positions.
+    """
+    kernel = t.of(call["weight"])[2:]
     stride, padding = call.get("stride"), call.get("padding")
     sizes = t.shape(node)[-len(axes) :]
     out: TensorType = []
     for i, e in enumerate(axes):
-        plain = kernel[i] == 1 and _each(stride, i) == 1 and (padding == "valid" or _each(padding, i) == 0)
-        if plain and sizes[i] == size_of(e):
+        unpadded = padding == "valid" or _each(padding, i) == 0
+        if unpadded and sizes[i] == size_of(e) and size_of(kernel[i]) == 1 == _each(stride, i):
             out.append(e)
+        elif unpadded and sizes[i] == 1 and size_of(kernel[i]) == size_of(e) and any(
+                d.frozen is None for d in dims_of(e)):
+            t.unify(kernel[i], e)
+            out.append(t.frozen(1))
         else:
+            t.freeze(kernel[i], why="kernel size")
             t.freeze(e)
             out.append(Dim(sizes[i], t.why, symbolic=is_dynamic(node.meta["val"].shape[i - len(axes)])))
     return out
