@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import zoo_attention, zoo_conv, zoo_conv2, zoo_other, zoo_recurrent
+from . import zoo_attention, zoo_attention2, zoo_conv, zoo_conv2, zoo_conv3, zoo_other, zoo_other2, zoo_recurrent
 
 Build = Callable[[], tuple[nn.Module, Any]]
 
 MODELS: dict[str, Build] = {
     f.__name__: f
-    for room in (zoo_conv, zoo_conv2, zoo_attention, zoo_recurrent, zoo_other)
+    for room in (zoo_conv, zoo_conv2, zoo_conv3, zoo_attention, zoo_attention2, zoo_recurrent, zoo_other, zoo_other2)
     for f in vars(room).values()
     if callable(f) and getattr(f, "__module__", "") == room.__name__ and not isinstance(f, type)
     and not f.__name__.startswith("_")
