@@ -53,7 +53,8 @@ def test_round_trip(kind: str, blocks: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("value", [
-    1, -1, 0.5, True, None, "text", float("inf"), float("-inf"), 1.5j, (1, 2), (1, (2.5, "a")), {"a": 1, "b": (1, None)},
+    1, -1, 0.5, True, None, "text", float("inf"), float("-inf"), 1.5j, (1, 2), (1, (2.5, "a")),
+    {"a": 1, "b": (1, None)},
     torch.float32, torch.bool, torch.strided, torch.channels_last, torch.device("cpu"), {}, ()])
 def test_arguments_survive(value: object) -> None:
     graph = fx.Graph()

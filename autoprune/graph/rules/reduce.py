@@ -29,7 +29,8 @@ def reduction(t: Typing, node: fx.Node, call: Call) -> NodeType:
 
         return pointwise(t, node, call)
     x = t.of(node.args[0])
-    out = _reduced(t, x, call.get("dim"), bool(call.get("keepdim")))
+    dims = call.get("dim") if call.get("dim") is not None else call.get("dims")  # prims say dims
+    out = _reduced(t, x, dims, bool(call.get("keepdim")))
     value = node.meta["val"]
     if not isinstance(value, tuple | list):
         return out

@@ -83,6 +83,19 @@ def expand(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return out
 
 
+@rule("broadcast_in_dim")
+def broadcast_in_dim(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """Axis i of the input is axis `broadcast_dimensions[i]` of the output."""
+    x, shape = t.of(call["a"]), node.meta["val"].shape
+    out: TensorType = [Dim(n, t.why, symbolic=True) if is_dynamic(s) else Dim(n)
+                       for n, s in zip(t.shape(node), shape, strict=True)]
+    for e, d in zip(x, call["broadcast_dimensions"], strict=True):
+        if size_of(e) == size_of(out[d]):
+            out[d] = e
+    t.set(node, "shape", [Size(e) for e in out])
+    return out
+
+
 @rule("repeat", "tile")
 def repeat(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x = t.of(call["self"])
