@@ -12,13 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import zoo_attention, zoo_attention2, zoo_conv, zoo_conv2, zoo_conv3, zoo_other, zoo_other2, zoo_recurrent
+from . import (
+    zoo_attention,
+    zoo_attention2,
+    zoo_conv,
+    zoo_conv2,
+    zoo_conv3,
+    zoo_other,
+    zoo_other2,
+    zoo_other3,
+    zoo_recurrent,
+)
 
 Build = Callable[[], tuple[nn.Module, Any]]
 
 MODELS: dict[str, Build] = {
     f.__name__: f
-    for room in (zoo_conv, zoo_conv2, zoo_conv3, zoo_attention, zoo_attention2, zoo_recurrent, zoo_other, zoo_other2)
+    for room in (zoo_conv, zoo_conv2, zoo_conv3, zoo_attention, zoo_attention2, zoo_recurrent, zoo_other, zoo_other2,
+                 zoo_other3)
     for f in vars(room).values()
     if callable(f) and getattr(f, "__module__", "") == room.__name__ and not isinstance(f, type)
     and not f.__name__.startswith("_")
