@@ -209,3 +209,26 @@ def static_cache() -> Built:
             return self.o(y.transpose(1, 2).reshape(b, n, -1))
 
     return Net(), (torch.randint(0, 20, (2, 3)), torch.tensor([1, 2, 4]))
+
+
+def transposed_depthwise() -> Built:
+    return nn.Sequential(_cbr(3, 8), nn.ConvTranspose2d(8, 8, 2, 2, groups=8), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.ConvTranspose2d(8, 16, 2, 2, groups=8), nn.ReLU(),
+                         nn.ConvTranspose2d(16, 6, 3, 1, 1, groups=2, bias=False), nn.ReLU(),
+                         nn.Conv2d(6, 2, 1)), _image(1, 3, 8)
+
+
+def contractions() -> Built:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.w, self.v, self.o = nn.Linear(3, 8), _weight(8, 10), _weight(10, 6), _weight(2, 6)
+            self.k, self.l, self.fc = _weight(3, 2), _weight(2, 3), nn.Linear(12, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = torch.tensordot(F.relu(self.a(x)), self.w, dims=([2], [0]))
+            u = torch.einsum("...c,cd->d...", z, self.v).movedim(0, -1)
+            y = torch.cat([u.quantile(0.5, dim=1), F.linear(u[:, 0], torch.kron(self.k, self.l))], -1)
+            return self.fc(y) + u.mean(1) @ self.o.mT
+
+    return Net(), torch.randn(2, 5, 3)

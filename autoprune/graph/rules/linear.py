@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from autoprune.graph.dims import Dim, Expr, Product, dims_of, size_of
+from autoprune.graph.dims import Dim, Expr, Product, dims_of, resolve, size_of
 from autoprune.graph.typing import Call, NodeType, Quotient, TensorType, Typing, broadcast, is_dynamic, rule
 
 
@@ -71,6 +71,21 @@ def bilinear(t: Typing, node: fx.Node, call: Call) -> NodeType:
     if call.get("bias") is not None:
         t.unify(t.of(call["bias"])[0], weight[0])
     return [*broadcast(t, [a[:-1], b[:-1]], t.shape(node)[:-1]), weight[0]]
+
+
+@rule("tensordot")
+def tensordot(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    a, b = t.of(call["self"]), t.of(call["other"])
+    left, right = ([d % len(x) for d in call[name]] for x, name in ((a, "dims_self"), (b, "dims_other")))
+    for i, j in zip(left, right, strict=True):
+        t.unify(a[i], b[j])
+    return [*(e for i, e in enumerate(a) if i not in left), *(e for j, e in enumerate(b) if j not in right)]
+
+
+@rule("kron")
+def kron(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    a, b = t.of(call["self"]), t.of(call["other"])
+    return [resolve(Product(pair)) for pair in zip(a, b, strict=True)] if len(a) == len(b) else t.fallback(node)
 
 
 @rule("outer", "ger")

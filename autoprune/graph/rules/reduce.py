@@ -21,13 +21,16 @@ def _reduced(t: Typing, x: TensorType, dims: Any, keepdim: bool) -> TensorType:
 
 
 @rule("sum", "mean", "amax", "amin", "prod", "any", "all", "norm", "linalg_vector_norm", "logsumexp", "std", "var",
-      "var_mean", "std_mean", "max", "min", "median", "nansum", "nanmean", "count_nonzero", "frobenius_norm")
+      "var_mean", "std_mean", "max", "min", "median", "nansum", "nanmean", "count_nonzero", "frobenius_norm",
+      "nanmedian", "mode", "quantile", "nanquantile")
 def reduction(t: Typing, node: fx.Node, call: Call) -> NodeType:
     """The axis goes. A mean or variance over a pruned axis is the one of the units that stay."""
     if call.get("other") is not None:  # max.other is element-wise
         from autoprune.graph.rules.elementwise import pointwise
 
         return pointwise(t, node, call)
+    if isinstance(call.get("q"), fx.Node):  # several quantiles are an axis of their own
+        return t.fallback(node)
     x = t.of(node.args[0])
     dims = call.get("dim") if call.get("dim") is not None else call.get("dims")  # prims say dims
     out = _reduced(t, x, dims, bool(call.get("keepdim")))

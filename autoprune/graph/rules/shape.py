@@ -309,6 +309,6 @@ def unfold(t: Typing, node: fx.Node, call: Call) -> NodeType:
 
 
 @rule("meshgrid", "broadcast_tensors", "atleast_1d", "atleast_2d", "diagonal", "as_strided", "tril", "triu", "diag",
-      "diff", "trace", "kron")
+      "diff", "trace")
 def positional(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)
