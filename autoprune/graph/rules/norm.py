@@ -54,7 +54,8 @@ def group_norm(t: Typing, node: fx.Node, call: Call) -> NodeType:
     """
     x = t.of(call["input"])
     groups = call.get("num_groups") or call.get("group")
-    if groups == size_of(x[1]) and call.get("weight") is not None and call.get("C") is None:
+    weight = call.get("weight")
+    if groups == size_of(x[1]) and call.get("C") is None and weight is not None and weight.op != "call_function":
         _per_channel(t, x[1], call, ("weight", "bias"))
         t.set(node, "num_groups", Size(x[1]))
         return x
