@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,4 +39,6 @@ MODELS: dict[str, Build] = {
 
 def build(name: str) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
-    return MODELS[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch about its own layers
+        return MODELS[name]()
