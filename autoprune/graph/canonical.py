@@ -1,7 +1,8 @@
 """The canonical form of an exported graph, in which
 
 - assertions on shapes are gone (they hold for the dense sizes only);
-- `view` is `reshape`, and attention carries its scale, so that sizes are literals in one place;
+- `view` is `reshape`, a `repeat` of single positions is `expand`, and attention carries its scale, so that sizes are
+  literals in one place;
 - `training` flags of norms and dropout read `self.training`, so that `train()` and `eval()` work;
 - `no_grad` regions are part of the graph, and counters (`arange`) are constants.
 """
@@ -42,6 +43,8 @@ def canonical(program: Any) -> tuple[fx.Graph, dict[str, torch.Tensor], dict[str
         elif _short(node) in ("view", "_unsafe_view") and "dtype" not in str(node.target):
             node.target = aten.reshape.default
             node.args, node.kwargs = (node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs["size"]), {}
+        elif _short(node) in ("repeat", "tile"):
+            _repeat_as_expand(graph, node)
         elif _short(node) == "squeeze" and len(node.args) == 1:
             sizes = cast(fx.Node, node.args[0]).meta["val"].shape
             dims = [i for i, n in enumerate(sizes) if isinstance(n, int) and n == 1]
@@ -89,6 +92,22 @@ def _inline_gradient_regions(module: fx.GraphModule, graph: fx.Graph) -> None:
             user.replace_all_uses_with(outputs[user.args[1]])
             graph.erase_node(user)
         graph.erase_node(node)
+
+
+def _repeat_as_expand(graph: fx.Graph, node: fx.Node) -> None:
+    """Repeating axes of one position is expanding them; what is expanded may shrink with what it meets."""
+    sizes = cast(fx.Node, node.args[0]).meta["val"].shape
+    counts = list(cast(list[Any], node.args[1]))
+    counts = [1] * (len(sizes) - len(counts)) + counts
+    new = len(counts) - len(sizes)
+    if any(k != 1 and not (isinstance(n, int) and n == 1) for k, n in zip(counts[new:], sizes, strict=True)):
+        return
+    node.target = aten.expand.default
+    node.args = (node.args[0], [*counts[:new], *[-1 if k == 1 else k for k in counts[new:]]])
+    with graph.inserting_after(node):
+        copy = graph.call_function(aten.clone.default, (node,), {"memory_format": torch.contiguous_format})
+    copy.meta = dict(node.meta)
+    node.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
 
 
 _COUNTERS = ("arange", "linspace", "eye", "tril_indices", "triu_indices")

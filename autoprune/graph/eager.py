@@ -164,6 +164,8 @@ def _update_sizes(module: nn.Module, groups: int) -> None:
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight is not None:
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.GroupNorm) and weight is not None:
+        if module.num_groups == module.num_channels:
+            module.num_groups = int(weight.shape[0])
         module.num_channels = int(weight.shape[0])
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = weight.shape

@@ -210,6 +210,8 @@ def _encode(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, complex):
+        return {"complex": repr(value)}
     if isinstance(value, list | tuple):
         return [_encode(v) for v in value]
     if isinstance(value, dict):
@@ -235,6 +237,8 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         return nodes[content]
     if kind == "float":
         return float(content)
+    if kind == "complex":
+        return complex(content)
     if kind == "dict":
         return {k: _decode(v, nodes) for k, v in content.items()}
     if kind == "device":

@@ -6,6 +6,7 @@ line of the user's model, and the canonical form of the graph (`canonical.py`).
 
 from __future__ import annotations
 
+import inspect
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -114,7 +115,20 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _run_export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(model, args, kwargs, strict=False,
+                                      dynamic_shapes=_by_parameter(model, args, kwargs, shapes))
+        if any(str(getattr(n.target, "__module__", "")).startswith("torch._functorch") for n in program.graph.nodes):
+            program = program.run_decompositions({})  # `vmap` is written as steps that open and close it
+        return program
+
+
+def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
+    """`shapes` as torch.export wants them where forward takes `*args` or `**kwargs`: nested as these are."""
+    signature = inspect.signature(model.forward)
+    if shapes is None or not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in signature.parameters.values()):
+        return shapes
+    positional, named = shapes[: len(args)], dict(zip(kwargs, shapes[len(args) :], strict=True))
+    return dict(signature.bind(*positional, **named).arguments)
 
 
 def _export_error(model: nn.Module, error: Exception) -> ModelError:

@@ -1,10 +1,11 @@
 """Never broken: whatever `torch.export` accepts is traced, pruned, run, trained, saved, loaded, pruned again, exported.
 
-The quick set takes one model of each kind; `pytest -m slow` takes all of them, with ONNX.
+The quick set takes one model of each kind; `pytest -m slow` takes all of them, with ONNX, each in a process of its own.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from autoprune.graph.graph import trace
 from autoprune.graph.plan import Plan
 
 from . import zoo, zoo_transformers
+from .apart import apart
 from .never_broken import check, quiet
 
 QUICK = ["densenet", "shufflenet", "unet", "fpn_ssd", "resnext", "csp_yolo", "ghostnet", "norms", "parametrised_norms",
@@ -34,6 +36,19 @@ NO_ONNX = {
 NOT_EXPORTED = {
     "longformer": "it branches on whether any token has global attention",
 }
+
+
+def _own(name: str) -> float:
+    return _checked(*zoo.build(name), onnx=name not in NO_ONNX)
+
+
+def _family(name: str) -> float:
+    if name not in NOT_EXPORTED:
+        return _checked(*zoo_transformers.build(name), onnx=name not in NO_ONNX)
+    model, inputs = zoo_transformers.build(name)
+    with quiet(), pytest.raises(ModelError):
+        trace(model, inputs)
+    return 1.0
 
 
 def _checked(model: nn.Module, inputs: Any, **options: Any) -> float:
@@ -60,19 +75,24 @@ def test_quick_transformers(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(zoo.MODELS))
 def test_every_model(name: str) -> None:
-    assert _checked(*zoo.build(name), onnx=name not in NO_ONNX) > 0
+    assert apart(_own, name) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", zoo_transformers.MODELS)
 def test_every_family(name: str) -> None:
     pytest.importorskip("transformers")
-    if name in NOT_EXPORTED:
-        model, inputs = zoo_transformers.build(name)
-        with quiet(), pytest.raises(ModelError):
-            trace(model, inputs)
-        return
-    assert _checked(*zoo_transformers.build(name), onnx=name not in NO_ONNX) > 0
+    assert apart(_family, name) > 0
+
+
+def _abort() -> None:
+    os.abort()
+
+
+@pytest.mark.slow
+def test_an_abort_fails_one_test() -> None:
+    with pytest.raises(AssertionError, match="exit code -6"):
+        apart(_abort)
 
 
 def test_nothing_to_prune_is_said_clearly() -> None:

@@ -4,6 +4,7 @@ from autoprune.graph.rules import (  # noqa: F401
     attention,
     create,
     elementwise,
+    fourier,
     index,
     linear,
     nested,

@@ -30,19 +30,44 @@ def embedding_bag(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [[rows, weight[1]], *t.fresh_rest(node)]
 
 
+def _around_indices(t: Typing, x: list[Expr], indices: list[fx.Node | None]) -> tuple[list[Expr], list[Expr]] | None:
+    """The axes of `x` that are not indexed, in front of and behind the indexed ones, which are frozen. None for a
+    boolean mask, which selects a data-dependent number of positions.
+    """
+    used = [i for i, v in enumerate(indices) if v is not None]
+    if not used or any(n.meta["val"].dtype.itemsize == 1 for n in indices if n is not None):
+        return None
+    for i in used:
+        t.freeze(x[i])
+        t.freeze_node(indices[i])  # type: ignore[arg-type]
+    if used == list(range(used[0], used[-1] + 1)):
+        return x[: used[0]], x[used[-1] + 1 :]
+    return [], [e for i, e in enumerate(x) if i not in used]
+
+
+@rule("index_put")
+def index_put(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """`self[indices] = values`: what is not indexed has the same positions in both."""
+    x, values = t.of(call["self"]), t.of(call["values"])
+    around = _around_indices(t, x, call["indices"])
+    if around is None or not around[1] or len(values) < len(around[1]):
+        return t.fallback(node)
+    after = around[1]
+    t.freeze(*values[: len(values) - len(after)], *around[0])
+    for a, b in zip(after, values[len(values) - len(after) :], strict=True):
+        if size_of(a) == size_of(b):
+            t.unify(a, b)
+    return x
+
+
 @rule("index", "_unsafe_index")
 def index(t: Typing, node: fx.Node, call: Call) -> NodeType:
     """Indexed axes are frozen; the others pass, in front of and behind the (adjacent) indexed ones."""
-    x, indices = t.of(call["self"]), call["indices"]
-    used = [i for i, v in enumerate(indices) if v is not None]
-    if not used or any(n.meta["val"].dtype.itemsize == 1 for n in indices if n is not None):
-        return t.fallback(node)  # a boolean mask selects a data-dependent number of positions
-    for i in used:
-        t.freeze(x[i])
-        t.freeze_node(indices[i])
-    adjacent = used == list(range(used[0], used[-1] + 1))
-    before: list[Expr] = x[: used[0]] if adjacent else []
-    after = x[used[-1] + 1 :] if adjacent else [e for i, e in enumerate(x) if i not in used]
+    x = t.of(call["self"])
+    around = _around_indices(t, x, call["indices"])
+    if around is None:
+        return t.fallback(node)
+    before, after = around
     value = node.meta["val"].shape
     sizes = t.shape(node)
     stop = len(sizes) - len(after)
@@ -102,6 +127,29 @@ def scatter(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return x
 
 
+@rule("index_fill")
+def index_fill(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    x = t.of(call["self"])
+    t.freeze(x[call["dim"]])
+    t.freeze_node(call["index"])
+    return x
+
+
+@rule("slice_scatter", "select_scatter")
+def written(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """A slice of `self` replaced by `src`: positions of the sliced axis have a meaning, those of the others pass."""
+    x, source = t.of(call["self"]), list(t.of(call["src"]))
+    axis = call["dim"] % len(x)
+    if len(source) < len(x):
+        source.insert(axis, t.frozen(1))
+    if size_of(x[axis]) == size_of(source[axis]):
+        t.unify(x[axis], source[axis])
+    else:
+        t.freeze(x[axis], source[axis])
+    _along(t, x, source, axis)
+    return x
+
+
 @rule("index_add", "index_copy")
 def index_add(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x, source = t.of(call["self"]), t.of(call["source"])
@@ -114,7 +162,6 @@ def index_add(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return x
 
 
-@rule("one_hot", "index_put", "masked_select", "nonzero", "masked_scatter", "slice_scatter",
-      "select_scatter", "bincount", "searchsorted", "bucketize")
+@rule("one_hot", "masked_select", "nonzero", "masked_scatter", "bincount", "searchsorted", "bucketize")
 def scattered(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 from torch import fx
 
-from autoprune.graph.dims import Dim, Expr, Product, size_of
+from autoprune.graph.dims import Dim, Expr, Product, dims_of, resolve, size_of
 from autoprune.graph.typing import Call, NodeType, Quotient, TensorType, Typing, broadcast, is_dynamic, rule
 
 
@@ -72,17 +73,44 @@ def bilinear(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [*broadcast(t, [a[:-1], b[:-1]], t.shape(node)[:-1]), weight[0]]
 
 
+@rule("tensordot")
+def tensordot(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    a, b = t.of(call["self"]), t.of(call["other"])
+    left, right = ([d % len(x) for d in call[name]] for x, name in ((a, "dims_self"), (b, "dims_other")))
+    for i, j in zip(left, right, strict=True):
+        t.unify(a[i], b[j])
+    return [*(e for i, e in enumerate(a) if i not in left), *(e for j, e in enumerate(b) if j not in right)]
+
+
+@rule("kron")
+def kron(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    a, b = t.of(call["self"]), t.of(call["other"])
+    return [resolve(Product(pair)) for pair in zip(a, b, strict=True)] if len(a) == len(b) else t.fallback(node)
+
+
 @rule("outer", "ger")
 def outer(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [t.of(node.args[0])[0], t.of(node.args[1])[0]]
 
 
-@rule("einsum")
-def einsum(t: Typing, node: fx.Node, call: Call) -> NodeType:
-    equation = call["equation"].replace(" ", "")
+def _without_ellipsis(equation: str, ranks: list[int]) -> str:
+    """`...` as letters that the equation does not use, counted from the right; implicit outputs are left alone."""
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
+    hidden = [rank - len(term) + 3 if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)]
+    letters = [c for c in string.ascii_letters if c not in equation][: max(hidden)]
+    if not arrow or len(letters) < max(hidden):
+        return equation
+    terms = [term.replace("...", "".join(letters[len(letters) - n :])) for term, n in zip(terms, hidden, strict=True)]
+    return f"{','.join(terms)}->{right.replace('...', ''.join(letters))}"
+
+
+@rule("einsum")
+def einsum(t: Typing, node: fx.Node, call: Call) -> NodeType:
     operands = [t.of(n) for n in call["tensors"]]
+    equation = _without_ellipsis(call["equation"].replace(" ", ""), [len(x) for x in operands])
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
     if "." in equation or any(len(term) != len(x) for term, x in zip(terms, operands, strict=True)):
         return t.fallback(node)
     if not arrow:
@@ -111,7 +139,6 @@ def convolution(t: Typing, node: fx.Node, call: Call) -> NodeType:
     if not isinstance(groups, int):  # one group per sample: a kernel made for each
         return t.fallback(node)
     lead, second = weight[0], weight[1]
-    t.freeze(*weight[2:], why="kernel size")
     if groups == 1:
         into, out = (lead, second) if transposed else (second, lead)
         t.unify(x[channel], into)
@@ -134,16 +161,23 @@ def convolution(t: Typing, node: fx.Node, call: Call) -> NodeType:
 
 
 def _spatial(t: Typing, node: fx.Node, call: Call, axes: TensorType) -> TensorType:
-    """An axis with a kernel of one position, unpadded and not strided, passes; any other keeps its positions."""
-    kernel = t.shape(call["weight"])[2:]
+    """An axis with a kernel of one position, unpadded and not strided, passes; one that the kernel covers is summed
+    over; any other keeps its positions.
+    """
+    kernel = t.of(call["weight"])[2:]
     stride, padding = call.get("stride"), call.get("padding")
     sizes = t.shape(node)[-len(axes) :]
     out: TensorType = []
     for i, e in enumerate(axes):
-        plain = kernel[i] == 1 and _each(stride, i) == 1 and (padding == "valid" or _each(padding, i) == 0)
-        if plain and sizes[i] == size_of(e):
+        unpadded = padding == "valid" or _each(padding, i) == 0
+        if unpadded and sizes[i] == size_of(e) and size_of(kernel[i]) == 1 == _each(stride, i):
             out.append(e)
+        elif unpadded and sizes[i] == 1 and size_of(kernel[i]) == size_of(e) and any(
+                d.frozen is None for d in dims_of(e)):
+            t.unify(kernel[i], e)
+            out.append(t.frozen(1))
         else:
+            t.freeze(kernel[i], why="kernel size")
             t.freeze(e)
             out.append(Dim(sizes[i], t.why, symbolic=is_dynamic(node.meta["val"].shape[i - len(axes)])))
     return out

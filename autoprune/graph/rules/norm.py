@@ -48,9 +48,17 @@ def layer_norm(t: Typing, node: fx.Node, call: Call) -> NodeType:
 
 @rule("group_norm", "native_group_norm")
 def group_norm(t: Typing, node: fx.Node, call: Call) -> NodeType:
-    """Channels = groups × width; the number of groups stays, the width may shrink (equally in every group)."""
+    """Channels = groups × width; the number of groups stays, the width may shrink (equally in every group).
+
+    Where every channel is a group, it is the groups that may go.
+    """
     x = t.of(call["input"])
     groups = call.get("num_groups") or call.get("group")
+    weight = call.get("weight")
+    if groups == size_of(x[1]) and call.get("C") is None and weight is not None and weight.op != "call_function":
+        _per_channel(t, x[1], call, ("weight", "bias"))
+        t.set(node, "num_groups", Size(x[1]))
+        return x
     width = t.frozen(size_of(x[1]) // groups)
     width.frozen = None
     t.unify(x[1], Product([t.frozen(groups), width]))

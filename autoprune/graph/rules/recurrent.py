@@ -26,6 +26,8 @@ def recurrent(t: Typing, node: fx.Node, call: Call) -> NodeType:
         return t.fallback(node)
     hidden: Expr = states[0][-1]
     cell_width: Expr = states[-1][-1]  # differs from the hidden width only where that is a projection of it
+    if projected:  # torch tells a projection by the widths: with as many cells as outputs it would see none
+        t.freeze(cell_width)
     layer_input: Expr = x[-1]
     for layer in range(int(call["num_layers"])):
         for direction in range(directions):

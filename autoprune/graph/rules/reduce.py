@@ -21,15 +21,19 @@ def _reduced(t: Typing, x: TensorType, dims: Any, keepdim: bool) -> TensorType:
 
 
 @rule("sum", "mean", "amax", "amin", "prod", "any", "all", "norm", "linalg_vector_norm", "logsumexp", "std", "var",
-      "var_mean", "std_mean", "max", "min", "median", "nansum", "nanmean", "count_nonzero", "frobenius_norm")
+      "var_mean", "std_mean", "max", "min", "median", "nansum", "nanmean", "count_nonzero", "frobenius_norm",
+      "nanmedian", "mode", "quantile", "nanquantile")
 def reduction(t: Typing, node: fx.Node, call: Call) -> NodeType:
     """The axis goes. A mean or variance over a pruned axis is the one of the units that stay."""
     if call.get("other") is not None:  # max.other is element-wise
         from autoprune.graph.rules.elementwise import pointwise
 
         return pointwise(t, node, call)
+    if isinstance(call.get("q"), fx.Node):  # several quantiles are an axis of their own
+        return t.fallback(node)
     x = t.of(node.args[0])
-    out = _reduced(t, x, call.get("dim"), bool(call.get("keepdim")))
+    dims = call.get("dim") if call.get("dim") is not None else call.get("dims")  # prims say dims
+    out = _reduced(t, x, dims, bool(call.get("keepdim")))
     value = node.meta["val"]
     if not isinstance(value, tuple | list):
         return out
@@ -44,7 +48,18 @@ def softmax(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.of(node.args[0])
 
 
-@rule("cumsum", "cumprod", "logcumsumexp", "flip", "sort", "argsort")
+@rule("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
+      "kl_div", "soft_margin_loss")
+def loss(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """Position by position, and then nothing (`reduction` = 0), a mean or a sum over the positions that stay."""
+    operands = [t.of(n) for n in node.all_input_nodes]
+    rank = max(len(x) for x in operands)
+    shape = [max(size_of(x[i - rank]) for x in operands if i - rank + len(x) >= 0) for i in range(rank)]
+    both = broadcast(t, operands, shape)
+    return both if call["reduction"] == 0 else []
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "flip", "sort", "argsort")
 def ordered(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x = t.of(node.args[0])
     dims = call.get("dim") if call.get("dim") is not None else call.get("dims")

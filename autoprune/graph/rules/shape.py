@@ -83,6 +83,19 @@ def expand(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return out
 
 
+@rule("broadcast_in_dim")
+def broadcast_in_dim(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """Axis i of the input is axis `broadcast_dimensions[i]` of the output."""
+    x, shape = t.of(call["a"]), node.meta["val"].shape
+    out: TensorType = [Dim(n, t.why, symbolic=True) if is_dynamic(s) else Dim(n)
+                       for n, s in zip(t.shape(node), shape, strict=True)]
+    for e, d in zip(x, call["broadcast_dimensions"], strict=True):
+        if size_of(e) == size_of(out[d]):
+            out[d] = e
+    t.set(node, "shape", [Size(e) for e in out])
+    return out
+
+
 @rule("repeat", "tile")
 def repeat(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x = t.of(call["self"])
@@ -111,10 +124,12 @@ def _keep_unrepeated(t: Typing, node: fx.Node, x: TensorType, counts: list[Any])
 @rule("repeat_interleave")
 def repeat_interleave(t: Typing, node: fx.Node, call: Call) -> NodeType:
     repeats = call.get("repeats")
-    if call.get("self") is None or not isinstance(repeats, int) or call.get("dim") is None:
+    if call.get("self") is None or not isinstance(repeats, int):
         return t.fallback(node)
     x = list(t.of(call["self"]))
-    axis = call["dim"] % len(x)
+    if call.get("dim") is None:  # flattened first
+        x = [resolve(Product(x))]
+    axis = (call.get("dim") or 0) % len(x)
     x[axis] = resolve(Product([x[axis], t.frozen(repeats)]))
     if call.get("output_size") is not None:
         t.set(node, "output_size", Size(x[axis]))
@@ -294,6 +309,6 @@ def unfold(t: Typing, node: fx.Node, call: Call) -> NodeType:
 
 
 @rule("meshgrid", "broadcast_tensors", "atleast_1d", "atleast_2d", "diagonal", "as_strided", "tril", "triu", "diag",
-      "diff", "trace", "kron")
+      "diff", "trace")
 def positional(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return t.fallback(node)

@@ -35,7 +35,18 @@ def resample(t: Typing, node: fx.Node, call: Call) -> NodeType:
     return [one(v) for v in value] if isinstance(value, tuple | list) else one(value)
 
 
-@rule("grid_sampler", "grid_sampler_2d", "grid_sample")
+@rule("max_unpool2d", "max_unpool3d")
+def max_unpool(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    """Indices are positions on the spatial axes of their own channel, so channels pass."""
+    x, indices, shape = t.of(call["self"]), t.of(call["indices"]), t.shape(node)
+    rank = 2 if "2d" in str(node.target) else 3
+    t.freeze(*x[-rank:], *indices[-rank:])
+    for a, b in zip(x[:-rank], indices[:-rank], strict=True):
+        t.unify(a, b)
+    return [*x[:-rank], *[t.frozen(n) for n in shape[-rank:]]]
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "grid_sample")
 def grid_sampler(t: Typing, node: fx.Node, call: Call) -> NodeType:
     x, grid = t.of(call["input"]), t.of(call["grid"])
     t.freeze(*grid, *x[2:])
