@@ -15,10 +15,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.errors import ModelError
-from autoprune.graph.module import PrunedModule, build
-from autoprune.graph.plan import Plan
-from autoprune.graph.rewrite import copy_graph
-from autoprune.graph.trace import capture, split_inputs, with_dynamic_batch
+from autoprune.graph.onnx_ready import exportable
+from autoprune.graph.trace import split_inputs, with_dynamic_batch
 
 __all__ = ["check_onnx", "export_onnx", "export_program"]
 
@@ -34,7 +32,7 @@ def export_onnx(model: nn.Module, example_inputs: Any, *, dynamic_batch: bool = 
 def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, optimize: bool) -> Any:
     """The exporter's `ONNXProgram`; see `export_onnx`."""
     args, kwargs = split_inputs(example_inputs)
-    model = _exportable(model, example_inputs)
+    model = exportable(model, example_inputs)
     modes = {m: m.training for m in model.modules()}
     attempts = [True, False] if dynamic_batch else [False]
     try:
@@ -56,27 +54,6 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
         for module, mode in modes.items():
             module.training = mode
     raise AssertionError("unreachable")
-
-
-def _exportable(model: nn.Module, example_inputs: Any) -> nn.Module:
-    """The same computation with every `contiguous` written as a copy.
-
-    torch 2.13's exporter decomposes attention into a kernel with another memory layout than the one the graph was
-    traced with; a `contiguous` that was free then is needed afterwards, and the `view` behind it fails (T5, Swin).
-    """
-    if isinstance(model, PrunedModule):
-        module = PrunedModule(model, copy_graph(model.graph))
-    else:
-        captured = capture(model, example_inputs)
-        module = build(captured.graph, captured.tensors, captured.modules, Plan(), type(model).__name__)
-    for node in module.graph.nodes:
-        if node.target is torch.ops.aten.contiguous.default:
-            node.target = torch.ops.aten.clone.default
-            node.args, node.kwargs = node.args[:1], {"memory_format": torch.contiguous_format}
-        elif node.target is torch.ops.aten.adaptive_avg_pool1d.default and list(node.args[1]) == [1]:
-            node.target, node.args = torch.ops.aten.mean.dim, (node.args[0], [-1], True)  # else: as_strided
-    module.recompile()
-    return module
 
 
 @contextlib.contextmanager

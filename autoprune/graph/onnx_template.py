@@ -7,6 +7,7 @@ candidate by cutting initialisers and rewriting the few shape constants through 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,9 @@ class OnnxTemplate:
         del self._skeleton.graph.initializer[:]
         del self._skeleton.graph.value_info[:]
         self._skeleton.graph.value_info.extend(v for v in proto.graph.value_info if self._typed(v))
+        for node in self._skeleton.graph.node:  # what the weights say themselves
+            for a in [a for a in node.attribute if a.name == "kernel_shape" and "Conv" in node.op_type]:
+                node.attribute.remove(a)
 
     def slice(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> bytes:
         """ONNX of a pruned model; `plan` is resolved and `tensors` are the pruned module's, by name."""
@@ -208,7 +212,9 @@ class OnnxTemplate:
             axes = self._tensors.get(name, [])
             if len(axes) == 2:
                 return axes[1]
-            todo.extend(self._makers[name][1].input if name in self._makers else ())
+            if name in self._makers:
+                maker = self._makers[name][1]
+                todo.extend(maker.input if maker.op_type == "Concat" else maker.input[:1])  # not starts and ends
         raise CannotSlice(f"no recurrent weights behind {value}")
 
     def _patch_pieces(self, node: Any, slot: int, output: TensorType) -> list[_Patch]:
@@ -235,7 +241,8 @@ class OnnxTemplate:
             return []
         start, _, axis = (int(np.asarray(v).reshape(-1)[0]) for v in values)
         whole, part = x[axis], output[axis]
-        if resolve(whole) is resolve(part):
+        step = self._constants.get(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1)
+        if resolve(whole) is resolve(part) or step is None or step.reshape(-1)[0] != 1:  # every n-th: all there are
             return [_Patch(index, 2, lambda kept: [kept.size(whole)], [whole])]
         start += size_of(whole) if start < 0 else 0
         end = start + size_of(part)
@@ -251,7 +258,10 @@ class OnnxTemplate:
             channels, per_group = x[1], weight[1]
         else:  # the weight's first axis is groups × width
             lead = resolve(weight[0])
-            channels, per_group = lead, Product(list(lead)[1:]) if isinstance(lead, Product) else Dim(1)
+            factors, inner = list(lead) if isinstance(lead, Product) else [lead], list[Expr]()
+            while math.prod(size_of(e) for e in inner) < size_of(lead) // groups:
+                inner.insert(0, factors.pop())
+            channels, per_group = lead, Product(inner)
         return [_Patch(index, "group", lambda kept: kept.size(channels) // kept.size(per_group), [channels])]
 
 

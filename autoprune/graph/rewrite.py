@@ -42,7 +42,8 @@ def rewrite(graph: fx.Graph, typing: Typing, values: Values,
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         if node in replaced:
-            copies[node] = copies[replaced[node]]
+            if replaced[node] in copies:  # else: all that needs the sum is removed too
+                copies[node] = copies[replaced[node]]
             continue
         if alive is not None and node not in alive and node.op != "placeholder":
             continue
