@@ -35,7 +35,7 @@ class Settings:
     timeout: str | None = None
     run: str | None = None
     seed: int = 0
-    sampler: str = "tpe"
+    sampler: str = "knapsack"
     threads: int | None = None
     steps: int | None = None
 

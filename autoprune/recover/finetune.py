@@ -14,7 +14,7 @@ from torch import nn
 
 from autoprune.errors import AutopruneError, ConfigError
 
-__all__ = ["Diverged", "Example", "FineTune", "examples", "finetune"]
+__all__ = ["Diverged", "Example", "FineTune", "distillation", "examples", "finetune"]
 
 
 class Trainable(Protocol):
@@ -137,10 +137,10 @@ def _loss(model: nn.Module, task: Trainable, example: Example, settings: FineTun
     student = task.logits(outputs)
     if settings.distill == 0 or example.teacher is None or student is None:
         return loss
-    return (1 - settings.distill) * loss + settings.distill * _distillation(student, example.teacher, settings)
+    return (1 - settings.distill) * loss + settings.distill * distillation(student, example.teacher, settings)
 
 
-def _distillation(student: torch.Tensor, teacher: torch.Tensor, settings: FineTune) -> torch.Tensor:
+def distillation(student: torch.Tensor, teacher: torch.Tensor, settings: FineTune) -> torch.Tensor:
     """KL of the softened distributions over the class axis, or squared error for outputs without classes.
 
     The class axis is the last for `[N, classes]` and `[N, T, classes]`, and axis 1 for images `[N, classes, H, W]`.

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -23,7 +22,7 @@ from autoprune.graph.plan import Plan
 from autoprune.methods.choose import Ranking
 from autoprune.methods.collect import collect
 from autoprune.methods.registry import criterion
-from autoprune.recover.finetune import FineTune, examples, finetune
+from autoprune.recover.finetune import Example, FineTune, examples, finetune
 from autoprune.recover.norms import recalibrate
 from autoprune.search.candidate import Candidate
 from autoprune.search.space import Space
@@ -35,18 +34,22 @@ _SAMPLE_BATCHES = 64
 
 
 class Clock:
-    """Wall clock by activity, in seconds, on the monotonic clock."""
+    """Wall clock by activity, in seconds, on the monotonic clock; an activity within another counts as itself only."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._within = [0.0]
 
     @contextmanager
     def time(self, activity: str) -> Iterator[None]:
         start = time.perf_counter()
+        self._within.append(0.0)
         try:
             yield
         finally:
-            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - start
+            whole = time.perf_counter() - start
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + whole - self._within.pop()
+            self._within[-1] += whole
 
 
 class Pipeline:
@@ -64,7 +67,7 @@ class Pipeline:
         self._template: OnnxTemplate | None = None
         self._sliceable = True
         self._ranking = Ranking(graph, seed=seed)
-        self._examples: list[Any] | None = None
+        self._examples: list[Example] | None = None
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
@@ -94,9 +97,9 @@ class Pipeline:
 
     def recover(self, model: PrunedModule) -> None:
         """Recalibrate norms, fine-tune `model` in place, and recalibrate again."""
-        self._recalibrate(model)
+        self.recalibrate(model)
         finetune(model, self.task, self._fine_tuning_examples(), self.settings, self.seed)
-        self._recalibrate(model)
+        self.recalibrate(model)
 
     def tune(self, model: PrunedModule) -> None:
         """Fine-tune an evaluated model for twice the steps, half of them on batches that no candidate has seen."""
@@ -104,7 +107,7 @@ class Pipeline:
         fresh = examples(self.task, self.dense, self.task.split("train"), min(steps, _SAMPLE_BATCHES))
         data = [*self._fine_tuning_examples(), *fresh]
         finetune(model, self.task, data, replace(self.settings, steps=2 * steps), self.seed + 1)
-        self._recalibrate(model)
+        self.recalibrate(model)
 
     def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency) -> tuple[Candidate, PrunedModule]:
         """Everything about one plan, given its latency (`latency` below, which depends on widths only).
@@ -131,14 +134,19 @@ class Pipeline:
 
     # -- shared ---------------------------------------------------------------------------------------------------
 
-    def _recalibrate(self, model: PrunedModule) -> None:
-        batches = islice(self._fine_tuning_examples(), self._calibration_batches)
-        recalibrate(model, (e.inputs for e in batches), self.task.forward)
+    def calibration(self) -> list[Example]:
+        """The batches that norms are recalibrated on, with the dense model's logits."""
+        return self._fine_tuning_examples()[: max(1, self._calibration_batches)]
+
+    def recalibrate(self, model: PrunedModule, batches: int | None = None) -> None:
+        """Set the norms' statistics to those of the first `batches` batches (of the space's number of them)."""
+        used = self.calibration()[: self._calibration_batches if batches is None else batches]
+        recalibrate(model, (e.inputs for e in used), self.task.forward)
 
     def _loss(self, model: Any, inputs: Any, target: Any) -> torch.Tensor:
         return self.task.loss(self.task.forward(model, inputs), target)
 
-    def _fine_tuning_examples(self) -> list[Any]:
+    def _fine_tuning_examples(self) -> list[Example]:
         if self._examples is None:
             limit = max(self._calibration_batches, min(self.settings.steps, _SAMPLE_BATCHES))
             self._examples = examples(self.task, self.dense, self.task.split("train"), limit)

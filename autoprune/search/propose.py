@@ -22,6 +22,7 @@ __all__ = ["DENSE", "Proposer"]
 
 DENSE = "control: dense"
 _UNIFORM = (0.75, 0.5, 0.25)
+_STARTS = (0.85, 0.7, 0.5)
 
 
 class Proposer:
@@ -70,8 +71,10 @@ class Proposer:
 
     def uniform(self, ratio: float, method: str) -> dict[str, Any]:
         """Every group at the width nearest to `ratio` of its units."""
-        keep = {n: min(c.widths, key=lambda w: abs(w - ratio * c.widths[-1])) for n, c in self.choices.items()}
-        return self.parameters(keep, dict.fromkeys(self.choices, method))
+        return self.parameters(self._uniform_widths(ratio), dict.fromkeys(self.choices, method))
+
+    def _uniform_widths(self, ratio: float) -> dict[str, int]:
+        return {n: min(c.widths, key=lambda w: abs(w - ratio * c.widths[-1])) for n, c in self.choices.items()}
 
     def controls(self) -> dict[str, dict[str, Any]]:
         """The models that every search has to beat, by origin: dense, and uniform ratios."""
@@ -82,19 +85,28 @@ class Proposer:
         return out
 
     def at_budget(self, budget_ms: float, latency_ms: Callable[[Plan], float]) -> dict[str, dict[str, Any]]:
-        """The widest uniform ratio that meets the budget (by bisection), once per method, and 70 % of that budget.
+        """The widest uniform ratio that meets the budget (by bisection), or else the narrowest plan of the space."""
+        return {"control: uniform at budget": self.uniform(self._bisect(budget_ms, latency_ms), self._first_method())}
 
-        Without a ratio that fits, the narrowest plan of the space.
+    def starts(self, budget_ms: float, at: Callable[[float, Mapping[str, str]], dict[str, Any]]
+               ) -> dict[str, dict[str, Any]]:
+        """What is evaluated before anything is learnt: `at` (latency, methods → parameters) at the budget by every
+        method, and below the budget by the first.
         """
         out: dict[str, dict[str, Any]] = {}
         first = self._first_method()
-        widest = self._bisect(budget_ms, latency_ms)
-        out["control: uniform at budget"] = self.uniform(widest, first)
-        for method in self._methods():
-            if method not in (first, "random"):
-                out[f"start: uniform at budget, {method}"] = self.uniform(widest, method)
-        out["start: uniform at 0.7 of the budget"] = self.uniform(self._bisect(0.7 * budget_ms, latency_ms), first)
+        for method in (m for m in self._methods() if m != "random" or m == first):
+            out[f"start: at budget, {method}"] = at(budget_ms, dict.fromkeys(self.choices, method))
+        for part in _STARTS:
+            out[f"start: at {part:g} of the budget"] = at(part * budget_ms, dict.fromkeys(self.choices, first))
         return out
+
+    def uniform_at(self, latency_ms: Callable[[Plan], float]) -> Callable[[float, Mapping[str, str]], dict[str, Any]]:
+        """For `starts` without a knapsack: the widest uniform ratio for a latency."""
+        def at(target_ms: float, methods: Mapping[str, str]) -> dict[str, Any]:
+            keep = self._uniform_widths(self._bisect(target_ms, latency_ms))
+            return self.parameters(keep, methods)
+        return at
 
     def vary(self, parent: Candidate) -> dict[str, Any]:
         """A front member with a few groups one to three widths wider or narrower, now and then by another method."""

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import MeasuredProfiler, open_profiler
 from autoprune.errors import AutopruneError, ConfigError, ModelError
 from autoprune.graph.graph import Graph
-from autoprune.graph.plan import Plan
+from autoprune.graph.module import PrunedModule
+from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
+from autoprune.search.knapsack import Curve
 from autoprune.search.pipeline import Pipeline, failure
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.run_folder import RunFolder
+from autoprune.search.sampler import KnapsackSampler
+from autoprune.search.sensitivity import scan
 from autoprune.search.space import Space
 from autoprune.search.study import Study
 from autoprune.tasks.task import Task
@@ -25,6 +30,7 @@ __all__ = ["Outcome", "Progress", "Search", "pareto"]
 
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
+_STAND_IN = "rpi4"  # whose profile shapes the knapsack's table where latency is measured
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
 
 
@@ -69,9 +75,11 @@ class Search:
 
     def __init__(self, task: Task, graph: Graph, device: Device, space: Space, folder: RunFolder, *,
                  budget: Budget | None, trials: int, timeout_s: float | None = None, seed: int = 0,
-                 sampler: str = "tpe", threads: int | None = None):
+                 sampler: str = "knapsack", threads: int | None = None):
         self.task, self.graph, self.device, self.space, self.folder = task, graph, device, space, folder
         self.budget, self.trials, self.timeout_s, self.seed = budget, trials, timeout_s, seed
+        self._knapsack = sampler == "knapsack"
+        self._vary_every = 4 if self._knapsack else 2  # candidates
         choices = space.choices(graph, device.alignment())
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
@@ -140,13 +148,48 @@ class Search:
             self.budget_ms = self.budget.resolve_ms(float(known))
         self._latencies[()] = dense
         self.study.repair(self.target_ms)
+        exact = self._exact_ms
+        at = self._knapsack_sampler(float(known)).at if self._knapsack else None
         if not self.study.attributes.get("queued"):
-            self._queue_controls(float(known))
+            self._queue_controls(float(known), (lambda ms, methods: at(ms, None, methods)) if at is not None else
+                                 self.proposer.uniform_at(exact))
 
-    def _queue_controls(self, dense_ms: float) -> None:
+    def _exact_ms(self, plan: Plan) -> float:
+        return self._latency_of(plan).ms
+
+    def _knapsack_sampler(self, dense_ms: float) -> KnapsackSampler:
+        """The sampler, on curves that are scanned once per study."""
+        known = self.study.attributes.get("curves")
+        if known is None:
+            curves = scan(self.pipeline, self.proposer.choices, self._table_ms(dense_ms))
+            self.study.note("curves", {name: c.to_json() for name, c in curves.items()})
+        else:
+            curves = {name: Curve.from_json(c) for name, c in known.items()}
+        cheap = not isinstance(self.profiler, MeasuredProfiler)
+        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.target_ms, self._exact_ms if cheap else None,
+                                  self.seed + self.study.done_before)
+        self.study.use(sampler)
+        return sampler
+
+    def _table_ms(self, dense_ms: float) -> Callable[[Plan], float]:
+        """Latency of a plan for the table of single groups: exact where it is predicted; a measured device would need
+        a second for each, so there a profile tells what share of the dense latency is left.
+        """
+        if not isinstance(self.profiler, MeasuredProfiler):
+            return self._exact_ms
+        profile = open_profiler(_STAND_IN)
+
+        def stand_in_ms(plan: Plan) -> float:
+            return profile.latency(self.pipeline.onnx(self._any_units(plan))).ms
+
+        whole_ms = stand_in_ms(Plan())
+        return lambda plan: dense_ms * stand_in_ms(plan) / whole_ms
+
+    def _queue_controls(self, dense_ms: float, at: Callable[[float, Mapping[str, str]], dict[str, Any]]) -> None:
         """Dense, uniform ratios and starting points; of those that are the same plan only the first."""
         aim = self.target_ms if self.target_ms is not None else 0.5 * dense_ms
-        wanted = {**self.proposer.controls(), **self.proposer.at_budget(aim, lambda plan: self._latency_of(plan).ms)}
+        wanted = {**self.proposer.controls(), **self.proposer.at_budget(aim, self._exact_ms),
+                  **self.proposer.starts(aim, at)}
         have, seen = self.study.queued_or_done(), set()
         for origin, parameters in wanted.items():
             digest = self.proposer.plan(parameters).digest
@@ -179,7 +222,7 @@ class Search:
                     self._exhausted = True
                     return None
                 self.study.enqueue("random plan", untried)
-            elif not self.study.waiting and len(candidates) % 2 == 0 and front:
+            elif not self.study.waiting and len(candidates) % self._vary_every == 0 and front:
                 self.study.enqueue("variation of the front", self.proposer.vary(self._parent(front)))
             trial = self.study.ask()
             plan = self.proposer.suggest(trial)
@@ -245,11 +288,14 @@ class Search:
         """
         widths = tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
         if widths not in self._latencies:
-            first = Plan({n: type(c)(c.keep, "random") for n, c in plan.cuts.items()}, plan.model)
-            model = self.graph.cut(first) if first.cuts else self.pipeline.dense
             with self.pipeline.clock.time("measure"):
-                self._latencies[widths] = self.pipeline.latency(model)
+                self._latencies[widths] = self.pipeline.latency(self._any_units(plan))
         return self._latencies[widths]
+
+    def _any_units(self, plan: Plan) -> PrunedModule:
+        """A model of the plan's widths."""
+        any_units = Plan({n: Cut(c.keep, "random") for n, c in plan.cuts.items()}, plan.model)
+        return self.graph.cut(any_units) if any_units.cuts else self.pipeline.dense
 
     # -- progress -------------------------------------------------------------------------------------------------
 

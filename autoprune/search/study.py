@@ -17,12 +17,12 @@ from autoprune.search.candidate import Candidate
 
 __all__ = ["SAMPLERS", "Study"]
 
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
+SAMPLERS = ("knapsack", "tpe", "nsga2", "gp", "random")
 
 
 def _sampler(name: str, seed: int) -> BaseSampler:
     if name not in SAMPLERS:
-        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler tpe")
+        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler knapsack")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
@@ -31,7 +31,7 @@ def _sampler(name: str, seed: int) -> BaseSampler:
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
         if name == "gp":
             return optuna.samplers.GPSampler(seed=seed)
-        return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)  # "knapsack" until its curves are known (`Study.use`)
 
 
 class Study:
@@ -50,9 +50,14 @@ class Study:
         done = len(self._study.trials)
         if done:  # a resumed search must not propose again what its first seed proposed
             self._study.sampler = _sampler(sampler, seed + done)
+        self.done_before = done
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names(["metric", "latency_ms"])
+
+    def use(self, sampler: BaseSampler) -> None:
+        """Ask `sampler` from now on."""
+        self._study.sampler = sampler
 
     @property
     def attributes(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import trace
 from autoprune.graph.plan import Plan
-from autoprune.recover.finetune import Diverged, Example, FineTune, _distillation, examples, finetune
+from autoprune.recover.finetune import Diverged, Example, FineTune, distillation, examples, finetune
 from tests.recover.conftest import ToyTask, data, net, points
 
 FAST = {"lr": 2e-2, "precision": "fp32"}
@@ -139,29 +139,29 @@ def test_all_steps_are_made_and_every_batch_is_seen() -> None:
 # -- distillation -------------------------------------------------------------------------------------------------
 
 
-def test_distillation_by_hand() -> None:
+def testdistillation_by_hand() -> None:
     """Two classes, temperature 2: KL((p, 1-p) ‖ (½, ½)) · 4 with p = σ((2 ln 3) / 2) = ¾."""
     teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.tensor([[5.0, 5.0]])
     p = 0.75
     expected = 4 * (p * math.log(p / 0.5) + (1 - p) * math.log((1 - p) / 0.5))
-    got = _distillation(student, teacher, FineTune(temperature=2.0))
+    got = distillation(student, teacher, FineTune(temperature=2.0))
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
 
-def test_distillation_of_equals_is_zero_and_positive_otherwise() -> None:
+def testdistillation_of_equals_is_zero_and_positive_otherwise() -> None:
     torch.manual_seed(0)
     for shape in [(4, 5), (2, 3, 5), (2, 5, 4, 4)]:
         a, b = torch.randn(shape), torch.randn(shape)
-        assert float(_distillation(a, a, FineTune())) == pytest.approx(0.0, abs=1e-6)
-        assert float(_distillation(a, b, FineTune())) > 0.01
+        assert float(distillation(a, a, FineTune())) == pytest.approx(0.0, abs=1e-6)
+        assert float(distillation(a, b, FineTune())) > 0.01
 
 
-def test_distillation_is_a_mean_over_what_is_not_the_class_axis() -> None:
+def testdistillation_is_a_mean_over_what_is_not_the_class_axis() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(6, 5), torch.randn(6, 5)
-    flat = float(_distillation(a, b, FineTune()))
-    tokens = float(_distillation(a.view(2, 3, 5), b.view(2, 3, 5), FineTune()))
-    pixels = float(_distillation(a.view(2, 3, 5, 1).transpose(1, 2), b.view(2, 3, 5, 1).transpose(1, 2), FineTune()))
+    flat = float(distillation(a, b, FineTune()))
+    tokens = float(distillation(a.view(2, 3, 5), b.view(2, 3, 5), FineTune()))
+    pixels = float(distillation(a.view(2, 3, 5, 1).transpose(1, 2), b.view(2, 3, 5, 1).transpose(1, 2), FineTune()))
     assert tokens == pytest.approx(flat, rel=1e-5)
     assert pixels == pytest.approx(flat, rel=1e-5)
 
@@ -170,10 +170,10 @@ def test_distillation_is_a_mean_over_what_is_not_the_class_axis() -> None:
 def test_outputs_without_classes_get_the_squared_error(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     a, b = torch.randn(shape), torch.randn(shape)
-    assert float(_distillation(a, b, FineTune())) == pytest.approx(float((a - b).square().mean()), rel=1e-5)
+    assert float(distillation(a, b, FineTune())) == pytest.approx(float((a - b).square().mean()), rel=1e-5)
 
 
-def test_the_weight_of_distillation_mixes_the_two_losses(task: ToyTask) -> None:
+def test_the_weight_ofdistillation_mixes_the_two_losses(task: ToyTask) -> None:
     """One step from the same weights: the loss is linear in `distill`."""
     def first(distill: float) -> float:
         return finetune(net(), task, data(1, teacher=3.0), FineTune(steps=1, distill=distill, **FAST))

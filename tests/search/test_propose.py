@@ -91,10 +91,14 @@ def test_at_budget_meets_the_budget_and_is_the_widest_that_does(proposer: Propos
         assert units(proposer, plan) <= fraction * whole
         step = 4 * len(proposer.choices)
         assert units(proposer, plan) > fraction * whole - 2 * step
-        tighter = proposer.plan(found["start: uniform at 0.7 of the budget"])
-        assert units(proposer, tighter) <= max(0.7 * fraction * whole, units(proposer, proposer.plan(
-            proposer.uniform(0.0, "l1"))))
-    assert "start: uniform at budget, taylor" in found
+
+
+def test_starts_are_at_the_budget_by_every_method_and_below_it(proposer: Proposer) -> None:
+    whole = units(proposer, Plan())
+    found = proposer.starts(0.8 * whole, proposer.uniform_at(lambda p: units(proposer, p)))
+    tighter = proposer.plan(found["start: at 0.7 of the budget"])
+    assert units(proposer, tighter) <= 0.7 * 0.8 * whole
+    assert {c.method for c in proposer.plan(found["start: at budget, taylor"]).cuts.values()} == {"taylor"}
     assert not any("random" in origin for origin in found)
 
 

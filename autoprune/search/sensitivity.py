@@ -1,0 +1,61 @@
+"""What each group is worth: damage and latency of pruning it alone, without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from autoprune.graph.module import PrunedModule
+from autoprune.graph.plan import Cut, Plan
+from autoprune.recover.finetune import Example, FineTune, distillation
+from autoprune.search.knapsack import Curve
+from autoprune.search.pipeline import Pipeline
+from autoprune.search.space import Choices
+
+__all__ = ["scan"]
+
+_SHARES = (0.25, 0.5, 0.75)  # of the way from the whole group to its least width
+_EVALUATIONS = 60  # at most, by leaving out levels and then by looking at fewer examples
+
+
+def scan(pipeline: Pipeline, choices: Mapping[str, Choices], latency_ms: Callable[[Plan], float]) -> dict[str, Curve]:
+    """The curves of all groups.
+
+    Damage is the divergence from the dense model's outputs (as in distillation) on one batch of training data, norms
+    recalibrated, nothing fine-tuned; `latency_ms` tells the latency of a plan (of any device: only ratios to the dense
+    latency matter to the knapsack, see `Proposer`). Both at up to three widths per group, fewer for many groups.
+    """
+    shares = _SHARES if len(choices) * 3 <= _EVALUATIONS else (0.5, 1.0) if len(choices) * 2 <= _EVALUATIONS else (0.6,)
+    dense_ms = latency_ms(Plan())
+    [example, *_] = pipeline.calibration()
+    nothing = _divergence(pipeline, pipeline.dense, example)
+    curves: dict[str, Curve] = {}
+    for name, c in choices.items():
+        method = next((m for m in c.methods if m != "random"), c.methods[0])
+        damage: dict[int, float] = {}
+        saved: dict[int, float] = {}
+        for width in sorted({_width(c, share) for share in shares} - {c.widths[-1]}):
+            plan = Plan({name: Cut(width, method)}, pipeline.graph.fingerprint)
+            saved[width] = dense_ms - latency_ms(plan)
+            model = pipeline.prune(plan)
+            with pipeline.clock.time("scan"):
+                pipeline.recalibrate(model, batches=1)
+                damage[width] = max(0.0, _divergence(pipeline, model, example) - nothing)
+        curves[name] = Curve.through(c.widths, damage, saved)
+    return curves
+
+
+def _divergence(pipeline: Pipeline, model: PrunedModule, example: Example) -> float:
+    """Of the outputs from the dense model's; the task's own loss where the outputs cannot be compared."""
+    with torch.no_grad():
+        outputs = pipeline.task.forward(model.eval(), example.inputs)
+        student = pipeline.task.logits(outputs)
+        if student is None or example.teacher is None:
+            return float(pipeline.task.loss(outputs, example.target))
+        return float(distillation(student, example.teacher, FineTune(temperature=1.0)))
+
+
+def _width(choices: Choices, share: float) -> int:
+    least, size = choices.widths[0], choices.widths[-1]
+    return min(choices.widths, key=lambda w: abs(w - (size - share * (size - least))))

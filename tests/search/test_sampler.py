@@ -1,0 +1,127 @@
+"""The default sampler: Optuna's own tests, and that it learns which groups matter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
+
+from autoprune.graph.graph import Graph
+from autoprune.graph.plan import Plan
+from autoprune.search.knapsack import Curve
+from autoprune.search.pipeline import Clock
+from autoprune.search.propose import Proposer
+from autoprune.search.sampler import KnapsackSampler
+from autoprune.search.space import Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture
+def proposer(tiny_graph: Graph) -> Proposer:
+    return Proposer(tiny_graph, Space("x", methods=("l1", "l2", "random"), min_keep=0.1).choices(tiny_graph, 1), 0)
+
+
+def curves(proposer: Proposer) -> dict[str, Curve]:
+    """Every group looks the same: quadratic damage, 10 ms saved by removing all of it."""
+    out = {}
+    for name, c in proposer.choices.items():
+        shares = [1 - w / c.widths[-1] for w in c.widths]
+        out[name] = Curve(c.widths, tuple(s * s for s in shares), tuple(10 * s for s in shares))
+    return out
+
+
+def dense_ms(proposer: Proposer) -> float:
+    return 10.0 * len(proposer.choices) + 5.0
+
+
+def exact_ms(proposer: Proposer, plan: Plan) -> float:
+    """Less is really saved than the single groups promise."""
+    left = [1 - (plan.cuts[n].keep if n in plan.cuts else c.widths[-1]) / c.widths[-1]
+            for n, c in proposer.choices.items()]
+    return dense_ms(proposer) - 8.0 * sum(left)
+
+
+def make(proposer: Proposer, target_ms: float | None, exact: bool, seed: int = 0) -> KnapsackSampler:
+    return KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), target_ms,
+                           (lambda plan: exact_ms(proposer, plan)) if exact else None, seed)
+
+
+class TestAsOptunaSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self, proposer: Proposer) -> Callable[[], BaseSampler]:
+        return lambda: make(proposer, None, exact=False)
+
+
+def test_a_plan_for_a_target_meets_it_closely(proposer: Proposer) -> None:
+    for share in (0.9, 0.7, 0.5):
+        target = share * dense_ms(proposer)
+        plan = proposer.plan(make(proposer, target, exact=True).at(target))
+        assert 0.93 * target <= exact_ms(proposer, plan) <= target
+
+
+def study_of(proposer: Proposer, sampler: BaseSampler, count: int, precious: str) -> optuna.Study:
+    """A landscape in which one group does all the damage, though the scan took all groups for equal."""
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    noise = np.random.default_rng(1)
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        plan = proposer.suggest(trial)
+        damage = {n: c.at(plan.cuts[n].keep if n in plan.cuts else c.widths[-1])
+                  for n, c in curves(proposer).items()}
+        loss = sum((20.0 if n == precious else 1.0) * d for n, d in damage.items())
+        return 1.0 - 0.01 * loss + float(noise.normal(0, 1e-4)), exact_ms(proposer, plan)
+
+    study.optimize(objective, n_trials=count)
+    return study
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_it_learns_which_group_to_spare(proposer: Proposer, exact: bool) -> None:
+    precious = max(proposer.choices, key=lambda n: proposer.choices[n].widths[-1])
+    study = study_of(proposer, make(proposer, 0.7 * dense_ms(proposer), exact), 40, precious)
+    kept = [t.params[f"{precious}.keep"] for t in study.trials]
+    others = [np.mean([t.params[f"{n}.keep"] for n in proposer.choices if n != precious]) for t in study.trials]
+    late = slice(-15, None)
+    assert np.mean(kept[late]) > np.mean(others[late]) + 0.1
+    near = [t for t in study.trials[late] if t.values[1] <= 0.72 * dense_ms(proposer)]
+    assert len(near) >= 8
+
+
+def test_proposals_stay_in_the_space_and_differ(proposer: Proposer) -> None:
+    study = study_of(proposer, make(proposer, 0.6 * dense_ms(proposer), exact=True), 25, "")
+    plans = [proposer.plan(t.params) for t in study.trials]
+    assert len({p.digest for p in plans}) > 15
+    for plan in plans:
+        assert all(cut.keep in proposer.choices[name].widths for name, cut in plan.cuts.items())
+
+
+def test_a_sampler_without_a_budget_covers_the_range(proposer: Proposer) -> None:
+    study = study_of(proposer, make(proposer, None, exact=True), 30, "")
+    latencies = sorted(t.values[1] for t in study.trials)
+    assert latencies[0] < 0.6 * dense_ms(proposer)
+    assert latencies[-1] > 0.8 * dense_ms(proposer)
+
+
+def test_failed_and_foreign_trials_are_left_out(proposer: Proposer) -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make(proposer, None, exact=False))
+    study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0], params={"x": 1.0}, distributions={
+        "x": optuna.distributions.FloatDistribution(0, 2)}))
+    failed = study.ask()
+    study.tell(failed, state=optuna.trial.TrialState.FAIL)
+    assert proposer.suggest(study.ask()) is not None
+
+
+def test_the_clock_counts_nested_activities_once() -> None:
+    clock = Clock()
+    with clock.time("outer"):
+        time.sleep(0.02)
+        with clock.time("inner"):
+            time.sleep(0.03)
+    assert clock.seconds["inner"] >= 0.03
+    assert 0.02 <= clock.seconds["outer"] < clock.seconds["inner"] + 0.02
