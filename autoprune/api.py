@@ -26,7 +26,7 @@ __all__ = ["export", "finetune_point", "load", "run_settings", "search"]
 
 def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
            space: str = "default", trials: int | None = None, timeout: str | None = None, run: str | None = None,
-           seed: int = 0, sampler: str = "knapsack", threads: int | None = None, steps: int | None = None,
+           seed: int = 0, sampler: str = "tpe", threads: int | None = None, steps: int | None = None,
            fresh: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Front:
     """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
 
@@ -96,7 +96,7 @@ def _check_sampler(name: str) -> None:
     from autoprune.search.study import SAMPLERS
 
     if name not in SAMPLERS:
-        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler knapsack")
+        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler tpe")
 
 
 def _prepare(settings: Settings, task: Task | None, say: Callable[[str], None]) -> tuple[Task, Graph]:

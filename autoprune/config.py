@@ -35,7 +35,7 @@ class Settings:
     timeout: str | None = None
     run: str | None = None
     seed: int = 0
-    sampler: str = "knapsack"
+    sampler: str = "tpe"
     threads: int | None = None
     steps: int | None = None
 

@@ -6,7 +6,7 @@ widths) and `GROUP.method`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.space import Choices
 
-__all__ = ["DENSE", "Proposer"]
+__all__ = ["DENSE", "At", "Proposer"]
+
+At = Callable[[float, Mapping[str, str]], dict[str, Any]]
+"""Latency in milliseconds, and the method of each group → parameters of a plan for that latency."""
 
 DENSE = "control: dense"
 _UNIFORM = (0.75, 0.5, 0.25)
-_STARTS = (0.85, 0.7, 0.5)
 
 
 class Proposer:
@@ -88,20 +90,19 @@ class Proposer:
         """The widest uniform ratio that meets the budget (by bisection), or else the narrowest plan of the space."""
         return {"control: uniform at budget": self.uniform(self._bisect(budget_ms, latency_ms), self._first_method())}
 
-    def starts(self, budget_ms: float, at: Callable[[float, Mapping[str, str]], dict[str, Any]]
-               ) -> dict[str, dict[str, Any]]:
-        """What is evaluated before anything is learnt: `at` (latency, methods → parameters) at the budget by every
-        method, and below the budget by the first.
+    def starts(self, budget_ms: float, at: At, below: Sequence[float]) -> dict[str, dict[str, Any]]:
+        """What is evaluated before anything is learnt: plans at the budget by every method, and at the parts `below`
+        of the budget by the first.
         """
         out: dict[str, dict[str, Any]] = {}
         first = self._first_method()
         for method in (m for m in self._methods() if m != "random" or m == first):
             out[f"start: at budget, {method}"] = at(budget_ms, dict.fromkeys(self.choices, method))
-        for part in _STARTS:
+        for part in below:
             out[f"start: at {part:g} of the budget"] = at(part * budget_ms, dict.fromkeys(self.choices, first))
         return out
 
-    def uniform_at(self, latency_ms: Callable[[Plan], float]) -> Callable[[float, Mapping[str, str]], dict[str, Any]]:
+    def uniform_at(self, latency_ms: Callable[[Plan], float]) -> At:
         """For `starts` without a knapsack: the widest uniform ratio for a latency."""
         def at(target_ms: float, methods: Mapping[str, str]) -> dict[str, Any]:
             keep = self._uniform_widths(self._bisect(target_ms, latency_ms))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
@@ -75,7 +74,7 @@ class Search:
 
     def __init__(self, task: Task, graph: Graph, device: Device, space: Space, folder: RunFolder, *,
                  budget: Budget | None, trials: int, timeout_s: float | None = None, seed: int = 0,
-                 sampler: str = "knapsack", threads: int | None = None):
+                 sampler: str = "tpe", threads: int | None = None):
         self.task, self.graph, self.device, self.space, self.folder = task, graph, device, space, folder
         self.budget, self.trials, self.timeout_s, self.seed = budget, trials, timeout_s, seed
         self._knapsack = sampler == "knapsack"
@@ -148,11 +147,9 @@ class Search:
             self.budget_ms = self.budget.resolve_ms(float(known))
         self._latencies[()] = dense
         self.study.repair(self.target_ms)
-        exact = self._exact_ms
-        at = self._knapsack_sampler(float(known)).at if self._knapsack else None
+        sampler = self._knapsack_sampler(float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
-            self._queue_controls(float(known), (lambda ms, methods: at(ms, None, methods)) if at is not None else
-                                 self.proposer.uniform_at(exact))
+            self._queue_controls(float(known), sampler)
 
     def _exact_ms(self, plan: Plan) -> float:
         return self._latency_of(plan).ms
@@ -185,11 +182,14 @@ class Search:
         whole_ms = stand_in_ms(Plan())
         return lambda plan: dense_ms * stand_in_ms(plan) / whole_ms
 
-    def _queue_controls(self, dense_ms: float, at: Callable[[float, Mapping[str, str]], dict[str, Any]]) -> None:
+    def _queue_controls(self, dense_ms: float, knapsack: KnapsackSampler | None) -> None:
         """Dense, uniform ratios and starting points; of those that are the same plan only the first."""
         aim = self.target_ms if self.target_ms is not None else 0.5 * dense_ms
-        wanted = {**self.proposer.controls(), **self.proposer.at_budget(aim, self._exact_ms),
-                  **self.proposer.starts(aim, at)}
+        if knapsack is not None:
+            starts = self.proposer.starts(aim, lambda ms, methods: knapsack.at(ms, methods=methods), (0.85, 0.7, 0.5))
+        else:
+            starts = self.proposer.starts(aim, self.proposer.uniform_at(self._exact_ms), (0.7,))
+        wanted = {**self.proposer.controls(), **self.proposer.at_budget(aim, self._exact_ms), **starts}
         have, seen = self.study.queued_or_done(), set()
         for origin, parameters in wanted.items():
             digest = self.proposer.plan(parameters).digest

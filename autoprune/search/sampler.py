@@ -1,4 +1,4 @@
-"""The default sampler: knapsack plans whose weights are learnt from the candidates evaluated so far.
+"""`--sampler knapsack`: plans whose weights are learnt from the candidates evaluated so far.
 
 The damage curves of single groups (`sensitivity.py`) say little about how groups differ once candidates recover. So
 every proposal draws a weight for each group's curve from what the evaluated candidates say about it (Bayesian linear
@@ -25,7 +25,7 @@ __all__ = ["KnapsackSampler"]
 
 _PRIOR_SPREAD = 0.6  # of a group's weight, relative to the mean weight
 _RELATIVE_NOISE = 0.25  # of an observed loss: the model is additive, large losses are not
-_NEAR_BUDGET = 0.7  # share of the proposals that aim just below the budget
+_NEAR_BUDGET = 0.5  # share of the proposals that aim just below the budget
 _CORRECTIONS = 4  # of the aim, by the latency that a plan turns out to have
 _CLOSE = 0.01  # of the dense latency: a plan that much below its target is not corrected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 
 import torch
@@ -16,6 +17,7 @@ from autoprune.search.space import Choices
 __all__ = ["scan"]
 
 _SHARES = (0.25, 0.5, 0.75)  # of the way from the whole group to its least width
+_LEAST = 0.1  # of the median damage: what a group costs at least, however little one batch shows of it
 _EVALUATIONS = 60  # at most, by leaving out levels and then by looking at fewer examples
 
 
@@ -29,7 +31,7 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], latency_ms: Callabl
     shares = _SHARES if len(choices) * 3 <= _EVALUATIONS else (0.5, 1.0) if len(choices) * 2 <= _EVALUATIONS else (0.6,)
     dense_ms = latency_ms(Plan())
     [example, *_] = pipeline.calibration()
-    nothing = _divergence(pipeline, pipeline.dense, example)
+    nothing = _after_recalibration(pipeline, Plan(), example)  # what one batch of statistics does by itself
     curves: dict[str, Curve] = {}
     for name, c in choices.items():
         method = next((m for m in c.methods if m != "random"), c.methods[0])
@@ -38,12 +40,17 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], latency_ms: Callabl
         for width in sorted({_width(c, share) for share in shares} - {c.widths[-1]}):
             plan = Plan({name: Cut(width, method)}, pipeline.graph.fingerprint)
             saved[width] = dense_ms - latency_ms(plan)
-            model = pipeline.prune(plan)
-            with pipeline.clock.time("scan"):
-                pipeline.recalibrate(model, batches=1)
-                damage[width] = max(0.0, _divergence(pipeline, model, example) - nothing)
+            damage[width] = max(0.0, _after_recalibration(pipeline, plan, example) - nothing)
         curves[name] = Curve.through(c.widths, damage, saved)
-    return curves
+    least = _LEAST * statistics.median(c.damage[0] for c in curves.values())
+    return {name: c.plus(least) for name, c in curves.items()}
+
+
+def _after_recalibration(pipeline: Pipeline, plan: Plan, example: Example) -> float:
+    model = pipeline.prune(plan)
+    with pipeline.clock.time("scan"):
+        pipeline.recalibrate(model, batches=1)
+        return _divergence(pipeline, model, example)
 
 
 def _divergence(pipeline: Pipeline, model: PrunedModule, example: Example) -> float:

@@ -17,12 +17,12 @@ from autoprune.search.candidate import Candidate
 
 __all__ = ["SAMPLERS", "Study"]
 
-SAMPLERS = ("knapsack", "tpe", "nsga2", "gp", "random")
+SAMPLERS = ("tpe", "knapsack", "nsga2", "gp", "random")
 
 
 def _sampler(name: str, seed: int) -> BaseSampler:
     if name not in SAMPLERS:
-        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler knapsack")
+        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler tpe")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.search.knapsack import Curve, decode, monotone
+from autoprune.search.knapsack import Curve, decode
 
 WIDTHS = (4, 8, 12, 16)
 
@@ -66,27 +66,19 @@ def test_the_target_is_met_with_nearly_the_least_damage(parts: list[tuple[list[f
     assert total(curves, found, "damage") <= best + step + 1e-9
 
 
-@given(st.lists(st.floats(-3, 3), min_size=1, max_size=12))
-def test_monotone_is_the_nearest_increasing_sequence(values: list[float]) -> None:
-    fitted = monotone(np.array(values))
-    assert (np.diff(fitted) >= -1e-12).all()
-    assert (fitted >= 0).all()
-    again = monotone(fitted)
-    np.testing.assert_allclose(again, fitted, atol=1e-12)
-
-
-def test_monotone_pools_what_falls() -> None:
-    np.testing.assert_allclose(monotone(np.array([0.0, 2.0, 1.0, 3.0])), [0.0, 1.5, 1.5, 3.0])
-
-
 def test_curves_pass_through_what_is_known() -> None:
-    c = Curve.through((4, 8, 12, 16), {12: 0.1, 8: 0.5}, {12: 1.0, 8: 2.0})
-    assert c.damage[1:] == pytest.approx((0.5, 0.1, 0.0))
+    c = Curve.through((4, 8, 12, 16), {12: 0.1, 8: 0.4}, {12: 1.0, 8: 2.0})
+    assert c.damage == pytest.approx((0.9, 0.4, 0.1, 0.0))
     assert c.saved == pytest.approx((3.0, 2.0, 1.0, 0.0))
-    assert c.damage[0] > 0.5
     assert Curve.from_json(c.to_json()) == c
+    assert c.plus(1.6).damage == pytest.approx((1.8, 0.8, 0.2, 0.0))
 
 
 def test_a_curve_through_noise_does_not_fall() -> None:
     c = Curve.through((4, 8, 12, 16), {12: 0.3, 8: 0.1, 4: 0.6}, {4: 1.0})
     assert list(c.damage) == sorted(c.damage, reverse=True)
+
+
+def test_a_group_about_which_nothing_is_known_costs_and_saves_nothing() -> None:
+    c = Curve.through((4, 8), {}, {})
+    assert (c.damage, c.saved) == ((0.0, 0.0), (0.0, 0.0))

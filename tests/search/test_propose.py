@@ -95,7 +95,7 @@ def test_at_budget_meets_the_budget_and_is_the_widest_that_does(proposer: Propos
 
 def test_starts_are_at_the_budget_by_every_method_and_below_it(proposer: Proposer) -> None:
     whole = units(proposer, Plan())
-    found = proposer.starts(0.8 * whole, proposer.uniform_at(lambda p: units(proposer, p)))
+    found = proposer.starts(0.8 * whole, proposer.uniform_at(lambda p: units(proposer, p)), (0.7,))
     tighter = proposer.plan(found["start: at 0.7 of the budget"])
     assert units(proposer, tighter) <= 0.7 * 0.8 * whole
     assert {c.method for c in proposer.plan(found["start: at budget, taylor"]).cuts.values()} == {"taylor"}

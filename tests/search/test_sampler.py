@@ -1,4 +1,4 @@
-"""The default sampler: Optuna's own tests, and that it learns which groups matter."""
+"""The knapsack sampler: Optuna's own tests, and that it learns which groups matter."""
 
 from __future__ import annotations
 

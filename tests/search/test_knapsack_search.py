@@ -1,0 +1,46 @@
+"""A whole search by the knapsack sampler: its scan, its starts, and what a resumed search remembers."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoprune.graph.plan import Plan
+from autoprune.search import sensitivity
+from autoprune.search.propose import DENSE
+
+from .conftest import Open
+
+
+def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_search(trials=6, sampler="knapsack") as search:
+        first = search.run()
+        curves = search.study.attributes["curves"]
+    assert [c.origin for c in first.candidates][:4] == [
+        DENSE, "control: uniform 0.75", "control: uniform 0.5", "control: uniform 0.25"]
+    assert len(curves) >= 2
+    for c in curves.values():
+        assert c["damage"][-1] == c["saved"][-1] == 0.0
+        assert c["damage"] == sorted(c["damage"], reverse=True)
+        assert c["damage"][0] > 0
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("scanned again")
+
+    monkeypatch.setattr("autoprune.search.run.scan", refuse)
+    with open_search(trials=14, sampler="knapsack") as search:
+        second = search.run()
+    assert len(second.candidates) == 14
+    assert second.budget_ms is not None
+    starts = [c for c in second.candidates if c.origin.startswith("start: at budget")]
+    assert starts
+    assert all(c.ms <= second.budget_ms for c in starts)
+    assert any(c.origin == "search" for c in second.candidates)
+
+
+def test_damage_is_measured_against_the_recalibrated_dense_model(open_search: Open) -> None:
+    with open_search(trials=1, sampler="knapsack") as search:
+        example = search.pipeline.calibration()[0]
+        nothing = sensitivity._after_recalibration(search.pipeline, Plan(), example)
+        assert 0 <= nothing < 0.1
+        half = Plan.uniform(search.graph, 0.25)
+        assert sensitivity._after_recalibration(search.pipeline, half, example) > nothing
