@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import ModelError
 from autoprune.graph.onnx_ready import exportable
+from autoprune.graph.quiet import quiet
 from autoprune.graph.trace import split_inputs, with_dynamic_batch
 
 __all__ = ["check_onnx", "export_onnx", "export_program"]
@@ -40,7 +36,7 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
         for dynamic in attempts:
             a, k, shapes = with_dynamic_batch(example_inputs) if dynamic else (args, kwargs, None)
             try:
-                with _quiet():
+                with quiet():
                     return torch.onnx.export(model, a, kwargs=k, dynamo=True, optimize=optimize, verbose=False,
                                              dynamic_shapes=shapes)
             except Exception as error:  # the exporter raises its own and torch's many types
@@ -54,19 +50,6 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
         for module, mode in modes.items():
             module.training = mode
     raise AssertionError("unreachable")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter logs and prints progress; nothing of it is for the user."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, tolerance: float = 1e-4) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import traceback
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import ModelError
 from autoprune.graph.canonical import canonical
+from autoprune.graph.quiet import quiet
 from autoprune.graph.typing import is_dynamic
 
 __all__ = ["Captured", "capture", "split_inputs", "with_dynamic_batch"]
@@ -109,12 +109,11 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         return _run_export(model, args, kwargs, None), False, note
     except Exception as error:  # whatever the user's forward raises, or torch.export has to say about it
-        raise _export_error(model, error) from error
+        raise _export_error(model, args, kwargs, error) from error
 
 
 def _run_export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         program = torch.export.export(model, args, kwargs, strict=False,
                                       dynamic_shapes=_by_parameter(model, args, kwargs, shapes))
         if any(str(getattr(n.target, "__module__", "")).startswith("torch._functorch") for n in program.graph.nodes):
@@ -131,18 +130,54 @@ def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return dict(signature.bind(*positional, **named).arguments)
 
 
-def _export_error(model: nn.Module, error: Exception) -> ModelError:
-    where, line = "", ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        if not frame.filename.startswith(_SHARED_CODE) and not frame.filename.startswith("<"):
-            where, line = f"{frame.filename}:{frame.lineno}, in {frame.name}", frame.line or ""
-    text = str(error).strip().splitlines()
-    data_dependent = any(w in type(error).__name__ + str(error) for w in
-                         ("DataDependent", "data-dependent", "GuardOnDataDependent", "bool()", ".item()"))
+def _export_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> ModelError:
+    """What to say when the export failed: whether the model runs at all, and which line of it was the last."""
+    by_hand = _run_error(model, args, kwargs)
+    if by_hand is not None:
+        shapes = [tuple(x.shape) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        return ModelError(
+            f"{type(model).__name__} does not run on the example inputs: {_first_line(by_hand)}",
+            given=f"inputs of shape {', '.join(map(str, shapes)) or 'none'}{_where(model, by_hand)}",
+            fix="give inputs that model(*example_inputs) takes")
+    text = type(error).__name__ + str(error)
+    data_dependent = any(w in text for w in ("DataDependent", "data-dependent", "bool()", ".item()"))
     fix = ("take the branch on the value out of forward (torch.where, torch.cond), or export the part that is a plain "
            "tensor program" if data_dependent else
-           "run model(*example_inputs) by hand; when that works, wrap the part named above so that forward is a plain "
-           "tensor program")
-    return ModelError(
-        f"{type(model).__name__} cannot be exported by torch.export: {type(error).__name__}: {text[0] if text else ''}",
-        given=f"{where}\n             {line}".rstrip() if where else None, fix=fix)
+           "rewrite the line named above, or trace the part of the model that is a plain tensor program")
+    return ModelError(f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}",
+                      given=_where(model, error).strip() or None, fix=fix)
+
+
+def _run_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
+    """What the model raises when it is simply called, in evaluation mode."""
+    modes = {m: m.training for m in model.modules()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]), quiet():
+            model.eval()(*args, **kwargs)
+    except Exception as error:  # whatever the user's forward raises
+        return error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def _where(model: nn.Module, error: Exception) -> str:
+    """The innermost module that was running, and the last line outside torch's and our own code."""
+    names = {id(m): n for n, m in model.named_modules() if n}
+    module, line = "", ""
+    trace = error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names:
+            module = f"\n             in {names[id(owner)]} ({type(owner).__name__})"
+        frame = traceback.extract_tb(trace, limit=1)[0]
+        if not frame.filename.startswith(_SHARED_CODE) and not frame.filename.startswith("<"):
+            line = f"\n             {frame.filename}:{frame.lineno}, in {frame.name}\n             {frame.line or ''}"
+        trace = trace.tb_next
+    return f"{module}{line}".rstrip()

@@ -63,13 +63,26 @@ def test_a_forward_that_raises_names_its_line() -> None:
     with pytest.raises(ModelError, match="something is missing") as info:
         trace(Broken(), torch.randn(2, 4))
     assert f"{Path(__file__).name}:" in str(info.value)
-    assert "by hand" in (info.value.fix or "")
+    assert "does not run on the example inputs" in info.value.message
+    assert "(2, 4)" in (info.value.given or "")
 
 
-def test_shapes_that_do_not_fit_name_the_line() -> None:
+def test_shapes_that_do_not_fit_name_the_module() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(9, 3))
-    with pytest.raises(ModelError, match="Sequential cannot be exported"):
+    with pytest.raises(ModelError, match="does not run on the example inputs") as info:
         trace(net, torch.randn(2, 4))
+    assert "in 1 (Linear)" in (info.value.given or "")
+
+
+def test_a_branch_on_data_says_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    class Condition(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.sum() > 0 else x
+
+    with pytest.raises(ModelError, match="cannot be exported") as info:
+        trace(Condition(), torch.randn(2, 4))
+    assert "x.sum() > 0" in (info.value.given or "")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_failing_restores_the_mode() -> None:
