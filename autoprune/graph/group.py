@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,6 +43,13 @@ class Group:
     width: int
     params: int
     dim: Dim
+
+    def step(self, align: int) -> int:
+        """How many units go at a time so that the pruned axis stays a multiple of `align` positions; 1 for a group
+        that has no more units than that.
+        """
+        step = align // math.gcd(align, self.width)
+        return step if step < self.size else 1
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "size": self.size, "kind": self.kind, "width": self.width, "params": self.params,

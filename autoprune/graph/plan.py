@@ -57,7 +57,7 @@ class Plan:
         """Keep the fraction `keep` (0 < keep ≤ 1) of every group, rounded to multiples of `align` units."""
         if not 0 < keep <= 1:
             raise ConfigError("the kept fraction must be in (0, 1]", given=keep, fix="Plan.uniform(graph, keep=0.7)")
-        cuts = {name: Cut(aligned(keep * g.size, g.size, align // g.width if g.width < align else 1), method)
+        cuts = {name: Cut(aligned(keep * g.size, g.size, g.step(align)), method)
                 for name, g in graph.groups.items()}
         return cls({n: c for n, c in cuts.items() if c.keep < graph.groups[n].size}, graph.fingerprint)
 

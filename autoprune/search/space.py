@@ -65,10 +65,8 @@ class Space:
             rule = self._rule(name, g.kind)
             if rule.get("keep") == "whole":
                 continue
-            step = max(1, align // math.gcd(align, g.width))
+            step = g.step(align)
             least = max(1, math.ceil(g.size * float(rule.get("min_keep", self.min_keep))))
-            if g.size <= step:
-                step = 1
             widths = [n for n in range(step, g.size, step) if n >= least]
             if widths:
                 out[name] = Choices((*widths, g.size), tuple(rule.get("methods", self.methods)))
