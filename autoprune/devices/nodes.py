@@ -1,8 +1,7 @@
 """ONNX bytes → the nodes onnxruntime will execute (`read_nodes`).
 
 A convolution with its batch norm and activation is one node there, which is why latency is priced on this graph and
-not on the exported one. Only shapes are used: the model is not
-run, unless an operator hides its output's shape.
+not on the exported one. Only shapes are used: the model is not run, unless an operator hides its output's shape.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.devices.node import OPERATOR_CLASS, PRICED, Node, classify
-from autoprune.devices.shapes import Shape, concretise, infer, run_for_shapes
+from autoprune.devices.shapes import NCHWC, Shape, concretise, infer, run_for_shapes
 from autoprune.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -47,17 +46,18 @@ def load_model(onnx_bytes: bytes) -> ModelProto:
     return model
 
 
-def read_nodes(onnx_bytes: bytes) -> list[Node]:
+def read_nodes(onnx_bytes: bytes, *, layout: bool = False) -> list[Node]:
     """The nodes of the optimised graph, in execution order.
 
     Batch and other symbolic dimensions are taken as 1. Optimisation is onnxruntime's own at ORT_ENABLE_EXTENDED
-    (device-independent fusions; the layout changes of ORT_ENABLE_ALL belong to x86). Raises `DeviceError` when the
-    model does not parse, does not load in onnxruntime, or a shape inside it cannot be told.
+    (device-independent fusions); with `layout` at ORT_ENABLE_ALL, which adds the layout changes of the processor that
+    this runs on (blocked channels on x86; the operators are then named `nchwc.Conv` and so on). Raises `DeviceError`
+    when the model does not parse, does not load in onnxruntime, or a shape inside it cannot be told.
     """
     original = load_model(onnx_bytes)
-    if concretise(original):
-        onnx_bytes = original.SerializeToString()
-    optimised = _optimise(onnx_bytes)
+    optimised = _optimise(onnx_bytes, layout)  # as it is: with symbolic sizes some fusions do not happen
+    concretise(original)
+    concretise(optimised)
     graph = optimised.graph
     shapes = infer(optimised, infer(original))  # a fused node's output keeps the name that it had before fusion
     missing = [o for n in graph.node for o in n.output if o and o not in shapes]
@@ -67,7 +67,7 @@ def read_nodes(onnx_bytes: bytes) -> list[Node]:
     return [_node(proto, f"{proto.op_type}_{index}", shapes, sizes) for index, proto in enumerate(graph.node)]
 
 
-def _optimise(onnx_bytes: bytes) -> ModelProto:
+def _optimise(onnx_bytes: bytes, layout: bool) -> ModelProto:
     import onnx
     import onnxruntime as ort
 
@@ -75,7 +75,8 @@ def _optimise(onnx_bytes: bytes) -> ModelProto:
         path = Path(folder) / "optimised.onnx"
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(path)
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if layout else levels.ORT_ENABLE_EXTENDED
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.disable_prepacking", "1")  # nothing is run here
@@ -92,7 +93,8 @@ def _node(proto: NodeProto, fallback: str, shapes: dict[str, Shape], weights: di
     outs = tuple(shapes[o] for o in proto.output if o in shapes)
     read = sum(math.prod(weights[i]) for i in proto.input if i in weights)
     base: dict[str, Any] = {
-        "name": proto.name or fallback, "op": proto.op_type, "weights": read, "in_shapes": tuple(activations),
+        "name": proto.name or fallback, "op": "nchwc." * (proto.domain == NCHWC) + proto.op_type, "weights": read,
+        "in_shapes": tuple(activations),
         "out_shapes": outs, "in_elems": sum(math.prod(s) for s in activations),
         "out_elems": sum(math.prod(s) for s in outs),
         "priced": proto.op_type in PRICED}

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from autoprune.errors import DeviceError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
-__all__ = ["Shape", "concretise", "infer", "run_for_shapes"]
+__all__ = ["NCHWC", "Shape", "concretise", "infer", "run_for_shapes"]
 
 Shape = tuple[int, ...]
+NCHWC = "com.microsoft.nchwc"
+"""Domain of onnxruntime's operators on blocked channels (x86)."""
+
+_SPATIAL = frozenset({"kernel_shape", "strides", "pads", "dilations", "group", "auto_pad", "ceil_mode"})
 _LARGE = 4096  # an initializer with more elements cannot be a shape; inference need not carry its values
 
 
@@ -47,8 +51,9 @@ def infer(model: ModelProto, known: dict[str, Shape] | None = None) -> dict[str,
     if all(o in found for n in model.graph.node for o in n.output if o):
         return found
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    light.graph.CopyFrom(onnx.GraphProto(name="shapes", node=model.graph.node, input=model.graph.input,
-                                         output=model.graph.output, value_info=model.graph.value_info))
+    light.graph.CopyFrom(onnx.GraphProto(name="shapes", node=[_standard(n) for n in model.graph.node],
+                                         input=model.graph.input, output=model.graph.output,
+                                         value_info=model.graph.value_info))
     named = {v.name for v in [*light.graph.input, *light.graph.output, *light.graph.value_info]}
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= _LARGE:
@@ -66,6 +71,19 @@ def infer(model: ModelProto, known: dict[str, Shape] | None = None) -> dict[str,
     except Exception:  # inference is a convenience here: what it cannot tell, `run_for_shapes` can
         return found
     return {**_declared(inferred), **found}
+
+
+def _standard(node: NodeProto) -> NodeProto:
+    """The ONNX operator with the same output shape as one on blocked channels; any other node as it is."""
+    import onnx
+
+    if node.domain != NCHWC:
+        return node
+    plain = onnx.NodeProto(op_type="Identity" if node.op_type.startswith("Reorder") else node.op_type,
+                           name=node.name, input=node.input[:3], output=node.output)
+    if plain.op_type != "Identity":
+        plain.attribute.extend(a for a in node.attribute if a.name in _SPATIAL)
+    return plain
 
 
 def _declared(model: ModelProto) -> dict[str, Shape]:

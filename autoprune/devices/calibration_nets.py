@@ -1,0 +1,351 @@
+"""Small nets of the blocks that real ones are made of, to learn a device's kernels from: `calibration_nets(seed)`.
+
+Blocks rather than lone operators, so that an operator is timed as it runs in a net: fused with what follows it, its
+input still in the cache from what came before. Sizes are drawn log-uniformly over what networks use (8 to 1024
+channels, 4 to 112 pixels, 8 to 400 tokens). Written in ONNX directly, one to two hundred nodes each, a few
+milliseconds at most on a desktop core.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["calibration_nets"]
+
+_OPSET = 20
+_MOST_MACS = 60e6  # per block: the mix of sizes matters more than the largest
+_MOST_ELEMENTS = 2e6
+
+
+class _Net:
+    """An ONNX graph under construction; tensors are names, `shape` tells their sizes."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+        self.shape: dict[str, tuple[int, ...]] = {}
+
+    def input(self, *shape: int) -> str:
+        from onnx import TensorProto, helper
+
+        name = f"in{len(self.inputs)}"
+        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        self.shape[name] = shape
+        return name
+
+    def weight(self, *shape: int, scale: float | None = None) -> str:
+        from onnx import numpy_helper
+
+        std = 1 / math.sqrt(max(1, math.prod(shape[1:]))) if scale is None else scale
+        return self.constant(self.rng.standard_normal(shape, dtype=np.float32) * np.float32(std), numpy_helper)
+
+    def constant(self, value: np.ndarray, helper: Any = None) -> str:
+        from onnx import numpy_helper
+
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def op(self, kind: str, *inputs: str, shape: tuple[int, ...], **attributes: Any) -> str:
+        from onnx import helper
+
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=f"n{len(self.nodes)}", **attributes))
+        self.shape[name] = shape
+        return name
+
+    def output(self, name: str) -> None:
+        from onnx import TensorProto, helper
+
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, self.shape[name]))
+
+    def bytes(self) -> bytes:
+        from onnx import helper
+
+        graph = helper.make_graph(self.nodes, "calibration", self.inputs, self.outputs, self.weights)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9)
+        return bytes(made.SerializeToString())
+
+    # -- what blocks are made of -----------------------------------------------------------------------------------
+
+    def conv(self, x: str, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str = "",
+             bias: bool = True) -> str:
+        batch, channels, height, width = self.shape[x]
+        pad = kernel // 2
+        size = ((height + 2 * pad - kernel) // stride + 1, (width + 2 * pad - kernel) // stride + 1)
+        inputs = [x, self.weight(out, channels // groups, kernel, kernel), *([self.weight(out)] if bias else [])]
+        y = self.op("Conv", *inputs, shape=(batch, out, *size), kernel_shape=[kernel, kernel],
+                    strides=[stride, stride], pads=[pad] * 4, group=groups)
+        return self.act(y, act)
+
+    def act(self, x: str, kind: str) -> str:
+        shape = self.shape[x]
+        if kind == "relu6":
+            low, high = self.constant(np.array(0, np.float32)), self.constant(np.array(6, np.float32))
+            return self.op("Clip", x, low, high, shape=shape)
+        if kind == "silu":
+            return self.op("Mul", x, self.op("Sigmoid", x, shape=shape), shape=shape)
+        return self.op(kind, x, shape=shape) if kind else x
+
+    def add(self, a: str, b: str) -> str:
+        return self.op("Add", a, b, shape=self.shape[a])
+
+    def linear(self, x: str, out: int, act: str = "") -> str:
+        """MatMul and Add, as exporters write a linear layer on more than two axes; Gemm on two."""
+        *lead, width = self.shape[x]
+        shape = (*lead, out)
+        if len(lead) == 1:
+            y = self.op("Gemm", x, self.weight(out, width), self.weight(out), shape=shape, transB=1)
+        else:
+            y = self.op("MatMul", x, self.weight(width, out), shape=shape)
+            y = self.op("Add", y, self.weight(out), shape=shape)
+        return self.act(y, act)
+
+    def norm(self, x: str) -> str:
+        width = self.shape[x][-1]
+        return self.op("LayerNormalization", x, self.weight(width, scale=1.0), self.weight(width, scale=1.0),
+                       shape=self.shape[x], axis=-1, epsilon=1e-5)
+
+    def transpose(self, x: str, *order: int) -> str:
+        return self.op("Transpose", x, shape=tuple(self.shape[x][i] for i in order), perm=list(order))
+
+    def reshape(self, x: str, *shape: int) -> str:
+        return self.op("Reshape", x, self.ints(*shape), shape=shape)
+
+    # -- draws ---------------------------------------------------------------------------------------------------------
+
+    def log_uniform(self, low: float, high: float) -> float:
+        return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
+
+    def channels(self, low: int = 8, high: int = 640) -> int:
+        """Mostly multiples of 8 or 16, as networks and pruned ones have; now and then any number."""
+        step = int(self.rng.choice([1, 4, 8, 16, 16, 16, 32]))
+        return max(step, round(self.log_uniform(low, high) / step) * step)
+
+    def pick(self, *values: Any) -> Any:
+        return values[int(self.rng.integers(len(values)))]
+
+    def image(self, channels: int, low: int = 4, high: int = 112) -> str:
+        side = round(self.log_uniform(low, high))
+        side = min(side, max(2, int(math.sqrt(_MOST_ELEMENTS / channels))))
+        return self.input(1, channels, side, side)
+
+
+def _act(net: _Net) -> str:
+    return str(net.pick("Relu", "Relu", "relu6", "silu", "HardSwish", "Sigmoid", "Gelu", ""))
+
+
+def _cap(net: _Net, x: str, macs_per_pixel: float) -> str:
+    """An input like `x` with as many pixels as `_MOST_MACS` allows."""
+    _, channels, height, width = net.shape[x]
+    if macs_per_pixel * height * width <= _MOST_MACS:
+        return x
+    side = max(2, int(math.sqrt(_MOST_MACS / macs_per_pixel)))
+    net.inputs.pop()
+    return net.input(1, channels, side, side)
+
+
+def _plain(net: _Net) -> str:
+    """Convolutions one after another, of any kernel."""
+    c, out, k, s = net.channels(), net.channels(), net.pick(1, 1, 3, 3, 3, 5, 7), net.pick(1, 1, 1, 2)
+    x = _cap(net, net.image(c), c * out * k * k + out * out * 9)
+    y = net.conv(x, out, k, s, act=_act(net))
+    return net.conv(y, out, 3, act=_act(net))
+
+
+def _residual(net: _Net) -> str:
+    c = net.channels()
+    x = _cap(net, net.image(c), 3 * 9 * c * c)
+    h = net.conv(x, c, 3, act="Relu")
+    y = net.conv(net.conv(h, net.channels(c // 2 + 4, c), 3, act="Relu"), c, 3)
+    return net.act(net.add(y, h), "Relu")
+
+
+def _bottleneck(net: _Net) -> str:
+    c, width, s = net.channels(32, 1024), net.channels(), net.pick(1, 1, 2)
+    per_group = net.pick(0, 0, 0, 8, 16, 24, 32)
+    groups = max(1, width // per_group) if per_group else 1
+    width = width // groups * groups
+    x = _cap(net, net.image(c, 4, 64), 2 * c * width + 9 * width * width // groups)
+    short = net.conv(x, c, 1, s)
+    y = net.conv(net.conv(x, width, act="Relu"), width, 3, s, groups, act="Relu")
+    if net.pick(True, False):
+        y = _squeeze_excite(net, y)
+    return net.act(net.add(net.conv(y, c), short), "Relu")
+
+
+def _squeeze_excite(net: _Net, x: str) -> str:
+    batch, channels, *_ = net.shape[x]
+    pooled = (batch, channels, 1, 1)
+    if net.pick(True, False):
+        y = net.op("GlobalAveragePool", x, shape=pooled)
+    else:
+        y = net.op("ReduceMean", x, net.ints(2, 3), shape=pooled, keepdims=1)
+    y = net.conv(net.conv(y, max(4, channels // 16 * 4), act=net.pick("Relu", "silu")), channels,
+                 act=net.pick("Sigmoid", "HardSigmoid"))
+    return net.op("Mul", x, y, shape=net.shape[x])
+
+
+def _inverted(net: _Net) -> str:
+    c, act, k, s = net.channels(8, 320), _act(net), net.pick(3, 3, 3, 5, 7), net.pick(1, 1, 2)
+    wide = net.pick(2, 3, 4, 6) * c if net.pick(True, False) else net.channels(16, 1024)
+    x = _cap(net, net.image(c), 3 * c * wide + k * k * wide)
+    x = net.conv(x, c, act=net.pick("", "Relu"))
+    y = net.conv(net.conv(x, wide, act=act), wide, k, s, wide, act=act)
+    if net.pick(True, False):
+        y = _squeeze_excite(net, y)
+    y = net.conv(y, c if s == 1 else net.channels(8, 320))
+    return net.add(y, x) if s == 1 else y
+
+
+def _stem(net: _Net) -> str:
+    side, out = net.pick(64, 96, 128, 160, 192, 224), net.channels(8, 96)
+    x = net.input(1, net.pick(1, 3, 3, 3), side, side)
+    k, s = net.pick((3, 2), (3, 1), (7, 2), (5, 2), (4, 4), (16, 16), (8, 8))
+    if k in (4, 8, 16):  # a patch embedding
+        channels = net.shape[x][1]
+        out = net.channels(32, 512)
+        return net.op("Conv", x, net.weight(out, channels, k, k), net.weight(out),
+                      shape=(1, out, side // k, side // k), kernel_shape=[k, k], strides=[s, s], pads=[0] * 4)
+    y = net.conv(x, out, k, s, act=_act(net))
+    _, _, height, width = net.shape[y]
+    if net.pick(True, False):
+        y = net.op(net.pick("MaxPool", "AveragePool"), y, shape=(1, out, (height + 1) // 2, (width + 1) // 2),
+                   kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    return net.conv(y, out, 3, act="Relu") if side < 160 else y
+
+
+def _modern(net: _Net) -> str:
+    """ConvNeXt's block: depthwise, then channels last, norm and two linear layers."""
+    c = net.channels(16, 512)
+    x = _cap(net, net.image(c, 4, 56), 8 * c * c + 49 * c)
+    y = net.conv(x, c, 7, groups=c)
+    y = net.norm(net.transpose(y, 0, 2, 3, 1))
+    y = net.linear(net.linear(y, net.pick(2, 3, 4) * c, "Gelu"), c)
+    y = net.op("Mul", y, net.weight(c), shape=net.shape[y])
+    return net.add(net.transpose(y, 0, 3, 1, 2), x)
+
+
+def _attention(net: _Net, x: str, width: int, heads: int, head: int) -> str:
+    """Multi-head attention as exporters write it: three products, heads moved to the front, softmax."""
+    batch, tokens, _ = net.shape[x]
+    q, k, v = (net.transpose(net.reshape(net.linear(x, heads * head), batch, tokens, heads, head), 0, 2, 1, 3)
+               for _ in range(3))
+    k = net.transpose(k, 0, 1, 3, 2)
+    scale = net.constant(np.array(head ** -0.25, np.float32))
+    q, k = (net.op("Mul", t, scale, shape=net.shape[t]) for t in (q, k))
+    scores = net.op("MatMul", q, k, shape=(batch, heads, tokens, tokens))
+    if net.pick(True, False):
+        scores = net.op("Add", scores, net.weight(1, heads, tokens, tokens), shape=net.shape[scores])
+    scores = net.op("Softmax", scores, shape=net.shape[scores], axis=-1)
+    y = net.op("MatMul", scores, v, shape=(batch, heads, tokens, head))
+    return net.linear(net.reshape(net.transpose(y, 0, 2, 1, 3), batch, tokens, heads * head), width)
+
+
+def _transformer(net: _Net) -> str:
+    head = net.pick(8, 16, 24, 32, 32, 48, 64)
+    heads = net.pick(1, 2, 3, 4, 6, 8)
+    width = net.channels(32, 512)
+    batch = net.pick(1, 1, 1, 4, 16, 64)  # windows are batches
+    tokens = round(net.log_uniform(8, 256)) if batch == 1 else net.pick(16, 49, 64)
+    ffn = net.channels(32, 1536)
+    per_token = 4 * width * heads * head + 2 * width * ffn + 2 * tokens * heads * head
+    tokens = max(4, min(tokens, int(_MOST_MACS / per_token / batch)))
+    x = net.norm(net.input(batch, tokens, width))
+    y = net.norm(net.add(_attention(net, x, width, heads, head), x))
+    return net.add(net.linear(net.linear(y, ffn, net.pick("Gelu", "Gelu", "Relu", "silu")), width), y)
+
+
+def _perceptron(net: _Net) -> str:
+    x = net.input(net.pick(1, 1, 1, 4, 16, 64), net.channels(16, 2048))
+    y = net.linear(x, net.channels(16, 1024), net.pick("Relu", "Gelu", "Tanh"))
+    return net.linear(net.linear(y, net.channels(16, 1024), "Relu"), net.pick(10, 100, 1000))
+
+
+def _head(net: _Net) -> str:
+    c = net.channels(32, 1280)
+    x = net.conv(_cap(net, net.image(c, 4, 14), c * 64), 64, act=_act(net))
+    y = net.op("GlobalAveragePool", x, shape=(1, 64, 1, 1))
+    return net.linear(net.op("Flatten", y, shape=(1, 64)), net.pick(10, 100, 1000))
+
+
+def _merge(net: _Net) -> str:
+    """Branches put together, upsampled, pooled: what segmentation nets and dense nets add."""
+    c, d = net.channels(8, 256), net.channels(8, 256)
+    x = _cap(net, net.image(c, 6, 40), 9 * c * (c + d) * 5)
+    _, _, height, width = net.shape[x]
+    a, b = net.conv(x, c, 3, act="Relu"), net.conv(x, d, 1, act="Relu")
+    y = net.op("Concat", a, b, shape=(1, c + d, height, width), axis=1)
+    if net.pick(True, False):
+        size = net.ints(1, c + d, 2 * height, 2 * width)
+        y = net.op("Resize", y, "", "", size, shape=(1, c + d, 2 * height, 2 * width),
+                   mode=net.pick("nearest", "linear"))
+    else:
+        y = net.op(net.pick("AveragePool", "MaxPool"), y, shape=(1, c + d, height, width), kernel_shape=[3, 3],
+                   pads=[1, 1, 1, 1], strides=[1, 1])
+    return net.conv(y, c, 1, act="Relu")
+
+
+def _tokens(net: _Net) -> str:
+    """Moving tokens about: slices, concatenations, rolls, transposes, elementwise arithmetic."""
+    batch, side, width = net.pick(1, 4, 16), net.pick(7, 14, 28, 56), net.channels(16, 384)
+    side = min(side, max(2, int(math.sqrt(_MOST_ELEMENTS / batch / width / 2))))
+    x = net.norm(net.input(batch, side, side, width))
+    half = max(1, side // 2)
+    low = net.op("Slice", x, net.ints(half), net.ints(side), net.ints(1), shape=(batch, side - half, side, width))
+    high = net.op("Slice", x, net.ints(0), net.ints(half), net.ints(1), shape=(batch, half, side, width))
+    y = net.op("Concat", low, high, shape=net.shape[x], axis=1)
+    y = net.act(net.op(net.pick("Mul", "Add", "Sub"), y, net.weight(width), shape=net.shape[x]),
+                net.pick("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "silu"))
+    y = net.transpose(net.add(y, x), 0, 3, 1, 2)
+    y = net.op("ReduceMean", y, net.ints(1), shape=(batch, 1, side, side), keepdims=1)
+    return net.op("Mul", y, net.transpose(x, 0, 3, 1, 2), shape=(batch, width, side, side))
+
+
+def _normed(net: _Net) -> str:
+    """Norms that do not fold into a convolution."""
+    c = 8 * max(1, net.channels(8, 256) // 8)
+    x = net.conv(_cap(net, net.image(c, 6, 56), c * c * 9), c, 3)
+    _, _, height, width = net.shape[x]
+    if net.pick(True, False):
+        y = net.op("InstanceNormalization", x, net.weight(c, scale=1.0), net.weight(c, scale=1.0),
+                   shape=net.shape[x])
+    else:
+        y = net.op("BatchNormalization", net.act(x, "Sigmoid"), *(net.constant(np.ones(c, np.float32))
+                                                                  for _ in range(4)), shape=net.shape[x])
+    y = net.act(y, net.pick("Relu", "silu", "LeakyRelu"))
+    return net.op("Pad", y, net.ints(0, 0, 1, 1, 0, 0, 1, 1), shape=(1, c, height + 2, width + 2))
+
+
+def _recurrent(net: _Net) -> str:
+    steps, width, hidden = net.pick(8, 16, 32, 64), net.channels(16, 256), net.channels(16, 256)
+    kind, gates = net.pick(("LSTM", 4), ("GRU", 3))
+    x = net.input(steps, 1, width)
+    return net.op(kind, x, net.weight(1, gates * hidden, width), net.weight(1, gates * hidden, hidden),
+                  net.weight(1, 2 * gates * hidden), shape=(steps, 1, 1, hidden), hidden_size=hidden)
+
+
+_BLOCKS: tuple[tuple[Callable[[_Net], str], int], ...] = (
+    (_plain, 4), (_residual, 2), (_bottleneck, 4), (_inverted, 5), (_stem, 2), (_modern, 2), (_transformer, 5),
+    (_perceptron, 1), (_head, 1), (_merge, 2), (_tokens, 2), (_normed, 1), (_recurrent, 1))
+
+
+def calibration_nets(seed: int = 0, blocks: int = 4) -> Iterator[bytes]:
+    """ONNX bytes of one random net after another, `blocks` independent blocks each; the same ones for one seed."""
+    rng = np.random.default_rng(seed)
+    weights = np.array([w for _, w in _BLOCKS], float)
+    while True:
+        net = _Net(rng)
+        for index in rng.choice(len(_BLOCKS), blocks, p=weights / weights.sum()):
+            net.output(_BLOCKS[int(index)][0](net))
+        yield net.bytes()
