@@ -7,9 +7,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from autoprune.devices.agent import usable_cores
 from autoprune.devices.device import Device
 from autoprune.devices.measure import Measurer
-from autoprune.devices.threads import usable_cores
 
 __all__ = ["examine", "noise_test"]
 

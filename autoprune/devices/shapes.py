@@ -101,7 +101,7 @@ def run_for_shapes(model: ModelProto, names: list[str]) -> dict[str, Shape]:
     import onnx
     import onnxruntime as ort
 
-    from autoprune.devices.ort_worker import make_inputs
+    from autoprune.devices.agent import make_inputs
 
     wide = onnx.ModelProto()
     wide.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""The worker process seen from the search: start, one request at a time, timeout, crash, restart."""
+"""A process that runs the agent, seen from the search: start, one request at a time, timeout, crash, restart."""
 
 from __future__ import annotations
 
@@ -10,18 +10,37 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from autoprune.errors import DeviceError
+from autoprune.errors import ConfigError, DeviceError
 
-__all__ = ["WorkerProcess"]
+__all__ = ["BOOTSTRAP", "WorkerLost", "WorkerProcess", "local_worker"]
+
+BOOTSTRAP = ("import sys; sys.path[:] = [p for p in sys.path if p]; b = sys.stdin.buffer; "
+             "exec(compile(b.read(int(b.readline())), 'autoprune-agent', 'exec'))")
+"""What Python is started with, anywhere: it reads the agent's length and source from stdin and becomes the agent.
+
+No import from the folder it happens to start in, and no quotes or characters that a shell would change in '"'.
+"""
+_LONGEST_ANSWER = 4_000_000
+_SLOWEST_LINK = 200_000  # bytes per second
+
+
+class WorkerLost(DeviceError):
+    """The process died, or did not answer in time: another try, with a fresh one, may work."""
 
 
 class WorkerProcess:
-    """One `ort_worker`. Started on the first `ask`, restarted by the next `ask` after a crash or a timeout."""
+    """One process that speaks the agent's JSON lines. Started by the first `ask`, and again by the next `ask` after a
+    crash or a timeout.
 
-    def __init__(self) -> None:
+    `died(exit code or None, last words)` turns its death into an error, where that is more than `WorkerLost`.
+    """
+
+    def __init__(self, command: Sequence[str], died: Callable[[int | None, str], DeviceError | None] | None = None):
+        self._command, self._explain = list(command), died
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._asked = 0
@@ -29,70 +48,87 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         """Process id while it runs, else None."""
-        return None if self._process is None else self._process.pid
+        return None if self._process is None or self._process.poll() is not None else self._process.pid
 
-    def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Send one request, wait for its answer.
+    def ask(self, request: dict[str, Any], timeout_s: float, payload: bytes = b"") -> dict[str, Any]:
+        """Send one request (and the raw bytes that follow it), wait for its answer.
 
-        Raises `DeviceError` when the worker crashes (with the signal and its last words), does not answer within
-        `timeout_s` seconds, answers nonsense, or reports an error. The next call then starts a fresh worker.
+        Raises `WorkerLost` when the process dies or does not answer within `timeout_s` seconds (plus what a slow link
+        takes for the payload), `DeviceError` when it answers nonsense or refuses. After the first two the next call
+        starts a fresh process.
         """
         process = self._start()
         self._asked += 1
-        line = json.dumps({**request, "id": self._asked}) + "\n"
+        until = time.monotonic() + timeout_s + len(payload) / _SLOWEST_LINK
+        self._send(process, json.dumps({**request, "id": self._asked}).encode() + b"\n", until, timeout_s)
+        self._send(process, payload, until, timeout_s)
+        line = self._receive(process, until, timeout_s)
         try:
-            assert process.stdin is not None
-            process.stdin.write(line.encode())
-            process.stdin.flush()
-        except (BrokenPipeError, OSError) as error:
-            raise self._died("before it took the model") from error
-        answer = self._answer(process, timeout_s)
-        if answer.get("id") != self._asked:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or answer.get("id") != self._asked or not isinstance(answer.get("ok"), bool):
             self.close()
-            raise DeviceError("the measuring process answered out of turn", given=str(answer)[:200],
-                              fix="measure again")
-        if answer.get("ok") is not True:
-            raise DeviceError("the model could not be measured", given=str(answer.get("error"))[:600],
-                              fix="check it with onnx.checker.check_model and onnxruntime")
-        return answer
+            raise DeviceError("the measuring process answered with something that is no answer to its question",
+                              given=repr(line[:200].decode(errors="replace")),
+                              fix="if this is what the device's shell prints at login, print it only to a terminal")
+        if answer["ok"]:
+            return answer
+        raise _refusal(str(answer.get("kind")), str(answer.get("error"))[:600])
 
-    def _answer(self, process: subprocess.Popen[bytes], timeout_s: float) -> dict[str, Any]:
+    def _send(self, process: subprocess.Popen[bytes], data: bytes, until: float, timeout_s: float) -> None:
+        assert process.stdin is not None
+        view = memoryview(data)
+        while view:
+            if not select.select([], [process.stdin], [], max(0.0, until - time.monotonic()))[1]:
+                raise self._too_long(timeout_s)
+            try:
+                view = view[os.write(process.stdin.fileno(), view[:65536]):]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._died("before it took the model") from error
+
+    def _receive(self, process: subprocess.Popen[bytes], until: float, timeout_s: float) -> bytes:
         assert process.stdout is not None
-        until, buffer = time.monotonic() + timeout_s, b""
+        buffer = b""
         while b"\n" not in buffer:
-            left = until - time.monotonic()
-            ready = select.select([process.stdout], [], [], max(0.0, left))[0] if left > 0 else []
-            if not ready:
-                self.close()
-                raise DeviceError(f"measuring took longer than {timeout_s:g} s and was stopped",
-                                  given=f"timeout_s={timeout_s:g}", fix="raise timeout_s, or measure a smaller model")
-            chunk = os.read(process.stdout.fileno(), 65536)
+            if not select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise self._too_long(timeout_s)
+            chunk = os.read(process.stdout.fileno(), 1 << 20)
             if not chunk:
-                raise self._died("while it measured")
+                raise self._died("before it answered")
             buffer += chunk
-            if len(buffer) > 1_000_000:
+            if len(buffer) > _LONGEST_ANSWER:
                 self.close()
-                raise DeviceError("the measuring process answered with too much text", fix="measure again")
-        try:
-            answer = json.loads(buffer)
-        except ValueError as error:
-            self.close()
-            raise DeviceError("the measuring process answered with something that is not JSON",
-                              given=buffer[:200].decode(errors="replace"), fix="measure again") from error
-        return answer if isinstance(answer, dict) else {}
+                raise DeviceError("the measuring process answered with too much text",
+                                  given=repr(buffer[:200].decode(errors="replace")),
+                                  allowed=f"{_LONGEST_ANSWER} bytes", fix="measure again")
+        return buffer
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        package = str(Path(__file__).resolve().parents[2])
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._errors = tempfile.TemporaryFile(prefix="autoprune-worker-")  # noqa: SIM115 - closed in close()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "autoprune.devices.ort_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._errors, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            start_new_session=True)  # Ctrl-C goes to the search, which closes the worker in its own time
+        try:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0,
+                start_new_session=True)  # Ctrl-C goes to the search, which closes the worker in its own time
+        except OSError as error:
+            self.close()
+            raise ConfigError(f"cannot start {self._command[0]}", given=error.strerror or str(error),
+                              fix=f"install {self._command[0]}") from error
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        source = Path(__file__).with_name("agent.py").read_bytes()
+        self._send(self._process, b"%d\n" % len(source) + source, time.monotonic() + 60, 60)
         return self._process
+
+    def _too_long(self, timeout_s: float) -> DeviceError:
+        self.close()
+        return WorkerLost(f"measuring took longer than {timeout_s:g} s and was stopped",
+                          given=f"timeout_s={timeout_s:g}", fix="raise timeout_s, or measure a smaller model")
 
     def _died(self, when: str) -> DeviceError:
         """What happened to the process, as an error; cleans up."""
@@ -107,11 +143,14 @@ class WorkerProcess:
             self._errors.seek(max(0, self._errors.tell() - 2000))
             words = self._errors.read().decode(errors="replace").strip()
         self.close()
+        explained = None if self._explain is None else self._explain(code, words)
+        if explained is not None:
+            return explained
         how = "ended" if code is None else f"exit code {code}" if code >= 0 else f"signal {_signal_name(-code)}"
-        return DeviceError(f"the measuring process died {when} ({how})",
-                           given=words.splitlines()[-1] if words else "no message",
-                           fix="`autoprune doctor`; a SIGKILL usually means too little memory, a SIGILL a wheel for "
-                               "another processor")
+        return WorkerLost(f"the measuring process died {when} ({how})",
+                          given=words.splitlines()[-1] if words else "no message",
+                          fix="`autoprune doctor`; a SIGKILL usually means too little memory, a SIGILL a wheel for "
+                              "another processor")
 
     def close(self) -> None:
         """End the process; safe to call twice."""
@@ -131,6 +170,31 @@ class WorkerProcess:
         if self._errors is not None:
             self._errors.close()
             self._errors = None
+
+
+def local_worker() -> WorkerProcess:
+    """The agent on this machine, in the Python that runs this."""
+    return WorkerProcess([sys.executable, "-c", BOOTSTRAP])
+
+
+def _refusal(kind: str, text: str) -> DeviceError | ConfigError:
+    """The agent's refusal as an error that names the fix."""
+    if kind == "missing":
+        return WorkerLost("the device has lost a file that it was given", given=text, fix="measure again")
+    if kind == "busy":
+        return DeviceError("another measurement holds the device", given=text,
+                           fix="wait for the other search, or stop it")
+    if kind == "disk":
+        return DeviceError("the device has no room for the model", given=text,
+                           fix="free some space there, or delete its cache folder")
+    if kind == "throttled":
+        return DeviceError("the device's chip was slowed down while it measured, twice", given=text,
+                           fix="a heat sink or fan against heat, a stronger power supply against under-voltage")
+    if kind == "provider":
+        return ConfigError("onnxruntime on the device lacks the execution provider", given=text,
+                           fix="pip install onnxruntime-gpu (instead of onnxruntime), with its CUDA and cuDNN")
+    return DeviceError("the model could not be measured", given=text,
+                       fix="check it with onnx.checker.check_model and onnxruntime")
 
 
 def _signal_name(number: int) -> str:

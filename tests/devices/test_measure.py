@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
+from autoprune.devices.agent import make_inputs
 from autoprune.devices.device import load_device
 from autoprune.devices.measure import Measurement, Measurer
-from autoprune.devices.ort_worker import make_inputs
 from autoprune.errors import ConfigError, DeviceError
 
 QUICK = {"min_runs": 8, "min_s": 0.0, "warmup_runs": 1, "warmup_s": 0.0, "repeats": 0}
@@ -120,3 +120,14 @@ def test_nobody_has_to_close(matmul):
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_profile_runs_tell_every_node(measurer, cnn):
+    found = measurer.measure(cnn(16), profile_runs=3, **QUICK)
+    ops = [n.op for n in found.nodes]
+    assert ops.index("GlobalAveragePool") < ops.index("Gemm")
+    assert sum("Conv" in op for op in ops) == 5
+    assert all(n.ms > 0 for n in found.nodes)
+    assert len({n.name for n in found.nodes}) == len(found.nodes)
+    assert Measurement.from_json(found.to_json()) == found
+    assert measurer.measure(cnn(16), **QUICK).nodes == ()
