@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["calibration_nets"]
+__all__ = ["calibration_nets", "many_small_nodes"]
 
 _OPSET = 20
 _MOST_MACS = 60e6  # per block: the mix of sizes matters more than the largest
@@ -31,22 +31,24 @@ class _Net:
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self.shape: dict[str, tuple[int, ...]] = {}
+        self.dynamic = bool(rng.random() < 0.5)  # exporters leave the batch open, and then fewer operators fuse
 
-    def input(self, *shape: int) -> str:
+    def input(self, *shape: int, whole: int = 0) -> str:
+        """A new input of floats, or of integers below `whole`."""
         from onnx import TensorProto, helper
 
         name = f"in{len(self.inputs)}"
-        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        sides = ["batch" if self.dynamic and shape[0] == 1 else shape[0], *shape[1:]]
+        kind = TensorProto.INT64 if whole else TensorProto.FLOAT
+        self.inputs.append(helper.make_tensor_value_info(name, kind, sides))
         self.shape[name] = shape
         return name
 
     def weight(self, *shape: int, scale: float | None = None) -> str:
-        from onnx import numpy_helper
-
         std = 1 / math.sqrt(max(1, math.prod(shape[1:]))) if scale is None else scale
-        return self.constant(self.rng.standard_normal(shape, dtype=np.float32) * np.float32(std), numpy_helper)
+        return self.constant(self.rng.standard_normal(shape, dtype=np.float32) * np.float32(std))
 
-    def constant(self, value: np.ndarray, helper: Any = None) -> str:
+    def constant(self, value: np.ndarray) -> str:
         from onnx import numpy_helper
 
         name = f"w{len(self.weights)}"
@@ -95,6 +97,8 @@ class _Net:
             return self.op("Clip", x, low, high, shape=shape)
         if kind == "silu":
             return self.op("Mul", x, self.op("Sigmoid", x, shape=shape), shape=shape)
+        if kind == "gelu_tanh":
+            return self.op("Gelu", x, shape=shape, approximate="tanh")
         return self.op(kind, x, shape=shape) if kind else x
 
     def add(self, a: str, b: str) -> str:
@@ -120,7 +124,17 @@ class _Net:
         return self.op("Transpose", x, shape=tuple(self.shape[x][i] for i in order), perm=list(order))
 
     def reshape(self, x: str, *shape: int) -> str:
-        return self.op("Reshape", x, self.ints(*shape), shape=shape)
+        """With an open batch and a first side of 1, the batch is read off `x` at run time, as exporters do."""
+        if not self.dynamic or shape[0] != 1 or self.shape[x][0] != 1 or self.rng.random() < 0.5:
+            return self.op("Reshape", x, self.ints(*shape), shape=shape)
+        sides = self.op("Shape", x, shape=(len(self.shape[x]),))
+        if self.rng.random() < 0.5:
+            batch = self.op("Gather", sides, self.ints(0), shape=(1,), axis=0)
+        else:
+            batch = self.op("Slice", sides, self.ints(0), self.ints(1), shape=(1,))
+            batch = self.op("Unsqueeze", self.op("Squeeze", batch, shape=()), self.ints(0), shape=(1,))
+        target = self.op("Concat", batch, self.ints(*shape[1:]), shape=(len(shape),), axis=0)
+        return self.op("Reshape", x, target, shape=shape)
 
     # -- draws ---------------------------------------------------------------------------------------------------------
 
@@ -163,12 +177,18 @@ def _plain(net: _Net) -> str:
     return net.conv(y, out, 3, act=_act(net))
 
 
+def _repeats(net: _Net) -> range:
+    """Blocks of one size follow one another in a net, and then find their input in the cache."""
+    return range(net.pick(1, 1, 2, 3, 4))
+
+
 def _residual(net: _Net) -> str:
     c = net.channels()
-    x = _cap(net, net.image(c), 3 * 9 * c * c)
-    h = net.conv(x, c, 3, act="Relu")
-    y = net.conv(net.conv(h, net.channels(c // 2 + 4, c), 3, act="Relu"), c, 3)
-    return net.act(net.add(y, h), "Relu")
+    x = net.conv(_cap(net, net.image(c), 3 * 9 * c * c), c, 3, act="Relu")
+    for _ in _repeats(net):
+        y = net.conv(net.conv(x, net.channels(c // 2 + 4, c), 3, act="Relu"), c, 3)
+        x = net.act(net.add(y, x), "Relu")
+    return x
 
 
 def _bottleneck(net: _Net) -> str:
@@ -177,11 +197,13 @@ def _bottleneck(net: _Net) -> str:
     groups = max(1, width // per_group) if per_group else 1
     width = width // groups * groups
     x = _cap(net, net.image(c, 4, 64), 2 * c * width + 9 * width * width // groups)
-    short = net.conv(x, c, 1, s)
-    y = net.conv(net.conv(x, width, act="Relu"), width, 3, s, groups, act="Relu")
-    if net.pick(True, False):
-        y = _squeeze_excite(net, y)
-    return net.act(net.add(net.conv(y, c), short), "Relu")
+    excite, short = net.pick(True, False), net.conv(x, c, 1, s)
+    for _ in _repeats(net):
+        y = net.conv(net.conv(x, width, act="Relu"), width, 3, s, groups, act="Relu")
+        y = net.conv(_squeeze_excite(net, y) if excite else y, c)
+        x = short = net.act(net.add(y, short), "Relu")
+        s = 1
+    return x
 
 
 def _squeeze_excite(net: _Net, x: str) -> str:
@@ -201,16 +223,17 @@ def _inverted(net: _Net) -> str:
     wide = net.pick(2, 3, 4, 6) * c if net.pick(True, False) else net.channels(16, 1024)
     x = _cap(net, net.image(c), 3 * c * wide + k * k * wide)
     x = net.conv(x, c, act=net.pick("", "Relu"))
+    excite = net.pick(True, False)
+    for _ in _repeats(net):
+        y = net.conv(net.conv(x, wide, act=act), wide, k, 1, wide, act=act)
+        x = net.add(net.conv(_squeeze_excite(net, y) if excite else y, c), x)
     y = net.conv(net.conv(x, wide, act=act), wide, k, s, wide, act=act)
-    if net.pick(True, False):
-        y = _squeeze_excite(net, y)
-    y = net.conv(y, c if s == 1 else net.channels(8, 320))
-    return net.add(y, x) if s == 1 else y
+    return net.conv(_squeeze_excite(net, y) if excite else y, net.channels(8, 320))
 
 
 def _stem(net: _Net) -> str:
     side, out = net.pick(64, 96, 128, 160, 192, 224), net.channels(8, 96)
-    x = net.input(1, net.pick(1, 3, 3, 3), side, side)
+    x = net.input(1, net.pick(1, 3, 3, 3, 3, 4, 8, 12), side, side)
     k, s = net.pick((3, 2), (3, 1), (7, 2), (5, 2), (4, 4), (16, 16), (8, 8))
     if k in (4, 8, 16):  # a patch embedding
         channels = net.shape[x][1]
@@ -229,11 +252,13 @@ def _modern(net: _Net) -> str:
     """ConvNeXt's block: depthwise, then channels last, norm and two linear layers."""
     c = net.channels(16, 512)
     x = _cap(net, net.image(c, 4, 56), 8 * c * c + 49 * c)
-    y = net.conv(x, c, 7, groups=c)
-    y = net.norm(net.transpose(y, 0, 2, 3, 1))
-    y = net.linear(net.linear(y, net.pick(2, 3, 4) * c, "Gelu"), c)
-    y = net.op("Mul", y, net.weight(c), shape=net.shape[y])
-    return net.add(net.transpose(y, 0, 3, 1, 2), x)
+    wide = net.pick(2, 3, 4) * c
+    for _ in _repeats(net):
+        y = net.norm(net.transpose(net.conv(x, c, 7, groups=c), 0, 2, 3, 1))
+        y = net.linear(net.linear(y, wide, "Gelu"), c)
+        y = net.op("Mul", y, net.weight(c), shape=net.shape[y])
+        x = net.add(net.transpose(y, 0, 3, 1, 2), x)
+    return x
 
 
 def _attention(net: _Net, x: str, width: int, heads: int, head: int) -> str:
@@ -245,11 +270,38 @@ def _attention(net: _Net, x: str, width: int, heads: int, head: int) -> str:
     scale = net.constant(np.array(head ** -0.25, np.float32))
     q, k = (net.op("Mul", t, scale, shape=net.shape[t]) for t in (q, k))
     scores = net.op("MatMul", q, k, shape=(batch, heads, tokens, tokens))
-    if net.pick(True, False):
-        scores = net.op("Add", scores, net.weight(1, heads, tokens, tokens), shape=net.shape[scores])
+    scores = _mask(net, scores)
     scores = net.op("Softmax", scores, shape=net.shape[scores], axis=-1)
+    if net.pick(True, False, False):  # rows without a single allowed token
+        empty = net.op("IsNaN", scores, shape=net.shape[scores])
+        scores = net.op("Where", empty, net.constant(np.array(0, np.float32)), scores, shape=net.shape[scores])
     y = net.op("MatMul", scores, v, shape=(batch, heads, tokens, head))
     return net.linear(net.reshape(net.transpose(y, 0, 2, 1, 3), batch, tokens, heads * head), width)
+
+
+def _mask(net: _Net, scores: str) -> str:
+    """Attention scores with what masks and position biases do to them."""
+    shape = net.shape[scores]
+    batch, heads, tokens, _ = shape
+    kind = net.pick("", "add", "add", "window", "constant", "computed")
+    if kind == "add":
+        return net.op("Add", scores, net.weight(1, net.pick(1, heads), tokens, tokens), shape=shape)
+    if kind == "window" and batch % 4 == 0:  # a bias per window: five axes for one addition
+        parts = net.reshape(scores, batch // 4, 4, heads, tokens, tokens)
+        parts = net.op("Add", parts, net.weight(1, 4, 1, tokens, tokens), shape=net.shape[parts])
+        return net.reshape(parts, *shape)
+    if kind == "constant":
+        allowed = net.constant(net.rng.random((1, 1, tokens, tokens)) < 0.7)
+        return net.op("Where", allowed, scores, net.constant(np.array(-1e9, np.float32)), shape=shape)
+    if kind == "computed":
+        row, whole = net.input(1, 1, 1, tokens), (1, 1, tokens, tokens)
+        wide = net.op("Expand", row, net.ints(*whole), shape=whole)
+        causal = net.constant(np.tril(np.ones((1, 1, tokens, tokens), bool)))
+        seen = net.op("And", net.op("LessOrEqual", wide, net.weight(1, 1, tokens, 1), shape=whole), causal,
+                      shape=whole)
+        low, high = net.constant(np.array(-1e9, np.float32)), net.constant(np.array(0, np.float32))
+        return net.op("Add", scores, net.op("Where", seen, high, low, shape=whole), shape=shape)
+    return scores
 
 
 def _transformer(net: _Net) -> str:
@@ -261,9 +313,17 @@ def _transformer(net: _Net) -> str:
     ffn = net.channels(32, 1536)
     per_token = 4 * width * heads * head + 2 * width * ffn + 2 * tokens * heads * head
     tokens = max(4, min(tokens, int(_MOST_MACS / per_token / batch)))
-    x = net.norm(net.input(batch, tokens, width))
-    y = net.norm(net.add(_attention(net, x, width, heads, head), x))
-    return net.add(net.linear(net.linear(y, ffn, net.pick("Gelu", "Gelu", "Relu", "silu")), width), y)
+    if batch == 1 and net.pick(True, False):
+        words = net.op("Gather", net.weight(net.pick(100, 1000, 5000), width), net.input(1, tokens, whole=100),
+                       shape=(1, tokens, width))
+        x = net.norm(net.op("Add", words, net.weight(1, tokens, width), shape=(1, tokens, width)))
+    else:
+        x = net.norm(net.input(batch, tokens, width))
+    act = net.pick("Gelu", "Gelu", "gelu_tanh", "gelu_tanh", "Relu", "silu")
+    for _ in _repeats(net):
+        y = net.norm(net.add(_attention(net, x, width, heads, head), x))
+        x = net.add(net.linear(net.linear(y, ffn, act), width), y)
+    return x
 
 
 def _perceptron(net: _Net) -> str:
@@ -282,14 +342,16 @@ def _head(net: _Net) -> str:
 def _merge(net: _Net) -> str:
     """Branches put together, upsampled, pooled: what segmentation nets and dense nets add."""
     c, d = net.channels(8, 256), net.channels(8, 256)
-    x = _cap(net, net.image(c, 6, 40), 9 * c * (c + d) * 5)
+    x = _cap(net, net.image(c, 4, 40), 9 * c * (c + d) * 5)
     _, _, height, width = net.shape[x]
     a, b = net.conv(x, c, 3, act="Relu"), net.conv(x, d, 1, act="Relu")
-    y = net.op("Concat", a, b, shape=(1, c + d, height, width), axis=1)
     if net.pick(True, False):
-        size = net.ints(1, c + d, 2 * height, 2 * width)
-        y = net.op("Resize", y, "", "", size, shape=(1, c + d, 2 * height, 2 * width),
-                   mode=net.pick("nearest", "linear"))
+        return net.conv(net.op("Concat", a, b, a, b, shape=(1, 2 * (c + d), height, width), axis=1), c, act="Relu")
+    y = net.op("Concat", a, b, shape=(1, c + d, height, width), axis=1)
+    if net.pick(True, True, False):
+        scale = net.pick(2, 2, 4, 8) if height <= 12 else 2
+        size = (1, c + d, scale * height, scale * width)
+        y = net.op("Resize", y, "", "", net.ints(*size), shape=size, mode=net.pick("nearest", "linear", "linear"))
     else:
         y = net.op(net.pick("AveragePool", "MaxPool"), y, shape=(1, c + d, height, width), kernel_shape=[3, 3],
                    pads=[1, 1, 1, 1], strides=[1, 1])
@@ -301,15 +363,72 @@ def _tokens(net: _Net) -> str:
     batch, side, width = net.pick(1, 4, 16), net.pick(7, 14, 28, 56), net.channels(16, 384)
     side = min(side, max(2, int(math.sqrt(_MOST_ELEMENTS / batch / width / 2))))
     x = net.norm(net.input(batch, side, side, width))
+    if side % 2 == 0 and net.pick(True, False):
+        x = _patches(net, x)
     half = max(1, side // 2)
     low = net.op("Slice", x, net.ints(half), net.ints(side), net.ints(1), shape=(batch, side - half, side, width))
     high = net.op("Slice", x, net.ints(0), net.ints(half), net.ints(1), shape=(batch, half, side, width))
     y = net.op("Concat", low, high, shape=net.shape[x], axis=1)
     y = net.act(net.op(net.pick("Mul", "Add", "Sub"), y, net.weight(width), shape=net.shape[x]),
-                net.pick("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "silu"))
-    y = net.transpose(net.add(y, x), 0, 3, 1, 2)
+                net.pick("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "gelu_tanh", "silu"))
+    y = net.op("Pow", net.add(y, x), net.constant(np.array(2, np.float32)), shape=net.shape[x])
+    y = net.op("Expand", net.transpose(net.op("Sqrt", y, shape=net.shape[x]), 0, 3, 1, 2),
+               net.ints(batch, width, side, side), shape=(batch, width, side, side))
     y = net.op("ReduceMean", y, net.ints(1), shape=(batch, 1, side, side), keepdims=1)
     return net.op("Mul", y, net.transpose(x, 0, 3, 1, 2), shape=(batch, width, side, side))
+
+
+def _patches(net: _Net, x: str) -> str:
+    """Windows cut out of a map and put back: reshapes with transposes of short axes."""
+    batch, side, _, width = net.shape[x]
+    half = side // 2
+    y = net.reshape(x, batch, half, 2, half, 2 * width)
+    y = net.reshape(net.transpose(y, 0, 1, 3, 2, 4), batch * half * half, 2, 2, width)
+    y = net.transpose(net.act(y, "Relu"), 0, 3, 1, 2) if net.pick(True, False) else net.act(y, "Sigmoid")
+    return net.reshape(y, batch, side, side, width)
+
+
+def _merging(net: _Net) -> str:
+    """Swin's patch merging: every other pixel, four times, side by side, and a linear layer."""
+    batch, side, width = net.pick(1, 1, 4), net.pick(8, 14, 28, 56), net.channels(8, 256)
+    side = min(side, 2 * max(1, int(math.sqrt(_MOST_ELEMENTS / batch / width / 4))))
+    side = min(side, 2 * max(1, int(math.sqrt(_MOST_MACS / (2 * width * width * batch)))))
+    x, half = net.norm(net.input(batch, side, side, width)), side // 2
+    parts = []
+    for row, column in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        y = net.op("Slice", x, net.ints(row), net.ints(side), net.ints(1), net.ints(2),
+                   shape=(batch, half, side, width))
+        parts.append(net.op("Slice", y, net.ints(column), net.ints(side), net.ints(2), net.ints(2),
+                            shape=(batch, half, half, width)))
+    y = net.op("Concat", *parts, shape=(batch, half, half, 4 * width), axis=-1)
+    return net.linear(net.norm(net.reshape(y, batch, half * half, 4 * width)), 2 * width)
+
+
+def _flattened(net: _Net) -> str:
+    """A map seen as tokens: convolution, pixels to rows, linear layer, and back."""
+    c, d = net.channels(16, 512), net.channels(16, 512)
+    x = net.conv(_cap(net, net.image(c, 4, 32), c * c + c * d), c)
+    _, _, height, width = net.shape[x]
+    y = net.transpose(net.reshape(x, 1, c, height * width), 0, 2, 1)
+    y = net.linear(net.norm(y) if net.pick(True, False) else y, d)
+    return net.reshape(net.transpose(y, 0, 2, 1), 1, d, height, width)
+
+
+def _short(net: _Net) -> str:
+    """Transposes that move a short axis, and means over tokens."""
+    tokens, short, width = net.pick(16, 49, 64, 100, 196), net.pick(2, 3, 4, 6), net.channels(16, 256)
+    x = net.norm(net.input(1, tokens, short, width))
+    y = net.transpose(x, *net.pick((0, 2, 1, 3), (0, 3, 1, 2), (0, 3, 2, 1), (0, 2, 3, 1)))
+    y = net.transpose(net.act(y, net.pick("Relu", "Sigmoid")), *net.pick((0, 3, 2, 1), (0, 2, 1, 3), (0, 3, 1, 2)))
+    shape = net.shape[y]
+    axis = net.pick(1, 2, 3)
+    mean = net.op("ReduceMean", y, net.ints(axis), keepdims=1,
+                  shape=tuple(1 if i == axis else d for i, d in enumerate(shape)))
+    parts = [net.op("Slice", y, net.ints(i), net.ints(shape[1]), net.ints(1), net.ints(2),
+                    shape=(1, (shape[1] - i + 1) // 2, *shape[2:])) for i in (0, 1)]
+    joined = net.op("Concat", *parts, *parts, shape=(1, 2 * shape[1], *shape[2:]), axis=1)
+    return net.op("Div", net.op("Sub", y, mean, shape=shape), net.op("ReduceMax", joined, shape=(), keepdims=0),
+                  shape=shape)
 
 
 def _normed(net: _Net) -> str:
@@ -336,16 +455,30 @@ def _recurrent(net: _Net) -> str:
 
 
 _BLOCKS: tuple[tuple[Callable[[_Net], str], int], ...] = (
-    (_plain, 4), (_residual, 2), (_bottleneck, 4), (_inverted, 5), (_stem, 2), (_modern, 2), (_transformer, 5),
-    (_perceptron, 1), (_head, 1), (_merge, 2), (_tokens, 2), (_normed, 1), (_recurrent, 1))
+    (_plain, 4), (_residual, 2), (_bottleneck, 4), (_inverted, 5), (_stem, 3), (_modern, 2), (_transformer, 5),
+    (_perceptron, 1), (_head, 1), (_merge, 2), (_tokens, 2), (_short, 2), (_merging, 1),
+    (_flattened, 2), (_normed, 1), (_recurrent, 1))
 
 
-def calibration_nets(seed: int = 0, blocks: int = 4) -> Iterator[bytes]:
-    """ONNX bytes of one random net after another, `blocks` independent blocks each; the same ones for one seed."""
+def many_small_nodes(count: int = 300) -> bytes:
+    """ONNX bytes of `count` nodes that do next to nothing: what a node costs the runtime, and the profiler."""
+    net = _Net(np.random.default_rng(0))
+    x = net.input(1, 16)
+    for index in range(count):
+        x = net.op(("Sigmoid", "Tanh", "Erf")[index % 3], x, shape=(1, 16))
+    net.output(x)
+    return net.bytes()
+
+
+def calibration_nets(seed: int = 0) -> Iterator[bytes]:
+    """ONNX bytes of one random net after another, each of 1 to 10 independent blocks; the same ones for one seed.
+
+    Their number differs because a node is faster in a small net, whose weights stay in the cache from run to run.
+    """
     rng = np.random.default_rng(seed)
     weights = np.array([w for _, w in _BLOCKS], float)
     while True:
         net = _Net(rng)
-        for index in rng.choice(len(_BLOCKS), blocks, p=weights / weights.sum()):
+        for index in rng.choice(len(_BLOCKS), net.pick(1, 1, 1, 2, 3, 4, 6, 8, 10), p=weights / weights.sum()):
             net.output(_BLOCKS[int(index)][0](net))
         yield net.bytes()

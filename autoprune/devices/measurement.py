@@ -30,14 +30,15 @@ class RunStats:
 
 @dataclass(frozen=True)
 class NodeTime:
-    """One node of the graph that the runtime really ran (fused ones are one): its name, operator, and median
-    milliseconds per inference, as onnxruntime's profiler sees them. The profiler itself takes time, so that the sum is
-    above the latency.
+    """One node of the graph that the runtime really ran (fused ones are one): its name, operator, milliseconds per
+    inference as onnxruntime's profiler sees them, and the shape of its first output. The profiler itself takes time,
+    so that the sum is above the latency.
     """
 
     name: str
     op: str
     ms: float
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Measurement:
         reference, stats = data["reference"], data["reference_stats"]
         return cls(Latency.from_json(data["latency"]), None if reference is None else Latency.from_json(reference),
                    RunStats(**data["stats"]), None if stats is None else RunStats(**stats), data["drift"],
-                   data["attempts"], tuple(NodeTime(**n) for n in data["nodes"]))
+                   data["attempts"],
+                   tuple(NodeTime(**{**n, "shape": tuple(n["shape"])}) for n in data["nodes"]))
 
 
 def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, runtime: str, threads: int
@@ -84,8 +86,8 @@ def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, ru
         nodes = answer["nodes"]
         if not isinstance(nodes, list) or len(nodes) > _MOST_NODES:
             raise ValueError("nodes must be a list, and not endless")
-        times = tuple(NodeTime(_text(n["name"], _LONGEST_NAME), _text(n["op"], 200), _number(n["ms"], 0))
-                      for n in nodes)
+        times = tuple(NodeTime(_text(n["name"], _LONGEST_NAME), _text(n["op"], 200), _number(n["ms"], 0),
+                               tuple(int(_number(d, 0)) for d in n["shape"][:20])) for n in nodes)
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError("the measuring process answered with an incomplete record",
                           given=f"{type(error).__name__}: {str(error)[:300]}", fix="measure again") from error

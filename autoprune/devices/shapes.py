@@ -79,10 +79,13 @@ def _standard(node: NodeProto) -> NodeProto:
 
     if node.domain != NCHWC:
         return node
-    plain = onnx.NodeProto(op_type="Identity" if node.op_type.startswith("Reorder") else node.op_type,
-                           name=node.name, input=node.input[:3], output=node.output)
-    if plain.op_type != "Identity":
-        plain.attribute.extend(a for a in node.attribute if a.name in _SPATIAL)
+    plain = onnx.NodeProto(op_type=node.op_type, name=node.name, input=node.input[:3], output=node.output)
+    plain.attribute.extend(a for a in node.attribute if a.name in _SPATIAL)
+    if node.op_type.startswith("Reorder"):
+        last = any(a.name == "channels_last" and a.i for a in node.attribute)
+        order = [0, 3, 1, 2] if node.op_type == "ReorderInput" else [0, 2, 3, 1]
+        plain.op_type = "Transpose" if last else "Identity"
+        plain.attribute.extend([onnx.helper.make_attribute("perm", order)] * last)
     return plain
 
 

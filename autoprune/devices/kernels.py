@@ -1,0 +1,259 @@
+"""What a device's kernels cost, learnt from timed nodes: `KernelModel.fit(samples)`, then `ms(nodes)`.
+
+One Gaussian process per kind of operator, on the logarithm of the time. Its mean is a power law of the node's work
+and memory traffic, with exponents from 0 up, so that it extrapolates; its kernel is Matérn 5/2 with a length per feature
+(Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 4.17 and ch. 5). Features that a smooth
+function of sizes cannot see, such as the part of a vector block that is padding, are given as features. A kind that
+was seldom or never timed is priced as its class (elementwise, copy, …) is; what was never seen at all, as a copy.
+
+What this is not: it knows one thread count, one runtime version and an otherwise idle device.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.devices.node import Node
+
+__all__ = ["KernelModel", "kind_of"]
+
+_TICK_MS = 0.0015  # what a node costs at least; keeps the logarithm of a node of no size finite
+_ENOUGH = 24  # nodes of a kind from which it gets a model of its own
+_MOST, _TUNE = 1500, 300  # nodes that a model keeps, and that its length scales are fitted to
+_FEW = 300  # below it, all features of a kind share one length scale
+_SMALL = 64
+_BLOCK, _TILE = 16, 6  # channels in a block and pixels in a tile of onnxruntime's AVX-512 convolution
+_OTHER = "other"
+
+
+def kind_of(node: Node) -> str:
+    """Which kernel runs a node: nodes of one kind share a model."""
+    op = node.op.removeprefix("nchwc.")
+    if op in ("Conv", "FusedConv"):
+        cls = "depthwise" if node.cls.startswith("depthwise") else "conv" if node.cls == "conv3x3" else node.cls
+        if node.op == op:
+            return cls
+        few = node.groups == 1 and node.in_shapes[0][1] < _BLOCK  # read unblocked: another kernel
+        return f"nchwc.{'stem' if few else cls}"
+    if node.cls == "gemm" and op not in ("LSTM", "GRU", "RNN", "ConvTranspose"):
+        if node.weights and node.macs <= node.out_elems * node.weights / max(1, _last(node)) and _rows(node) == 1:
+            return "gemv"
+        return "gemm of weights" if node.weights > _last(node) else "gemm of activations"
+    return f"small {node.op}" if _is_small(node) else node.op
+
+
+def _is_small(node: Node) -> bool:
+    """Arithmetic on sizes: what it takes has nothing to do with them."""
+    return not node.macs and max(node.in_elems, node.out_elems) <= _SMALL
+
+
+def _class_of(node: Node) -> str:
+    """What a kind falls back to."""
+    if node.macs:
+        return f"work {node.cls}" if node.cls == "gemm" else "work convolution"
+    if _is_small(node) or node.cls in ("free", "unknown"):
+        return "small" if _is_small(node) else "free"
+    return "moving" if node.cls in ("copy", "transpose", "resize") else "arithmetic"
+
+
+def _last(node: Node) -> int:
+    return node.out_shapes[0][-1] if node.out_shapes and node.out_shapes[0] else 1
+
+
+def _rows(node: Node) -> int:
+    return max(1, node.out_elems // max(1, _last(node)))
+
+
+def _log(value: float) -> float:
+    return math.log(max(value, 1.0))
+
+
+def _padding(size: int, step: int) -> float:
+    """Logarithm of how much larger `size` is when rounded up to a multiple of `step`."""
+    return math.log(-(-size // step) * step / size) if size > 0 else 0.0
+
+
+def _base(node: Node) -> list[float]:
+    """Work and traffic (the mean sees these two), and what the traffic is made of."""
+    traffic = node.in_elems + node.out_elems + node.weights
+    return [_log(node.macs), _log(traffic), _log(node.in_elems), _log(node.out_elems), _log(node.weights)]
+
+
+def _conv(node: Node) -> list[float]:
+    out, first = node.out_shapes[0], node.in_shapes[0] if node.in_shapes else ()
+    channels, width = out[1] if len(out) > 1 else 1, out[-1]
+    fused = {"": 0.0, "relu": 0.0}.get(node.activation, 1.0)
+    return [_log(first[1] if len(first) > 1 else 1), _log(channels), _log(math.prod(out[2:])),
+            _log(math.prod(node.kernel)), float(node.stride > 1), _log(node.groups), _log(width),
+            _padding(channels, _BLOCK), _padding(-(-channels // _BLOCK), 4), _padding(width, _TILE),
+            float(len(node.in_shapes) > 1), fused]
+
+
+def _gemm(node: Node) -> list[float]:
+    out = node.out_shapes[0] if node.out_shapes else ()
+    rows, columns = out[-2] if len(out) > 1 else 1, _last(node)
+    inner = node.macs // max(1, node.out_elems)
+    return [_log(rows), _log(columns), _log(inner), _log(math.prod(out[:-2])), _padding(columns, _BLOCK),
+            _padding(rows, 12), float("Gemm" in node.op), float(node.op.startswith("Fused"))]
+
+
+def _rest(node: Node) -> list[float]:
+    out, first = node.out_shapes[0] if node.out_shapes else (), node.in_shapes[0] if node.in_shapes else ()
+    sizes = [math.prod(s) for s in node.in_shapes]
+    moved = float(bool(first) and bool(out) and first[-1] != out[-1]) + float(len(first) > 1 < len(out)
+                                                                              and first[-2] != out[-1] != first[-1])
+    return [moved, _log(out[-2] if len(out) > 1 else 1), _log(_last(node)), _log(out[1] if len(out) > 1 else 1), float(len(out)), float(len(sizes)),
+            _log(min(sizes, default=1)), _log(math.prod(out[-2:])), _log(first[-1] if first else 1)]
+
+
+def _net(nodes: Sequence[Node]) -> list[float]:
+    """What all nodes of a net share: how much memory one run of it goes through, weights and activations."""
+    return [_log(sum(n.weights for n in nodes)), _log(sum(n.out_elems for n in nodes))]
+
+
+def _features_of(kind: str, node: Node) -> list[float]:
+    more: Callable[[Node], list[float]] = _rest
+    if node.out_shapes and node.op.endswith("Conv") and len(node.out_shapes[0]) >= 3:
+        more = _conv
+    elif node.cls == "gemm":
+        more = _gemm
+    return _base(node) if kind.startswith("work ") else [*_base(node), *more(node)]
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A fitted process of one kind: `points` (n, features), standardised; `weights` (n,); `line` (3,), the mean's
+    exponents of work and traffic, and a constant.
+    """
+
+    points: np.ndarray
+    weights: np.ndarray
+    line: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+    lengths: np.ndarray
+    amplitude: float
+
+    def log_ms(self, features: np.ndarray) -> np.ndarray:
+        """Expected logarithm of milliseconds (plus `_TICK_MS`) of nodes; `features` is (nodes, features)."""
+        mean = features[:, :2] @ self.line[:2] + self.line[2]
+        if not len(self.points):
+            return np.asarray(mean)
+        scaled = (features - self.centre) / self.scale / self.lengths
+        own = self.points / self.lengths
+        square = (scaled ** 2).sum(1)[:, None] + (own ** 2).sum(1)[None] - 2 * scaled @ own.T
+        distance = np.sqrt(5 * np.maximum(square, 0))
+        kernel = self.amplitude * (1 + distance + distance ** 2 / 3) * np.exp(-distance)
+        return np.asarray(mean + kernel @ self.weights)
+
+    @classmethod
+    def fit(cls, features: np.ndarray, log_ms: np.ndarray, rng: np.random.Generator) -> _Process:
+        line = _line(features[:, :2], log_ms)
+        residual = log_ms - features[:, :2] @ line[:2] - line[2]
+        centre, spread = features.mean(0), features.std(0)
+        scale = np.where(spread > 1e-6, spread, 1.0)
+        empty = np.zeros((0, features.shape[1]))
+        if len(features) < _ENOUGH:
+            return cls(empty, np.zeros(0), line, centre, scale, np.ones(features.shape[1]), 0.0)
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        points, order = (features - centre) / scale, rng.permutation(len(features))
+        one = len(features) < _FEW
+        prior = ConstantKernel(0.1) * Matern(3.0 if one else np.full(features.shape[1], 2.0), (0.3, 100.0), nu=2.5) \
+            + WhiteKernel(0.003, (1e-4, 1.0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a length at its bound is a feature that does not matter
+            tuned = GaussianProcessRegressor(prior).fit(points[order[:_TUNE]], residual[order[:_TUNE]])
+            kept = order[:_MOST]
+            full = GaussianProcessRegressor(tuned.kernel_, optimizer=None).fit(points[kept], residual[kept])
+        amplitude, matern = full.kernel_.k1.k1.constant_value, full.kernel_.k1.k2
+        return cls(points[kept], np.asarray(full.alpha_).reshape(-1), line, centre, scale,
+                   np.broadcast_to(matern.length_scale, features.shape[1:]).astype(float), float(amplitude))
+
+
+def _line(base: np.ndarray, log_ms: np.ndarray) -> np.ndarray:
+    """Least squares with exponents from 0 up: (3,), the constant last. Half a sample pulls each exponent towards 0."""
+    from scipy.optimize import nnls
+
+    centre = base.mean(0)
+    rows = np.vstack([base - centre, np.sqrt(0.5) * np.eye(base.shape[1])])
+    slope = nnls(rows, np.append(log_ms - log_ms.mean(), np.zeros(base.shape[1])))[0]
+    return np.append(slope, log_ms.mean() - slope @ centre)
+
+
+class KernelModel:
+    """Prices nodes by what nodes like them took. Made by `fit` or `from_arrays`."""
+
+    def __init__(self, kinds: Mapping[str, _Process], least_ms: float):
+        self._kinds, self._least_ms = dict(kinds), least_ms
+
+    @classmethod
+    def fit(cls, nets: Sequence[Sequence[tuple[Node, float]]], seed: int = 0) -> KernelModel:
+        """Learn from nets, each a sequence of `(node, milliseconds)`. Raises `ValueError` for fewer than 3 nodes."""
+        if sum(len(net) for net in nets) < 3:
+            raise ValueError("fewer than 3 timed nodes are too few to learn from")
+        rng, rows = np.random.default_rng(seed), defaultdict(list)
+        for net in nets:
+            shared = _net([node for node, _ in net])
+            for node, ms in net:
+                for kind in (kind_of(node), _class_of(node), *([_OTHER] if rng.random() < 0.1 else [])):
+                    features = [*(_base(node) if kind == _OTHER else _features_of(kind, node)), *shared]
+                    rows[kind, len(features)].append((features, math.log(ms + _TICK_MS)))
+        fitted = {}
+        for (kind, width), found in rows.items():
+            if len(found) >= 3:
+                fitted[f"{kind}/{width}"] = _Process.fit(np.array([f for f, _ in found]),
+                                                         np.array([y for _, y in found]), rng)
+        return cls(fitted, float(np.quantile([ms for net in nets for _, ms in net], 0.02)))
+
+    def ms(self, nodes: Sequence[Node]) -> np.ndarray:
+        """Milliseconds of each node of one net, as a profiler would see them: (nodes,)."""
+        out, groups, shared = np.zeros(len(nodes)), defaultdict(list), _net(nodes)
+        for index, node in enumerate(nodes):
+            groups[self._process(node)].append(index)
+        for (kind, key), places in groups.items():
+            features = np.array([[*(_base(nodes[i]) if kind == _OTHER else _features_of(kind, nodes[i])), *shared]
+                                 for i in places])
+            out[places] = np.exp(self._kinds[key].log_ms(features)) - _TICK_MS
+        return np.maximum(out, self._least_ms)
+
+    def knows(self, node: Node) -> bool:
+        """Whether nodes of this kind were timed often enough to have a model of their own."""
+        return self._process(node)[0] == kind_of(node)
+
+    def _process(self, node: Node) -> tuple[str, str]:
+        """The kind that prices a node, and the name of its process."""
+        for kind in (kind_of(node), _class_of(node)):
+            key = f"{kind}/{len(_features_of(kind, node)) + 2}"
+            if key in self._kinds:
+                return kind, key
+        return _OTHER, f"{_OTHER}/7"
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays by name, for `numpy.savez`."""
+        fields = ("points", "weights", "line", "centre", "scale", "lengths")
+        out = {"least_ms": np.array(self._least_ms)}
+        for key, process in self._kinds.items():
+            for name in fields:
+                out[f"{key}|{name}"] = np.asarray(getattr(process, name), np.float32 if name == "points" else float)
+            out[f"{key}|amplitude"] = np.array(process.amplitude)
+        return out
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> KernelModel:
+        """The inverse of `to_arrays`. Raises `KeyError` or `ValueError` for arrays that are not from there."""
+        parts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+        for name, value in arrays.items():
+            if name == "least_ms":
+                continue
+            key, _, part = name.rpartition("|")
+            parts[key][part] = np.asarray(value, float)
+        return cls({key: _Process(p["points"], p["weights"], p["line"], p["centre"], p["scale"], p["lengths"],
+                                  float(p["amplitude"])) for key, p in parts.items()}, float(arrays["least_ms"]))
