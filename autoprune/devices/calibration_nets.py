@@ -31,6 +31,7 @@ class _Net:
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self.shape: dict[str, tuple[int, ...]] = {}
+        self.last, self.chained = "", set[str]()  # what the latest block made; those that another block went on from
         self.dynamic = bool(rng.random() < 0.5)  # exporters leave the batch open, and then fewer operators fuse
 
     def input(self, *shape: int, whole: int = 0) -> str:
@@ -149,30 +150,37 @@ class _Net:
     def pick(self, *values: Any) -> Any:
         return values[int(self.rng.integers(len(values)))]
 
-    def image(self, channels: int, low: int = 4, high: int = 112) -> str:
-        side = round(self.log_uniform(low, high))
-        side = min(side, max(2, int(math.sqrt(_MOST_ELEMENTS / channels))))
+    def image(self, channels: int, macs_per_pixel: float, low: int = 4, high: int = 112) -> str:
+        """A map of `channels`: that of the block before, brought to this width, or a new input; no larger than
+        `_MOST_MACS` and `_MOST_ELEMENTS` allow.
+        """
+        most = math.sqrt(min(_MOST_MACS / macs_per_pixel, _MOST_ELEMENTS / channels))
+        before = self.shape.get(self.last, ())
+        if len(before) == 4 and before[0] == 1 and before[1] <= 1024 and self.rng.random() < 0.8:
+            for stride in (1, 2):
+                if 2 <= before[2] / stride <= most and 2 <= before[3] / stride <= most:
+                    self.chained.add(self.last)
+                    return self.conv(self.last, channels, 1, stride)
+        side = max(2, min(round(self.log_uniform(low, high)), int(most)))
         return self.input(1, channels, side, side)
+
+    def tokens(self, count: int, width: int) -> str:
+        """`(1, count, width)`: what the block before made, brought to this width, or a new input."""
+        before = self.shape.get(self.last, ())
+        if len(before) == 3 and before[0] == 1 and before[1] <= 1.5 * count and self.rng.random() < 0.8:
+            self.chained.add(self.last)
+            return self.linear(self.last, width)
+        return self.input(1, count, width)
 
 
 def _act(net: _Net) -> str:
     return str(net.pick("Relu", "Relu", "relu6", "silu", "HardSwish", "Sigmoid", "Gelu", ""))
 
 
-def _cap(net: _Net, x: str, macs_per_pixel: float) -> str:
-    """An input like `x` with as many pixels as `_MOST_MACS` allows."""
-    _, channels, height, width = net.shape[x]
-    if macs_per_pixel * height * width <= _MOST_MACS:
-        return x
-    side = max(2, int(math.sqrt(_MOST_MACS / macs_per_pixel)))
-    net.inputs.pop()
-    return net.input(1, channels, side, side)
-
-
 def _plain(net: _Net) -> str:
     """Convolutions one after another, of any kernel."""
     c, out, k, s = net.channels(), net.channels(), net.pick(1, 1, 3, 3, 3, 5, 7), net.pick(1, 1, 1, 2)
-    x = _cap(net, net.image(c), c * out * k * k + out * out * 9)
+    x = net.image(c, c * out * k * k + out * out * 9)
     y = net.conv(x, out, k, s, act=_act(net))
     return net.conv(y, out, 3, act=_act(net))
 
@@ -184,7 +192,7 @@ def _repeats(net: _Net) -> range:
 
 def _residual(net: _Net) -> str:
     c = net.channels()
-    x = net.conv(_cap(net, net.image(c), 3 * 9 * c * c), c, 3, act="Relu")
+    x = net.conv(net.image(c, 3 * 9 * c * c), c, 3, act="Relu")
     for _ in _repeats(net):
         y = net.conv(net.conv(x, net.channels(c // 2 + 4, c), 3, act="Relu"), c, 3)
         x = net.act(net.add(y, x), "Relu")
@@ -196,7 +204,7 @@ def _bottleneck(net: _Net) -> str:
     per_group = net.pick(0, 0, 0, 8, 16, 24, 32)
     groups = max(1, width // per_group) if per_group else 1
     width = width // groups * groups
-    x = _cap(net, net.image(c, 4, 64), 2 * c * width + 9 * width * width // groups)
+    x = net.image(c, 2 * c * width + 9 * width * width // groups, 4, 64)
     excite, short = net.pick(True, False), net.conv(x, c, 1, s)
     for _ in _repeats(net):
         y = net.conv(net.conv(x, width, act="Relu"), width, 3, s, groups, act="Relu")
@@ -221,7 +229,7 @@ def _squeeze_excite(net: _Net, x: str) -> str:
 def _inverted(net: _Net) -> str:
     c, act, k, s = net.channels(8, 320), _act(net), net.pick(3, 3, 3, 5, 7), net.pick(1, 1, 2)
     wide = net.pick(2, 3, 4, 6) * c if net.pick(True, False) else net.channels(16, 1024)
-    x = _cap(net, net.image(c), 3 * c * wide + k * k * wide)
+    x = net.image(c, 3 * c * wide + k * k * wide)
     x = net.conv(x, c, act=net.pick("", "Relu"))
     excite = net.pick(True, False)
     for _ in _repeats(net):
@@ -251,7 +259,7 @@ def _stem(net: _Net) -> str:
 def _modern(net: _Net) -> str:
     """ConvNeXt's block: depthwise, then channels last, norm and two linear layers."""
     c = net.channels(16, 512)
-    x = _cap(net, net.image(c, 4, 56), 8 * c * c + 49 * c)
+    x = net.image(c, 8 * c * c + 49 * c, 4, 56)
     wide = net.pick(2, 3, 4) * c
     for _ in _repeats(net):
         y = net.norm(net.transpose(net.conv(x, c, 7, groups=c), 0, 2, 3, 1))
@@ -318,7 +326,7 @@ def _transformer(net: _Net) -> str:
                        shape=(1, tokens, width))
         x = net.norm(net.op("Add", words, net.weight(1, tokens, width), shape=(1, tokens, width)))
     else:
-        x = net.norm(net.input(batch, tokens, width))
+        x = net.norm(net.tokens(tokens, width) if batch == 1 else net.input(batch, tokens, width))
     act = net.pick("Gelu", "Gelu", "gelu_tanh", "gelu_tanh", "Relu", "silu")
     for _ in _repeats(net):
         y = net.norm(net.add(_attention(net, x, width, heads, head), x))
@@ -334,7 +342,7 @@ def _perceptron(net: _Net) -> str:
 
 def _head(net: _Net) -> str:
     c = net.channels(32, 1280)
-    x = net.conv(_cap(net, net.image(c, 4, 14), c * 64), 64, act=_act(net))
+    x = net.conv(net.image(c, c * 64, 4, 14), 64, act=_act(net))
     y = net.op("GlobalAveragePool", x, shape=(1, 64, 1, 1))
     return net.linear(net.op("Flatten", y, shape=(1, 64)), net.pick(10, 100, 1000))
 
@@ -342,7 +350,7 @@ def _head(net: _Net) -> str:
 def _merge(net: _Net) -> str:
     """Branches put together, upsampled, pooled: what segmentation nets and dense nets add."""
     c, d = net.channels(8, 256), net.channels(8, 256)
-    x = _cap(net, net.image(c, 4, 40), 9 * c * (c + d) * 5)
+    x = net.image(c, 9 * c * (c + d) * 5, 4, 40)
     _, _, height, width = net.shape[x]
     a, b = net.conv(x, c, 3, act="Relu"), net.conv(x, d, 1, act="Relu")
     if net.pick(True, False):
@@ -407,7 +415,7 @@ def _merging(net: _Net) -> str:
 def _flattened(net: _Net) -> str:
     """A map seen as tokens: convolution, pixels to rows, linear layer, and back."""
     c, d = net.channels(16, 512), net.channels(16, 512)
-    x = net.conv(_cap(net, net.image(c, 4, 32), c * c + c * d), c)
+    x = net.conv(net.image(c, c * c + c * d, 4, 32), c)
     _, _, height, width = net.shape[x]
     y = net.transpose(net.reshape(x, 1, c, height * width), 0, 2, 1)
     y = net.linear(net.norm(y) if net.pick(True, False) else y, d)
@@ -434,7 +442,7 @@ def _short(net: _Net) -> str:
 def _normed(net: _Net) -> str:
     """Norms that do not fold into a convolution."""
     c = 8 * max(1, net.channels(8, 256) // 8)
-    x = net.conv(_cap(net, net.image(c, 6, 56), c * c * 9), c, 3)
+    x = net.conv(net.image(c, c * c * 9, 6, 56), c, 3)
     _, _, height, width = net.shape[x]
     if net.pick(True, False):
         y = net.op("InstanceNormalization", x, net.weight(c, scale=1.0), net.weight(c, scale=1.0),
@@ -471,14 +479,18 @@ def many_small_nodes(count: int = 300) -> bytes:
 
 
 def calibration_nets(seed: int = 0) -> Iterator[bytes]:
-    """ONNX bytes of one random net after another, each of 1 to 10 independent blocks; the same ones for one seed.
+    """ONNX bytes of one random net after another, each of 1 to 10 blocks; the same ones for one seed.
 
     Their number differs because a node is faster in a small net, whose weights stay in the cache from run to run.
     """
     rng = np.random.default_rng(seed)
     weights = np.array([w for _, w in _BLOCKS], float)
     while True:
-        net = _Net(rng)
+        net, made = _Net(rng), []
         for index in rng.choice(len(_BLOCKS), net.pick(1, 1, 1, 2, 3, 4, 6, 8, 10), p=weights / weights.sum()):
-            net.output(_BLOCKS[int(index)][0](net))
+            net.last = _BLOCKS[int(index)][0](net)
+            made.append(net.last)
+        for name in made:
+            if name not in net.chained:
+                net.output(name)
         yield net.bytes()
