@@ -31,7 +31,7 @@ def doctor(
     if found.announce:
         note(f"autoprune: {found.announce}")
     rows = examine(found)
-    noise = noise_test(found) if found.kind == "measured-local" else None
+    noise = noise_test(found) if found.is_measured else None
     if noise is not None:
         medians = ", ".join(f"{ms:.3g}" for ms in noise["medians_ms"])
         rows.append(("noise test", f"{medians} ms, spread {100 * noise['spread']:.1f} %", noise["verdict"]))

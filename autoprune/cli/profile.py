@@ -45,7 +45,7 @@ def profile(
             onnx_bytes = to_onnx_bytes(*load_model_and_inputs(model, data, shape))
         latency = profiler.latency(onnx_bytes)
     table: list[tuple[Node, float]] = []
-    if found.kind != "measured-local":
+    if not found.is_measured:
         table = predict_table(read_nodes(onnx_bytes), found, threads=threads)
     if output is Format.json:
         nodes = [{"node": n.name, "operator": n.op, "macs": n.macs, "ms": round(ms, 4)} for n, ms in table]

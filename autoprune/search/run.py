@@ -203,7 +203,7 @@ class Search:
         """The budget that candidates are held to: a little under it where the device is measured."""
         if self.budget_ms is None:
             return None
-        return self.budget_ms * (_MEASURED_MARGIN if self.device.kind == "measured-local" else 1.0)
+        return self.budget_ms * (_MEASURED_MARGIN if self.device.is_measured else 1.0)
 
     def _finished(self) -> bool:
         if self._exhausted or len(self.study.candidates()) >= self.trials:

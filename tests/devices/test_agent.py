@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from autoprune.devices import agent
+from autoprune.devices.agent import facts
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def _file(path, text):
 def test_cgroup_v2(tmp_path, sixteen, quota, cores):
     _file(tmp_path / "proc/self/cgroup", "0::/a/b\n")
     _file(tmp_path / "sys/fs/cgroup/a/cpu.max", quota)
-    assert agent.usable_cores(tmp_path) == cores
+    assert facts.usable_cores(tmp_path) == cores
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("-1", 16), ("300000", 3)])
@@ -30,12 +30,12 @@ def test_cgroup_v1(tmp_path, sixteen, quota, cores):
     _file(tmp_path / "proc/self/cgroup", "3:cpu,cpuacct:/docker/x\n2:memory:/docker/x\n")
     _file(tmp_path / "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_quota_us", quota)
     _file(tmp_path / "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_period_us", "100000")
-    assert agent.usable_cores(tmp_path) == cores
+    assert facts.usable_cores(tmp_path) == cores
 
 
 def test_nothing_readable_means_affinity(tmp_path, sixteen):
-    assert agent.usable_cores(tmp_path) == 16
+    assert facts.usable_cores(tmp_path) == 16
 
 
 def test_here():
-    assert agent.usable_cores() >= 1
+    assert facts.usable_cores() >= 1

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from autoprune.devices.agent import make_inputs
+from autoprune.devices.agent.timing import make_inputs
 from autoprune.devices.device import load_device
 from autoprune.devices.measure import Measurement, Measurer
 from autoprune.errors import ConfigError, DeviceError
@@ -85,7 +85,7 @@ def test_bad_models_and_arguments(measurer, external):
         measurer.measure(b"x", percentile="p42")
     with pytest.raises(ConfigError):
         measurer.measure(b"x", min_runs=0)
-    with pytest.raises(ConfigError, match="not this machine"):
+    with pytest.raises(ConfigError, match="is a profile"):
         Measurer(load_device("rpi4"))
     with pytest.raises(ConfigError, match="more threads"):
         Measurer(load_device("cpu"), threads=100_000)
