@@ -33,7 +33,7 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="Name or device file.")],
+def show(name: Annotated[str, typer.Argument(help="Name, device file or ssh://user@host.")],
          output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table) -> None:
     """Show a device: facts with sources, error figures, runtime.
 

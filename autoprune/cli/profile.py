@@ -13,7 +13,7 @@ __all__ = ["profile"]
 
 def profile(
     model: Annotated[str | None, typer.Option(help="A model, or FILE.onnx; the built-in example by default.")] = None,
-    device: Annotated[str, typer.Option(help="Name or device file.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Name, device file or ssh://user@host.")] = "cpu",
     data: Annotated[str | None, typer.Option(help="The data, for example inputs.")] = None,
     shape: Annotated[list[str] | None, typer.Option("--input", help="Shape of an input: 1x3x224x224, "
                                                                     "1x128:int.")] = None,

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from autoprune.devices.address import Address
@@ -100,8 +100,9 @@ class AdbAgent:
         """Milliseconds of `runs` runs after the warm-up ones, as perf_test's result file tells them."""
         warm, result = request["warmup_runs"], f"{_FOLDER}/result.csv"
         self._shell("rm", "-f", result)
-        cores = f"{sum(1 << core for core in self._cores):x}"
-        self._shell("taskset", cores, self._program, "-I", "-z", "-e", "cpu", "-m", "times", "-r", str(warm + runs),
+        self._shell(f"LD_LIBRARY_PATH={PurePosixPath(self._program).parent}",
+                    "taskset", f"{sum(1 << core for core in self._cores):x}",
+                    self._program, "-I", "-z", "-e", "cpu", "-m", "times", "-r", str(warm + runs),
                     "-x", str(request["threads"]), "-y", "1", "-o", "99", f"{_FOLDER}/{sha256}.onnx", result)
         found = re.findall(r"^[^,\n]*,([0-9.e+-]+),", self._shell("cat", result), re.MULTILINE)
         if len(found) != warm + runs:

@@ -39,10 +39,12 @@ class Address:
             if re.match(r"ssh://[^/@]*:[^/@]*@", text):
                 raise ConfigError("an address holds no password", allowed=_FORMS,
                                   fix="use a key: ssh-copy-id user@host")
-            raise ConfigError("not the address of a device", given=repr(text[:200]), allowed=_FORMS)
+            raise ConfigError("not the address of a device", given=repr(text[:200]), allowed=_FORMS,
+                              fix="docs/remote-devices.md")
         scheme, parts = text.partition(":")[0], found.groupdict()
         port = None if parts.get("port") is None else int(parts["port"])
         if port is not None and not 1 <= port <= 65535:
-            raise ConfigError("not a port", given=str(port), allowed="1 to 65535")
+            raise ConfigError("not a port", given=str(port), allowed="1 to 65535",
+                              fix="leave it out for the port of your ssh configuration")
         program = parts["program"] or _DEFAULT[scheme]
         return cls(scheme, parts["host"].strip("[]"), parts.get("user"), port, program.removeprefix("/~/"))

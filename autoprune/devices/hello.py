@@ -52,7 +52,7 @@ class Hello:
             "throttled": lambda value: None if value is None else _texts(value)}
         try:
             return cls(**{name: read(answer[name]) for name, read in readers.items()})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DeviceError("the device told nonsense about itself", given=f"{type(error).__name__}: {error}"[:300],
                               fix="is it really the address of the device?") from error
 
