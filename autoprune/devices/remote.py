@@ -21,7 +21,7 @@ _OPTIONS = ("BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=10", "
             "RemoteCommand=none")
 _FAILURES = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", "the device's host key is not the one that is known",
-     "if the device was reinstalled: ssh-keygen -R {host}, then ssh {target} by hand; if not, find out who answers"),
+     "if the device was reinstalled: ssh-keygen -R {known}, then ssh {target} by hand; if not, find out who answers"),
     (r"Host key verification failed|host key is known", "the device's host key is not known yet",
      "connect once by hand and compare the fingerprint: ssh {target}"),
     (r"Permission denied|Too many authentication failures", "the device refused the key",
@@ -49,13 +49,15 @@ def ssh_worker(address: Address) -> WorkerProcess:
 def _explain(address: Address) -> Callable[[int | None, str], DeviceError | None]:
     target = f"{address.user}@{address.host}" if address.user else address.host
     port = f"-p {address.port} " if address.port else ""
+    known = f"'[{address.host}]:{address.port}'" if address.port else address.host
 
     def explain(code: int | None, words: str) -> DeviceError | None:
         last = words.splitlines()[-1] if words else "no message"
         if code == 255:  # ssh's own failures
             for pattern, message, fix in _FAILURES:
                 if re.search(pattern, words):
-                    return DeviceError(message, given=last, fix=fix.format(host=address.host, target=port + target))
+                    named = fix.format(host=address.host, known=known, target=port + target)
+                    return DeviceError(message, given=last, fix=named)
             return WorkerLost("the connection to the device was lost, or its agent was killed", given=last,
                               fix="check the network and the device's memory (dmesg), then run the same command again")
         if code in (126, 127):

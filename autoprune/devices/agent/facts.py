@@ -111,14 +111,11 @@ def _limit(folder: Path) -> float | None:
 
 def throttle_bits() -> int | None:
     """The Raspberry Pi firmware's throttle bits, from the kernel or from `vcgencmd`; None elsewhere."""
-    text = _read(_root() / "sys/devices/platform/soc/soc:firmware/get_throttled")
-    if not text:
-        command = next((str(p) for p in (_root() / "usr/bin/vcgencmd", _root() / "opt/vc/bin/vcgencmd") if p.exists()),
-                       None)
-        if command is None:
-            return None
+    told = [_read(p) for p in (_root() / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled")]
+    text, command = "".join(told[:1]), _root() / "usr/bin/vcgencmd"
+    if not text and command.exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run([command, "get_throttled"], capture_output=True, timeout=5, check=True)
+            done = subprocess.run([str(command), "get_throttled"], capture_output=True, timeout=5, check=True)
             text = done.stdout.decode(errors="replace").partition("=")[2]
     try:
         return int(text.strip().replace("0x", ""), 16)
@@ -159,8 +156,8 @@ def hello() -> dict[str, Any]:
     features = re.search(r"^(?:Features|flags)\s*:\s*(.*)$", info, re.MULTILINE)
     bits, load = throttle_bits(), _read(root / "proc/loadavg").split()
     return {
-        "pid": os.getpid(), "model": _read(root / "proc/device-tree/model")[:100],
-        "system": platform.system(), "machine": platform.machine(), "is_64bit": sys.maxsize > 2**32,
+        "model": _read(root / "proc/device-tree/model")[:100], "system": platform.system(),
+        "machine": platform.machine(), "is_64bit": sys.maxsize > 2**32,
         "python": platform.python_version(), "numpy": importlib.util.find_spec("numpy") is not None,
         "onnxruntime": _runtime_version(), "cores": usable_cores(), "all_cores": os.cpu_count() or 1,
         "features": features.group(1).split()[:400] if features else [], "governor": governor(),

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,20 @@ class Cache:
                 partial.unlink()
 
     def _make_room(self, size: int) -> None:
-        files = sorted((p.stat().st_mtime, p) for p in self.folder.iterdir() if p.is_file())
-        total = size + sum(p.stat().st_size for _, p in files)
-        for _, path in files:
-            if total > self.limit and path.name not in self.needed:
-                total -= path.stat().st_size
-                path.unlink()
+        """Delete the oldest files that nobody needs now until `size` bytes fit under the limit, and into the free half
+        of the disk.
+        """
+        files = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another agent of this user makes room too
+                files.append((path.stat().st_mtime, path.stat().st_size, path))
+        total = sum(stored for _, stored, _ in files)
+        limit = min(self.limit, (shutil.disk_usage(self.folder).free + total) // 2)
+        for _, stored, path in sorted(files):
+            if total + size > limit and path.name not in self.needed:
+                total -= stored
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
 
 
 def _chunks(source: Any, size: int, digest: Any) -> Iterator[bytes]:
