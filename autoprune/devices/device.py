@@ -99,8 +99,8 @@ class Device:
 
     @property
     def resolved(self) -> str:
-        """The name of the real device: `alias_of` for an alias, else `name`."""
-        return self.alias_of or self.name
+        """The name of the real device: `alias_of` for an alias, the address of a remote one, else `name`."""
+        return self.alias_of or self.address or self.name
 
     def alignment(self) -> int:
         """Kept channels should be multiples of this.

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autoprune.devices.address import Address
-from autoprune.devices.device import load_device
+from autoprune.devices.device import Device, load_device
 from autoprune.devices.remote import ssh_command
 from autoprune.errors import ConfigError
 
@@ -36,6 +38,18 @@ def test_what_is_no_address(text):
     assert caught.value.fix
 
 
+@given(st.text(max_size=30), st.sampled_from(["ssh://", "adb://", "ssh://a@", "ssh://a/", ""]))
+def test_any_text_is_an_address_or_an_error(text, start):
+    try:
+        address = Address.parse(start + text)
+    except ConfigError:
+        return
+    for part in (address.host, address.user or "x", address.program):
+        assert part.isascii()
+        assert not part.startswith("-")
+        assert not set(part) & set(" \t\n\"'`$\\;&|<>()*?!#~{}")
+
+
 def test_the_ssh_command_is_strict_and_a_list(monkeypatch):
     monkeypatch.delenv("AUTOPRUNE_SSH_CONFIG", raising=False)
     command = ssh_command(Address.parse("ssh://pi@board:2222/~/venv/bin/python"))
@@ -52,7 +66,9 @@ def test_remote_devices_in_files(tmp_path):
             'precision = "fp32"\n')
     file = tmp_path / "board.toml"
     file.write_text(text)
-    assert load_device(str(file)).address == "ssh://pi@board"
+    device = load_device(str(file))
+    assert device.address == device.resolved == "ssh://pi@board"
+    assert Device.from_json(device.to_json()) == device
     for good, bad, message in (
             ("ssh://pi@board", "ssh://pi board", "line 7: address: not the address of a device"),
             ('address = "ssh://pi@board"\n', "", "address is missing"),
