@@ -84,7 +84,7 @@ class AdbAgent:
 
     def _measure(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["inputs"] is not None or request["profile_runs"]:
-            raise Refused("model", "onnxruntime_perf_test takes no inputs and tells no node times: measure without")
+            raise Refused("setup", "onnxruntime_perf_test takes no inputs and tells no node times: measure without")
         candidate, reference = request["candidate"], request["reference"]
         warm = self._times(candidate, 3, request)
         runs = max(request["min_runs"], min(_MOST_RUNS, round(1e3 * request["min_s"] / statistics(warm)["p50_ms"])))
