@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Importing onnxruntime 1.31 or newer starts telemetry, on Linux too; autoprune sends nothing anywhere.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "AutopruneError": "autoprune.errors",

@@ -26,14 +26,14 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
     if output is Format.json:
         print_json([d.to_json() for d in devices])
         return
-    print_table(["device", "source", "threads", "typical error", "description"],
-                [[d.name + (f" → {d.alias_of}" if d.alias_of else ""), "measured" if d.kind == "measured-local"
-                  else "profile", d.threads or "all usable", f"{100 * d.error.p50:.0f} %" if d.error else "",
-                  d.description] for d in devices], output)
+    rows = [[d.name + (f" → {d.alias_of}" if d.alias_of else ""), "measured" if d.is_measured else "profile",
+             d.threads or "all usable", f"{100 * d.error.p50:.0f} %" if d.error else "", d.description]
+            for d in devices]
+    print_table(["device", "source", "threads", "typical error", "description"], rows, output)
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="Name or device file.")],
+def show(name: Annotated[str, typer.Argument(help="Name, device file or ssh://user@host.")],
          output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table) -> None:
     """Show a device: facts with sources, error figures, runtime.
 

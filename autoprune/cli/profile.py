@@ -13,7 +13,7 @@ __all__ = ["profile"]
 
 def profile(
     model: Annotated[str | None, typer.Option(help="A model, or FILE.onnx; the built-in example by default.")] = None,
-    device: Annotated[str, typer.Option(help="Name or device file.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Name, device file or ssh://user@host.")] = "cpu",
     data: Annotated[str | None, typer.Option(help="The data, for example inputs.")] = None,
     shape: Annotated[list[str] | None, typer.Option("--input", help="Shape of an input: 1x3x224x224, "
                                                                     "1x128:int.")] = None,
@@ -45,7 +45,7 @@ def profile(
             onnx_bytes = to_onnx_bytes(*load_model_and_inputs(model, data, shape))
         latency = profiler.latency(onnx_bytes)
     table: list[tuple[Node, float]] = []
-    if found.kind != "measured-local":
+    if not found.is_measured:
         table = predict_table(read_nodes(onnx_bytes), found, threads=threads)
     if output is Format.json:
         nodes = [{"node": n.name, "operator": n.op, "macs": n.macs, "ms": round(ms, 4)} for n, ms in table]

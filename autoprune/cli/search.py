@@ -25,7 +25,7 @@ def search(
                                                   "path/file.py:loaders.")] = None,
     metric: Annotated[str | None, typer.Option(help="Name or module:function; accuracy by default.")] = None,
     loss: Annotated[str | None, typer.Option(help="Name or module:function; cross_entropy by default.")] = None,
-    device: Annotated[str | None, typer.Option(help="Name or device file; cpu (this machine) by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="Name, device file or ssh://user@host; cpu by default.")] = None,
     budget: Annotated[str | None, typer.Option(help="20ms, 1500us, 50fps, 0.5x (of dense), optionally @p90.")] = None,
     max_drop: Annotated[str | None, typer.Option(help="Allowed loss of the metric, such as 1pp.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a name or a TOML file.")] = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune import resources
+from autoprune.devices.address import Address
 from autoprune.devices.toml_file import read_device_file
 from autoprune.errors import ConfigError, did_you_mean
 
@@ -67,10 +68,11 @@ class ProfileConstants:
 class Device:
     """A device that a model can be timed on or priced for.
 
-    `kind` is "measured-local" (this machine, through onnxruntime) or "profile" (priced from shipped facts). `threads`
-    None means all usable cores. `align` 0 means "decided by this machine" (see `alignment`). `alias_of` is the device
-    that this name stands for, or None; `announce` is what to tell the user then. `sparsity` names the weight patterns
-    that the runtime turns into speed: none of the shipped runtimes does.
+    `kind` is "measured-local" (this machine, through onnxruntime), "measured-remote" (the same on another machine,
+    whose `address` is given) or "profile" (priced from shipped facts). `runtime_version` of a measured device is the
+    one it must have, "" for any. `threads` None means all usable cores. `align` 0 means that `alignment` decides.
+    `alias_of` is the device that this name stands for, or None; `announce` is what to tell the user then. `sparsity`
+    names the weight patterns that the runtime turns into speed: none of the shipped runtimes does.
     """
 
     name: str
@@ -88,20 +90,26 @@ class Device:
     facts: Mapping[str, Fact] = field(default_factory=dict)
     error: ErrorFigures | None = None
     profile: ProfileConstants | None = None
+    address: str | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its latencies are measured rather than predicted."""
+        return self.kind in ("measured-local", "measured-remote")
 
     @property
     def resolved(self) -> str:
-        """The name of the real device: `alias_of` for an alias, else `name`."""
-        return self.alias_of or self.name
+        """The name of the real device: `alias_of` for an alias, the address of a remote one, else `name`."""
+        return self.alias_of or self.address or self.name
 
     def alignment(self) -> int:
         """Kept channels should be multiples of this.
 
         For this machine: onnxruntime's block width, 16 with AVX-512, 8 with AVX2, 4 on Arm (128-bit vectors and no
-        staircase beyond them), and 8 where nothing is known.
+        staircase beyond them), and 8 where nothing is known, as of a device elsewhere.
         """
-        if self.align:
-            return self.align
+        if self.align or self.address is not None:
+            return self.align or 8
         if platform.machine().lower() in ("aarch64", "arm64", "armv7l"):
             return 4
         return 16 if "avx512f" in _cpu_flags() else 8
@@ -129,11 +137,16 @@ class Device:
 
 
 def load_device(name: str) -> Device:
-    """A shipped device by name, or the device in a `.toml` file by path.
+    """A shipped device by name, the device in a `.toml` file by path, or the one at an `ssh://` or `adb://` address.
 
-    Raises `ConfigError` for an unknown name (with what was probably meant) and for a broken file (with every problem
-    and its line).
+    Raises `ConfigError` for an unknown name (with what was probably meant), for a broken file (with every problem and
+    its line) and for a broken address. Connects to nothing.
     """
+    if "://" in name:
+        scheme = Address.parse(name).scheme
+        return Device(name=name, kind="measured-remote", description=f"a device over {scheme}, measured",
+                      runtime="onnxruntime", runtime_version="", provider="CPUExecutionProvider", precision="fp32",
+                      threads=None, align=0, address=name)
     path = Path(name)
     if path.suffix == ".toml":
         return _load(path, seen=())
@@ -167,7 +180,8 @@ def _load(path: Path, seen: tuple[str, ...]) -> Device:
     return Device(
         name=data["name"], kind=data["kind"], description=data["description"], runtime=runtime["name"],
         runtime_version=runtime.get("version", ""), provider=runtime["provider"], precision=runtime["precision"],
-        threads=data.get("threads"), align=data.get("align", 0), sparsity=tuple(data["sparsity"]),
+        threads=data.get("threads"), align=data.get("align", 0), address=data.get("address"),
+        sparsity=tuple(data["sparsity"]),
         facts={k: Fact(f["value"], f["source"]) for k, f in data.get("facts", {}).items()},
         error=None if error is None else ErrorFigures(**error),
         profile=None if profile is None else ProfileConstants(**{k: v for k, v in profile.items() if k != "source"}))

@@ -11,45 +11,51 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from autoprune.devices.agent import usable_cores
+from autoprune.devices.adb import adb_worker
+from autoprune.devices.address import Address
+from autoprune.devices.agent.facts import usable_cores
 from autoprune.devices.device import Device
+from autoprune.devices.hello import Hello
 from autoprune.devices.latency import PERCENTILES
 from autoprune.devices.measurement import Measurement, NodeTime, RunStats, read_measurement
 from autoprune.devices.nodes import load_model
-from autoprune.devices.worker_process import WorkerProcess, local_worker
-from autoprune.errors import ConfigError
+from autoprune.devices.remote import ssh_worker
+from autoprune.devices.worker_process import WorkerLost, WorkerProcess, local_worker
+from autoprune.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Measurement", "Measurer", "NodeTime", "RunStats"]
 
+_REMOTE_CACHE_BYTES = 1 << 30
+
 
 class Measurer:
-    """Times models on this machine; a context manager that owns one worker process.
+    """Times models on this machine or on a remote one; a context manager that owns one worker process.
 
-    The worker starts with the first `measure` and lives until `close`. A crash or a timeout raises `DeviceError` for
-    that call only; the next one starts a fresh worker. Measurements of one user never overlap on a machine (a lock).
-    Not thread-safe: one measurer, one caller.
+    The worker starts (and a remote device is connected to) with the first `measure` or `hello`, and lives until
+    `close`. A crash or a timeout raises `DeviceError` for that call only; the next one starts a fresh worker. A
+    connection that is lost is made again once within the call. Measurements of one user never overlap on a device (a
+    lock; waiting for it may take half of `timeout_s`). Not thread-safe: one measurer, one caller.
 
-    `threads` None means the device's, or all usable cores. Raises `ConfigError` for a device that is not this machine
-    or for more threads than usable cores.
+    `threads` None means the device's, or all usable cores. Raises `ConfigError` for a device that is not measured or
+    for more threads than usable cores (of a remote device: when it is connected to).
     """
 
     def __init__(self, device: Device, threads: int | None = None, timeout_s: float = 120.0):
-        if device.kind != "measured-local":
-            raise ConfigError(f"{device.name!r} is not this machine, so it cannot be measured here",
-                              given=f"kind {device.kind}", allowed="a device of kind measured-local, such as cpu")
+        if not device.is_measured:
+            raise ConfigError(f"{device.name!r} is a profile, so it cannot be measured", given=f"kind {device.kind}",
+                              allowed="cpu, cuda, tensorrt, or the address of a device: ssh://user@host")
         if not math.isfinite(timeout_s) or timeout_s <= 0:
             raise ConfigError("the timeout must be above 0 seconds", given=repr(timeout_s))
-        cores = usable_cores()
-        self.threads = threads if threads is not None else device.threads or cores
-        if not 1 <= self.threads <= cores:
-            raise ConfigError("more threads than usable cores would measure the scheduler", given=str(self.threads),
-                              allowed=f"1 to {cores} (affinity and cgroup limits)")
         self.device, self.timeout_s, self.cool_down_s = device, timeout_s, 20.0
-        self._worker = local_worker()
-        self._known: set[str] = set()  # files that are checked to be models
+        self._wanted_threads = threads if threads is not None else device.threads
+        if device.address is None:
+            self._threads(usable_cores())
+        self._worker = _open(device)
+        self._models: set[str] = set()  # hashes of what is known to be a model
+        self._hello: Hello | None = None
         self._greeted: int | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="autoprune-measure-"))
         # also when nobody calls close: on garbage collection and at exit
@@ -82,20 +88,39 @@ class Measurer:
         for bad arguments.
         """
         _check(percentile, min_runs, min_s, warmup_runs, warmup_s, repeats, profile_runs)
-        if not self._finalizer.alive:
-            raise ConfigError("this measurer is closed", fix="make a new Measurer")
         files: dict[str, bytes] = {}
         request = {
             "op": "measure", "candidate": self._model(onnx_bytes, files),
             "reference": None if reference is None else self._model(reference, files),
-            "inputs": None if inputs is None else _add(_npz(inputs), files), "threads": self.threads,
-            "provider": self.device.provider, "min_runs": min_runs, "min_s": min_s, "warmup_runs": warmup_runs,
-            "warmup_s": warmup_s, "repeats": repeats, "profile_runs": profile_runs, "wait_s": self.timeout_s / 2,
-            "cool_down_s": self.cool_down_s}
-        self._greet()
-        self._send(files)
-        answer = self._worker.ask(request, self.timeout_s)
-        return read_measurement(answer, percentile, self.device.resolved, self.device.runtime, self.threads)
+            "inputs": None if inputs is None else _add(_npz(inputs), files), "provider": self.device.provider,
+            "min_runs": min_runs, "min_s": min_s, "warmup_runs": warmup_runs, "warmup_s": warmup_s, "repeats": repeats,
+            "profile_runs": profile_runs, "wait_s": self.timeout_s / 2, "cool_down_s": self.cool_down_s}
+        try:
+            answer, threads = self._ask(request, files)
+        except WorkerLost:
+            if self.device.address is None:
+                raise
+            answer, threads = self._ask(request, files)
+        return read_measurement(answer, percentile, self.device.resolved, self.device.runtime, threads)
+
+    def hello(self) -> Hello:
+        """What the device says about itself. Raises `DeviceError` when it cannot be reached or measured on."""
+        if not self._finalizer.alive:
+            raise ConfigError("this measurer is closed", fix="make a new Measurer")
+        if self._hello is None or self._greeted is None or self._worker.pid != self._greeted:
+            here = self.device.address is None
+            request = {"op": "hello", "cache": str(self._folder) if here else None,
+                       "cache_bytes": 0 if here else _REMOTE_CACHE_BYTES}
+            found = Hello.read(self._worker.ask(request, self.timeout_s))
+            found.check(self.device.runtime_version)
+            if self._hello is not None and (found.onnxruntime, found.machine) != (self._hello.onnxruntime,
+                                                                                  self._hello.machine):
+                raise DeviceError("the device changed while it was measured on",
+                                  given=f"onnxruntime {found.onnxruntime} on {found.machine}",
+                                  allowed=f"onnxruntime {self._hello.onnxruntime} on {self._hello.machine}",
+                                  fix="start again")
+            self._hello, self._greeted = found, self._worker.pid
+        return self._hello
 
     def close(self) -> None:
         """End the worker and delete its files; safe to call twice."""
@@ -103,24 +128,40 @@ class Measurer:
 
     def _model(self, onnx_bytes: bytes, files: dict[str, bytes]) -> str:
         digest = _add(onnx_bytes, files) if isinstance(onnx_bytes, bytes | bytearray) else ""
-        if digest not in self._known:
+        if digest not in self._models:
             load_model(onnx_bytes)  # a clear error here instead of a crash there
-            self._known.add(digest)
+            self._models.add(digest)
         return digest
 
-    def _greet(self) -> None:
-        """Say hello to a worker that has not been greeted yet."""
-        if self._greeted is None or self._worker.pid != self._greeted:
-            self._worker.ask({"op": "hello", "cache": str(self._folder), "cache_bytes": 0}, self.timeout_s)
-            self._greeted = self._worker.pid
-
-    def _send(self, files: dict[str, bytes]) -> None:
-        """Have the worker hold `files`; only what it lacks is sent."""
+    def _ask(self, request: dict[str, Any], files: dict[str, bytes]) -> tuple[dict[str, Any], int]:
+        """The answer to a request that needs `files`, of which only what the device lacks is sent; and the threads."""
+        threads = self._threads(self.hello().cores)
         sizes = {digest: len(content) for digest, content in files.items()}
-        missing = self._worker.ask({"op": "has", "files": sizes}, self.timeout_s)["missing"]
-        for digest, content in files.items():
-            if digest in missing:
-                self._worker.ask({"op": "put", "sha256": digest, "size": len(content)}, self.timeout_s, content)
+        missing = self._worker.ask({"op": "has", "files": sizes}, self.timeout_s).get("missing")
+        if not isinstance(missing, list):
+            raise DeviceError("the device did not tell which files it lacks", given=str(missing)[:200],
+                              fix="measure again")
+        for digest in missing:
+            if not isinstance(digest, str) or digest not in files:
+                raise DeviceError("the device asks for a file that it does not need", given=str(digest)[:200],
+                                  fix="measure again")
+            content = files[digest]
+            self._worker.ask({"op": "put", "sha256": digest, "size": len(content)}, self.timeout_s, content)
+        return self._worker.ask({**request, "threads": threads}, self.timeout_s), threads
+
+    def _threads(self, cores: int) -> int:
+        threads = cores if self._wanted_threads is None else self._wanted_threads
+        if not 1 <= threads <= cores:
+            raise ConfigError("more threads than usable cores would measure the scheduler", given=str(threads),
+                              allowed=f"1 to {cores} (affinity, cgroup limits, and big cores only)")
+        return threads
+
+
+def _open(device: Device) -> WorkerProcess:
+    if device.address is None:
+        return local_worker()
+    address = Address.parse(device.address)
+    return ssh_worker(address) if address.scheme == "ssh" else adb_worker(address)
 
 
 def _release(worker: WorkerProcess, folder: Path) -> None:

@@ -88,7 +88,7 @@ def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, ru
             raise ValueError("nodes must be a list, and not endless")
         times = tuple(NodeTime(_text(n["name"], _LONGEST_NAME), _text(n["op"], 200), _number(n["ms"], 0),
                                tuple(int(_number(d, 0)) for d in n["shape"][:20])) for n in nodes)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeviceError("the measuring process answered with an incomplete record",
                           given=f"{type(error).__name__}: {str(error)[:300]}", fix="measure again") from error
     notes = [f"drift {100 * abs(moved):.0f} %"] if abs(moved) > _DRIFT else []

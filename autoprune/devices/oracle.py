@@ -20,8 +20,8 @@ __all__ = ["LatencyOracle", "measure", "to_onnx_bytes"]
 class LatencyOracle(Profiler):
     """`LatencyOracle("rpi4")(model, example_inputs) -> Latency`.
 
-    `device` is a name, a path to a device file, or a `Device`. Reusable: the measuring process (if the device is
-    measured) stays up between calls; `close` or a `with` ends it.
+    `device` is a name, a path to a device file, an address (`ssh://user@host`), or a `Device`. Reusable: the measuring
+    process (if the device is measured) stays up between calls; `close` or a `with` ends it.
     """
 
     def __init__(self, device: Device | str, *, percentile: str = "p50", threads: int | None = None,
@@ -52,7 +52,7 @@ class LatencyOracle(Profiler):
 
 
 def measure(model_or_onnx: Any, example_inputs: Any = None, device: Device | str = "cpu") -> Latency:
-    """Latency of one inference on `device`: measured on this machine for "cpu", priced for a profile.
+    """Latency of one inference on `device`: measured for "cpu" or an address, priced for a profile.
 
     Opens and ends a measuring process; for more than one model keep a `LatencyOracle`. Raises `ConfigError` for bad
     arguments, `DeviceError` for models that do not load or run.

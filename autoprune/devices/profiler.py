@@ -60,7 +60,7 @@ class PredictedProfiler(Profiler):
 
 @final
 class MeasuredProfiler(Profiler):
-    """Measures on this machine, in turns with `reference` (the dense model) once that is set.
+    """Measures on this machine or a remote one, in turns with `reference` (the dense model) once that is set.
 
     A machine is not equally fast all day. So that candidates measured minutes apart can be compared, a latency is
     scaled by what the dense model took in the same measurement against `baseline_ms`, what it took at first.
@@ -109,6 +109,6 @@ def open_profiler(device: Device | str, *, percentile: str = "p50", threads: int
     if percentile not in PERCENTILES:
         raise ConfigError("unknown percentile", given=repr(percentile), allowed=", ".join(PERCENTILES))
     found = load_device(device) if isinstance(device, str) else device
-    if found.kind == "measured-local":
+    if found.is_measured:
         return MeasuredProfiler(found, percentile, threads, reference, timeout_s)
     return PredictedProfiler(found, percentile, threads)

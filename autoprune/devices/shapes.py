@@ -104,7 +104,7 @@ def run_for_shapes(model: ModelProto, names: list[str]) -> dict[str, Shape]:
     import onnx
     import onnxruntime as ort
 
-    from autoprune.devices.agent import make_inputs
+    from autoprune.devices.agent.timing import make_inputs
 
     wide = onnx.ModelProto()
     wide.CopyFrom(model)

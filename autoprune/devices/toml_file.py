@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune.devices.address import Address
 from autoprune.errors import ConfigError, did_you_mean
 
 __all__ = ["read_device_file"]
 
-_KINDS = ("measured-local", "profile")
+_KINDS = ("measured-local", "measured-remote", "profile")
 _TEXT, _WHOLE, _NUMBER, _FLAG = "text", "a whole number", "a number", "true or false"
 _LIST, _TABLE = "a list", "a table"
-_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "description": _TEXT, "threads": _WHOLE, "align": _WHOLE,
-        "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE, "profile": _TABLE, "error": _TABLE}
+_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "address": _TEXT, "description": _TEXT,
+        "threads": _WHOLE, "align": _WHOLE, "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE,
+        "profile": _TABLE, "error": _TABLE}
 _ALIAS = {"schema": _WHOLE, "name": _TEXT, "alias_of": _TEXT, "announce": _TEXT, "description": _TEXT}
 _RUNTIME = {"name": _TEXT, "version": _TEXT, "provider": _TEXT, "precision": _TEXT}
 _PROFILE = {"cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER, "issue_width": _NUMBER,
@@ -49,7 +51,7 @@ def read_device_file(path: Path) -> dict[str, Any]:
 def _problems(data: Mapping[str, Any], text: str) -> list[str]:
     if "alias_of" in data:
         return [*_check(data, _ALIAS, set(_ALIAS), "", text), *_schema(data, text)]
-    optional = {"threads", "align", "facts", "profile", "error"}
+    optional = {"address", "threads", "align", "facts", "profile", "error"}
     found = [*_check(data, _TOP, set(_TOP) - optional, "", text), *_schema(data, text)]
     kind = data.get("kind")
     if isinstance(kind, str) and kind not in _KINDS:
@@ -57,7 +59,7 @@ def _problems(data: Mapping[str, Any], text: str) -> list[str]:
     if kind == "profile":
         found += [f"{key} is missing (a profile needs it)"
                   for key in ("threads", "align", "profile", "error") if key not in data]
-    for name, keys, may_miss in (("runtime", _RUNTIME, {"version"} if kind == "measured-local" else set()),
+    for name, keys, may_miss in (("runtime", _RUNTIME, set() if kind == "profile" else {"version"}),
                                  ("profile", _PROFILE, set()), ("error", _ERROR, set())):
         if isinstance(data.get(name), dict):
             found += _check(data[name], keys, set(keys) - may_miss, name, text)
@@ -70,7 +72,22 @@ def _problems(data: Mapping[str, Any], text: str) -> list[str]:
     patterns = data.get("sparsity")
     if isinstance(patterns, list) and not all(isinstance(p, str) for p in patterns):
         found.append(f"{_at(text, '', 'sparsity')}sparsity must be a list of texts")
-    return [*found, *_order(data, text)]
+    return [*found, *_address(data, text), *_order(data, text)]
+
+
+def _address(data: Mapping[str, Any], text: str) -> list[str]:
+    """What is wrong with the address: remote devices, and only they, have one."""
+    address, remote = data.get("address"), data.get("kind") == "measured-remote"
+    if remote and address is None:
+        return ["address is missing (kind measured-remote needs it)"]
+    if address is not None and not remote:
+        return [f"{_at(text, '', 'address')}address is for kind measured-remote only"]
+    if isinstance(address, str):
+        try:
+            Address.parse(address)
+        except ConfigError as error:
+            return [f"{_at(text, '', 'address')}address: {error.message}; allowed: {error.allowed}"]
+    return []
 
 
 def _order(data: Mapping[str, Any], text: str) -> list[str]:

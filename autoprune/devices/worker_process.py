@@ -11,18 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import IO, Any
 
+from autoprune.devices.agent import source
 from autoprune.errors import ConfigError, DeviceError
 
 __all__ = ["BOOTSTRAP", "WorkerLost", "WorkerProcess", "local_worker"]
 
 BOOTSTRAP = ("import sys; sys.path[:] = [p for p in sys.path if p]; b = sys.stdin.buffer; "
-             "exec(compile(b.read(int(b.readline())), 'autoprune-agent', 'exec'))")
-"""What Python is started with, anywhere: it reads the agent's length and source from stdin and becomes the agent.
+             "exec(b.read(int(b.readline())))")
+"""What Python is started with, anywhere: it reads the length of a Python text and the text from stdin, and runs it.
 
-No import from the folder it happens to start in, and no quotes or characters that a shell would change in '"'.
+Imports nothing from the folder it happens to start in, and holds no character that a shell would change in "…".
 """
 _LONGEST_ANSWER = 4_000_000
 _SLOWEST_LINK = 200_000  # bytes per second
@@ -36,11 +36,13 @@ class WorkerProcess:
     """One process that speaks the agent's JSON lines. Started by the first `ask`, and again by the next `ask` after a
     crash or a timeout.
 
-    `died(exit code or None, last words)` turns its death into an error, where that is more than `WorkerLost`.
+    `command` starts a Python with `BOOTSTRAP`, which is handed `text` to run. `died(exit code or None, last words)`
+    tells what its death means, or None where that is just `WorkerLost`.
     """
 
-    def __init__(self, command: Sequence[str], died: Callable[[int | None, str], DeviceError | None] | None = None):
-        self._command, self._explain = list(command), died
+    def __init__(self, command: Sequence[str], text: str,
+                 died: Callable[[int | None, str], DeviceError | None] | None = None):
+        self._command, self._text, self._explain = list(command), text.encode(), died
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._asked = 0
@@ -74,7 +76,7 @@ class WorkerProcess:
                               fix="if this is what the device's shell prints at login, print it only to a terminal")
         if answer["ok"]:
             return answer
-        raise _refusal(str(answer.get("kind")), str(answer.get("error"))[:600])
+        raise _refusal(str(answer.get("kind")), _plain(str(answer.get("error"))[:600]))
 
     def _send(self, process: subprocess.Popen[bytes], data: bytes, until: float, timeout_s: float) -> None:
         assert process.stdin is not None
@@ -121,8 +123,7 @@ class WorkerProcess:
                               fix=f"install {self._command[0]}") from error
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
-        source = Path(__file__).with_name("agent.py").read_bytes()
-        self._send(self._process, b"%d\n" % len(source) + source, time.monotonic() + 60, 60)
+        self._send(self._process, b"%d\n" % len(self._text) + self._text, time.monotonic() + 60, 60)
         return self._process
 
     def _too_long(self, timeout_s: float) -> DeviceError:
@@ -141,7 +142,7 @@ class WorkerProcess:
         if self._errors is not None:
             self._errors.seek(0, os.SEEK_END)
             self._errors.seek(max(0, self._errors.tell() - 2000))
-            words = self._errors.read().decode(errors="replace").strip()
+            words = _plain(self._errors.read().decode(errors="replace")).strip()
         self.close()
         explained = None if self._explain is None else self._explain(code, words)
         if explained is not None:
@@ -165,7 +166,7 @@ class WorkerProcess:
             try:
                 process.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # with what it may have started: it leads a session of its own
                 process.wait()
         if self._errors is not None:
             self._errors.close()
@@ -174,13 +175,15 @@ class WorkerProcess:
 
 def local_worker() -> WorkerProcess:
     """The agent on this machine, in the Python that runs this."""
-    return WorkerProcess([sys.executable, "-c", BOOTSTRAP])
+    return WorkerProcess([sys.executable, "-c", BOOTSTRAP], source())
 
 
 def _refusal(kind: str, text: str) -> DeviceError | ConfigError:
     """The agent's refusal as an error that names the fix."""
     if kind == "missing":
         return WorkerLost("the device has lost a file that it was given", given=text, fix="measure again")
+    if kind == "setup":
+        return DeviceError("the device is not ready to be measured on", given=text, fix="docs/remote-devices.md")
     if kind == "busy":
         return DeviceError("another measurement holds the device", given=text,
                            fix="wait for the other search, or stop it")
@@ -195,6 +198,11 @@ def _refusal(kind: str, text: str) -> DeviceError | ConfigError:
                            fix="pip install onnxruntime-gpu (instead of onnxruntime), with its CUDA and cuDNN")
     return DeviceError("the model could not be measured", given=text,
                        fix="check it with onnx.checker.check_model and onnxruntime")
+
+
+def _plain(text: str) -> str:
+    """Text of a device without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def _signal_name(number: int) -> str:

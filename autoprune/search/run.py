@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import MeasuredProfiler, open_profiler
-from autoprune.errors import AutopruneError, ConfigError, ModelError
+from autoprune.errors import AutopruneError, ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Cut, Plan
@@ -28,6 +28,7 @@ from autoprune.units import Budget
 __all__ = ["Outcome", "Progress", "Search", "pareto"]
 
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
+_DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
 _STAND_IN = "rpi4"  # whose profile shapes the knapsack's table where latency is measured
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
@@ -94,6 +95,7 @@ class Search:
         self._done_before = 0
         self._skipped = 0
         self._exhausted = False
+        self._device_failures = 0
         self._seconds_before: dict[str, float] = dict(self.study.attributes.get("seconds", {}))
         self.budget_ms: float | None = None
 
@@ -203,7 +205,7 @@ class Search:
         """The budget that candidates are held to: a little under it where the device is measured."""
         if self.budget_ms is None:
             return None
-        return self.budget_ms * (_MEASURED_MARGIN if self.device.kind == "measured-local" else 1.0)
+        return self.budget_ms * (_MEASURED_MARGIN if self.device.is_measured else 1.0)
 
     def _finished(self) -> bool:
         if self._exhausted or len(self.study.candidates()) >= self.trials:
@@ -228,6 +230,18 @@ class Search:
             plan = self.proposer.suggest(trial)
         origin = trial.user_attrs.get("origin", "search")
         try:
+            return self._evaluate(trial, origin, plan, candidates)
+        except KeyboardInterrupt:
+            self.study.abandon(trial, self.target_ms)
+            raise
+
+    def _evaluate(self, trial: object, origin: str, plan: Plan, candidates: list[Candidate]) -> Candidate | None:
+        from optuna.trial import Trial
+
+        assert isinstance(trial, Trial)
+        clock = self.pipeline.clock
+        model = problem = None
+        try:
             if origin in ("search", "variation of the front"):
                 reason = self._not_worth(plan, candidates)
                 if reason is not None:
@@ -235,29 +249,22 @@ class Search:
                     self._skipped += 1
                     return None
             self._skipped = 0
-            return self._evaluate(trial, origin, plan)
-        except KeyboardInterrupt:
-            self.study.abandon(trial, self.target_ms)
-            raise
-
-    def _evaluate(self, trial: object, origin: str, plan: Plan) -> Candidate:
-        from optuna.trial import Trial
-
-        assert isinstance(trial, Trial)
-        clock = self.pipeline.clock
-        model = None
-        try:
             candidate, model = self.pipeline.evaluate(trial.number, origin, plan, self._latency_of(plan))
         except ConfigError:
             raise  # a setting is wrong: every candidate would fail the same way
         except (AutopruneError, RuntimeError, ValueError, ArithmeticError) as error:
-            candidate = Candidate(trial.number, origin, plan, "failed", failure(error))
+            candidate, problem = Candidate(trial.number, origin, plan, "failed", failure(error)), error
         with clock.time("write"):
             front = pareto([*self.study.candidates(), candidate])
             if model is not None and candidate in front:
                 self.folder.save_model(candidate.number, model)
             self.study.tell(trial, candidate, self.target_ms)
             self._drop_dominated(front)
+        self._device_failures = self._device_failures + 1 if isinstance(problem, DeviceError) else 0
+        if self._device_failures >= _DEVICE_PATIENCE:
+            raise DeviceError(f"the device failed {_DEVICE_PATIENCE} candidates in a row, so the search stops here",
+                              given=str(problem).partition("\n")[0],
+                              fix=f"autoprune doctor --device {self.device.name}; the same command again resumes")
         return candidate
 
     def _drop_dominated(self, front: list[Candidate]) -> None:

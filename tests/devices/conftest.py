@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from loopback import SSHD, Loopback
 from onnx import TensorProto, helper, numpy_helper
 
 Make = Callable[..., bytes]
@@ -101,3 +103,20 @@ def int8() -> bytes:
     weights = {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8), "z8": np.array(0, np.int8),
                "w": np.ones((16, 8, 3, 3), np.int8)}
     return build(nodes, weights, [1, 8, 6, 6])
+
+
+@pytest.fixture(scope="session")
+def _sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    if SSHD is None or shutil.which("ssh") is None:
+        pytest.skip("no sshd here: apt-get install openssh-server")
+    it = Loopback(tmp_path_factory.mktemp("sshd"))
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def loopback(_sshd: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
+    """A device behind a real sshd, as it was at first."""
+    monkeypatch.setenv("AUTOPRUNE_SSH_CONFIG", str(_sshd.config))
+    _sshd.reset()
+    return _sshd

@@ -3,13 +3,17 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 
-from autoprune.devices.agent import make_inputs
+from autoprune.devices.agent.refused import Refused
+from autoprune.devices.agent.timing import make_inputs, runner
 from autoprune.devices.device import load_device
 from autoprune.devices.measure import Measurement, Measurer
 from autoprune.errors import ConfigError, DeviceError
@@ -85,7 +89,7 @@ def test_bad_models_and_arguments(measurer, external):
         measurer.measure(b"x", percentile="p42")
     with pytest.raises(ConfigError):
         measurer.measure(b"x", min_runs=0)
-    with pytest.raises(ConfigError, match="not this machine"):
+    with pytest.raises(ConfigError, match="is a profile"):
         Measurer(load_device("rpi4"))
     with pytest.raises(ConfigError, match="more threads"):
         Measurer(load_device("cpu"), threads=100_000)
@@ -131,3 +135,50 @@ def test_profile_runs_tell_every_node(measurer, cnn):
     assert len({n.name for n in found.nodes}) == len(found.nodes)
     assert Measurement.from_json(found.to_json()) == found
     assert measurer.measure(cnn(16), **QUICK).nodes == ()
+
+
+@pytest.mark.parametrize(("name", "provider"), [("cuda", "CUDA"), ("tensorrt", "Tensorrt")])
+def test_a_gpu_needs_its_provider(matmul, name, provider):
+    device = load_device(name)
+    assert (device.provider, device.alignment()) == (f"{provider}ExecutionProvider", 8)
+    if device.provider in onnxruntime.get_available_providers():
+        pytest.skip("it has it")
+    with Measurer(device, threads=1) as it, pytest.raises(ConfigError, match="lacks the execution provider") as caught:
+        it.measure(matmul(), **QUICK)
+    assert "onnxruntime-gpu" in str(caught.value.fix)
+
+
+class _FakeGpu:
+    """What the agent uses of onnxruntime, writing down where inputs and outputs are bound."""
+
+    def __init__(self, started: str):
+        self.seen: list[tuple[str, ...]] = []
+        self.SessionOptions, self.ExecutionMode, self.GraphOptimizationLevel = (
+            onnxruntime.SessionOptions, onnxruntime.ExecutionMode, onnxruntime.GraphOptimizationLevel)
+        self.OrtValue = SimpleNamespace(ortvalue_from_numpy=lambda array, place, index: place)
+        self.started = started
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, path, options, providers):
+        self.seen.append(("providers", *providers))
+        tensor = SimpleNamespace(name="x", type="tensor(float)", shape=[1])
+        binding = SimpleNamespace(bind_ortvalue_input=lambda *a: self.seen.append(("in", *a)),
+                                  bind_output=lambda *a: self.seen.append(("out", *a)),
+                                  synchronize_outputs=lambda: self.seen.append(("wait",)))
+        return SimpleNamespace(get_providers=lambda: [self.started], get_inputs=lambda: [tensor],
+                               get_outputs=lambda: [tensor], io_binding=lambda: binding,
+                               run_with_iobinding=lambda _: self.seen.append(("run",)))
+
+
+def test_on_a_gpu_inputs_and_outputs_stay_there(monkeypatch):
+    request = {"provider": "CUDAExecutionProvider", "threads": 1}
+    fake = _FakeGpu("CUDAExecutionProvider")
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    runner("m.onnx", None, request)()
+    assert fake.seen == [("providers", "CUDAExecutionProvider", "CPUExecutionProvider"), ("in", "x", "cuda"),
+                         ("out", "x", "cuda"), ("run",), ("wait",)]
+    monkeypatch.setitem(sys.modules, "onnxruntime", _FakeGpu("CPUExecutionProvider"))
+    with pytest.raises(Refused, match="fell back"):
+        runner("m.onnx", None, request)

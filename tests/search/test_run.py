@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import CountingTask
 
-from autoprune.errors import ConfigError, ModelError
+from autoprune.errors import ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Plan
 from autoprune.methods.magnitude import L2
@@ -126,6 +126,31 @@ def test_a_setting_that_fails_every_candidate_ends_the_search(open_search: Open)
             search.run()
     with open_search(trials=2) as search:
         assert search.run().candidates[0].origin == DENSE
+
+
+def test_a_device_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_search(
+        open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_search(trials=15) as search:
+        latency = search.pipeline.latency
+
+        def sometimes(model: Any) -> Any:
+            done = len(search.study.candidates())
+            if done in (5, 6) or done > 7:
+                raise DeviceError("the device was lost")
+            return latency(model)
+
+        monkeypatch.setattr(search.pipeline, "latency", sometimes)
+        with pytest.raises(DeviceError, match="3 candidates in a row") as caught:
+            search.run()
+        assert "resumes" in str(caught.value.fix)
+        candidates = search.study.candidates()
+        assert [c.status for c in candidates[-3:]] == ["failed"] * 3
+        assert any(c.status == "failed" for c in candidates[:8])
+        stopped = len(candidates)
+    with open_search(trials=15) as search:
+        outcome = search.run()
+        assert stopped < len(terminal(search)) == len(outcome.candidates) == 15
+        assert outcome.candidates[-1].status == "ok"
 
 
 def test_a_timeout_ends_the_search_and_more_time_goes_on(open_search: Open) -> None:
