@@ -30,9 +30,9 @@ def profile(
     """
     from autoprune.cli.inputs import load_model_and_inputs
     from autoprune.devices.device import load_device
-    from autoprune.devices.nodes import Node, read_nodes
+    from autoprune.devices.nodes import Node
     from autoprune.devices.oracle import to_onnx_bytes
-    from autoprune.devices.profile import predict_table
+    from autoprune.devices.prices import nodes_for, predict_table
     from autoprune.devices.profiler import open_profiler
 
     found = load_device(device)
@@ -46,7 +46,7 @@ def profile(
         latency = profiler.latency(onnx_bytes)
     table: list[tuple[Node, float]] = []
     if not found.is_measured:
-        table = predict_table(read_nodes(onnx_bytes), found, threads=threads)
+        table = predict_table(nodes_for(onnx_bytes, found), found, threads=threads)
     if output is Format.json:
         nodes = [{"node": n.name, "operator": n.op, "macs": n.macs, "ms": round(ms, 4)} for n, ms in table]
         print_json({"latency": latency.to_json(), "nodes": nodes})

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["calibration_nets", "many_small_nodes"]
+__all__ = ["calibration_nets", "many_small_nodes", "probe"]
 
 _OPSET = 20
 _MOST_MACS = 60e6  # per block: the mix of sizes matters more than the largest
@@ -468,12 +468,25 @@ _BLOCKS: tuple[tuple[Callable[[_Net], str], int], ...] = (
     (_flattened, 2), (_normed, 1), (_recurrent, 1))
 
 
-def many_small_nodes(count: int = 300) -> bytes:
-    """ONNX bytes of `count` nodes that do next to nothing: what a node costs the runtime, and the profiler."""
+def probe() -> bytes:
+    """ONNX bytes of two convolutions of 64 channels at 28×28: what tells whether a machine's speed has changed."""
     net = _Net(np.random.default_rng(0))
-    x = net.input(1, 16)
+    net.dynamic = False
+    x = net.input(1, 64, 28, 28)
+    net.output(net.conv(net.conv(x, 64, 3), 64, 3))
+    return net.bytes()
+
+
+def many_small_nodes(count: int = 300) -> bytes:
+    """ONNX bytes of `count` nodes that do next to nothing: what the profiler takes per node."""
+    net = _Net(np.random.default_rng(0))
+    x, bias = net.input(1, 2, 4, 4), net.weight(2, 4, 4)
     for index in range(count):
-        x = net.op(("Sigmoid", "Tanh", "Erf")[index % 3], x, shape=(1, 16))
+        kind = index % 3
+        if kind == 0:
+            x = net.op("Transpose", x, shape=(1, 2, 4, 4), perm=[0, 1, 3, 2])
+        else:
+            x = net.op("Mul", x, bias, shape=(1, 2, 4, 4)) if kind == 1 else net.act(x, "Sigmoid")
     net.output(x)
     return net.bytes()
 

@@ -13,7 +13,7 @@ from autoprune.devices.address import Address
 from autoprune.devices.toml_file import read_device_file
 from autoprune.errors import ConfigError, did_you_mean
 
-__all__ = ["Device", "ErrorFigures", "Fact", "ProfileConstants", "list_devices", "load_device"]
+__all__ = ["Calibration", "Device", "ErrorFigures", "Fact", "ProfileConstants", "list_devices", "load_device"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,30 @@ class ProfileConstants:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What a calibration found, beside the kernels' prices, which are in the file `kernels` (its path, and its hash).
+
+    `overhead_ms` is what the runtime's profiler takes per node, `probe_ms` what the probe took, `layout` whether the
+    runtime changes the layout there as it does on this machine, `nets` and `nodes` how much was timed.
+    """
+
+    kernels: str
+    sha256: str
+    threads: int
+    layout: bool
+    overhead_ms: float
+    probe_ms: float
+    nets: int
+    nodes: int
+    processor: str
+
+
+@dataclass(frozen=True)
 class Device:
     """A device that a model can be timed on or priced for.
 
     `kind` is "measured-local" (this machine, through onnxruntime), "measured-remote" (the same on another machine,
-    whose `address` is given) or "profile" (priced from shipped facts). `runtime_version` of a measured device is the
+    whose `address` is given), "calibrated" (priced by its own kernels) or "profile" (priced from facts). `runtime_version` of a measured device is the
     one it must have, "" for any. `threads` None means all usable cores. `align` 0 means that `alignment` decides.
     `alias_of` is the device that this name stands for, or None; `announce` is what to tell the user then. `sparsity`
     names the weight patterns that the runtime turns into speed: none of the shipped runtimes does.
@@ -91,6 +110,7 @@ class Device:
     error: ErrorFigures | None = None
     profile: ProfileConstants | None = None
     address: str | None = None
+    calibration: Calibration | None = None
 
     @property
     def is_measured(self) -> bool:
@@ -100,7 +120,7 @@ class Device:
     @property
     def resolved(self) -> str:
         """The name of the real device: `alias_of` for an alias, the address of a remote one, else `name`."""
-        return self.alias_of or self.address or self.name
+        return self.alias_of or (self.address if self.is_measured else None) or self.name
 
     def alignment(self) -> int:
         """Kept channels should be multiples of this.
@@ -126,12 +146,13 @@ class Device:
         if not isinstance(data, dict) or set(data) - known or not {"name", "kind", "runtime"} <= set(data):
             raise ConfigError("not a device record", given=str(data)[:200], allowed=", ".join(sorted(known)))
         try:
-            error, profile = data.get("error"), data.get("profile")
+            error, profile, calibration = data.get("error"), data.get("profile"), data.get("calibration")
             return cls(**{
                 **data, "sparsity": tuple(data.get("sparsity", ())),
                 "facts": {k: Fact(**f) for k, f in data.get("facts", {}).items()},
                 "error": None if error is None else ErrorFigures(**error),
-                "profile": None if profile is None else ProfileConstants(**profile)})
+                "profile": None if profile is None else ProfileConstants(**profile),
+                "calibration": None if calibration is None else Calibration(**calibration)})
         except (TypeError, AttributeError) as bad:
             raise ConfigError("not a device record", given=str(bad)) from bad
 
@@ -177,6 +198,7 @@ def _load(path: Path, seen: tuple[str, ...]) -> Device:
         return replace(device, name=data["name"], alias_of=device.resolved, announce=data["announce"],
                        description=data["description"])
     profile, error, runtime = data.get("profile"), data.get("error"), data["runtime"]
+    calibration = data.get("calibration")
     return Device(
         name=data["name"], kind=data["kind"], description=data["description"], runtime=runtime["name"],
         runtime_version=runtime.get("version", ""), provider=runtime["provider"], precision=runtime["precision"],
@@ -184,7 +206,9 @@ def _load(path: Path, seen: tuple[str, ...]) -> Device:
         sparsity=tuple(data["sparsity"]),
         facts={k: Fact(f["value"], f["source"]) for k, f in data.get("facts", {}).items()},
         error=None if error is None else ErrorFigures(**error),
-        profile=None if profile is None else ProfileConstants(**{k: v for k, v in profile.items() if k != "source"}))
+        profile=None if profile is None else ProfileConstants(**{k: v for k, v in profile.items() if k != "source"}),
+        calibration=None if calibration is None else Calibration(
+            **{**calibration, "kernels": str(path.resolve().parent / calibration["kernels"])}))
 
 
 def _cpu_flags() -> frozenset[str]:

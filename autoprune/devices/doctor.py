@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from autoprune.devices.agent import facts
+from autoprune.devices.calibration_nets import probe
 from autoprune.devices.device import Device
 from autoprune.devices.hello import Hello
 from autoprune.devices.measure import Measurer
@@ -77,7 +78,7 @@ def _providers() -> Row:
 
 def noise_test(device: Device) -> dict[str, Any]:
     """Measure one small model three times: the spread of the medians, and what that is good for."""
-    model = _probe()
+    model = probe()
     with Measurer(device) as measurer:
         found = [measurer.measure(model, min_runs=30, min_s=0.5) for _ in range(3)]
     medians = [m.latency.ms for m in found]
@@ -89,19 +90,3 @@ def noise_test(device: Device) -> dict[str, Any]:
     else:
         verdict = "too noisy: stop other programs, or measure on another machine"
     return {"medians_ms": medians, "spread": spread, "verdict": verdict, "quiet": spread <= _USABLE}
-
-
-def _probe() -> bytes:
-    """Two convolutions of 64 channels at 28×28."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
-    generator = np.random.default_rng(0)
-    weights = [numpy_helper.from_array(generator.standard_normal((64, 64, 3, 3)).astype(np.float32), f"w{i}")
-               for i in range(2)]
-    nodes = [helper.make_node("Conv", ["x", "w0"], ["h"], pads=[1, 1, 1, 1]),
-             helper.make_node("Conv", ["h", "w1"], ["y"], pads=[1, 1, 1, 1])]
-    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 64, 28, 28]) for n in ("x", "y")]
-    graph = helper.make_graph(nodes, "probe", tensors[:1], tensors[1:], weights)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return bytes(made.SerializeToString())

@@ -10,8 +10,7 @@ from typing import final
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import PERCENTILES, Latency
 from autoprune.devices.measure import Measurer
-from autoprune.devices.nodes import read_nodes
-from autoprune.devices.profile import predict
+from autoprune.devices.prices import nodes_for, predict
 from autoprune.errors import ConfigError
 
 __all__ = ["MeasuredProfiler", "PredictedProfiler", "Profiler", "open_profiler"]
@@ -48,14 +47,14 @@ class Profiler(ABC):
 
 @final
 class PredictedProfiler(Profiler):
-    """Prices the optimised graph with the device's profile; runs nothing."""
+    """Prices the optimised graph with the device's calibration or profile; runs nothing."""
 
     def __init__(self, device: Device, percentile: str = "p50", threads: int | None = None):
         self.device, self.percentile, self.threads = device, percentile, threads
 
     def latency(self, onnx_bytes: bytes) -> Latency:
-        """The profile's answer, with its interval."""
-        return predict(read_nodes(onnx_bytes), self.device, self.percentile, self.threads)
+        """The predicted latency, with its interval."""
+        return predict(nodes_for(onnx_bytes, self.device), self.device, self.percentile, self.threads)
 
 
 @final

@@ -13,11 +13,11 @@ from autoprune.errors import ConfigError, did_you_mean
 
 __all__ = ["read_device_file"]
 
-_KINDS = ("measured-local", "measured-remote", "profile")
+_KINDS = ("measured-local", "measured-remote", "calibrated", "profile")
 _TEXT, _WHOLE, _NUMBER, _FLAG = "text", "a whole number", "a number", "true or false"
 _LIST, _TABLE = "a list", "a table"
 _TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "address": _TEXT, "description": _TEXT,
-        "threads": _WHOLE, "align": _WHOLE, "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE,
+        "threads": _WHOLE, "align": _WHOLE, "sparsity": _LIST, "calibration": _TABLE, "runtime": _TABLE, "facts": _TABLE,
         "profile": _TABLE, "error": _TABLE}
 _ALIAS = {"schema": _WHOLE, "name": _TEXT, "alias_of": _TEXT, "announce": _TEXT, "description": _TEXT}
 _RUNTIME = {"name": _TEXT, "version": _TEXT, "provider": _TEXT, "precision": _TEXT}
@@ -26,7 +26,9 @@ _PROFILE = {"cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER, "i
             "thread_exponent": _NUMBER, "k_act": _NUMBER, "k_weights": _NUMBER, "k_gemv": _NUMBER,
             "tau_us_ghz": _NUMBER, "source": _TEXT}
 _ERROR = {"p50": _NUMBER, "p90": _NUMBER, "rows": _WHOLE, "lo_ratio": _NUMBER, "hi_ratio": _NUMBER, "source": _TEXT}
-_MAY_BE_ZERO = {"align", "thread_exponent", "k_act", "k_weights", "k_gemv", "tau_us_ghz", "p50", "p90"}
+_CALIBRATION = {"kernels": _TEXT, "sha256": _TEXT, "threads": _WHOLE, "layout": _FLAG, "overhead_ms": _NUMBER,
+                "probe_ms": _NUMBER, "nets": _WHOLE, "nodes": _WHOLE, "processor": _TEXT}
+_MAY_BE_ZERO = {"overhead_ms", "align", "thread_exponent", "k_act", "k_weights", "k_gemv", "tau_us_ghz", "p50", "p90"}
 
 
 def read_device_file(path: Path) -> dict[str, Any]:
@@ -51,16 +53,19 @@ def read_device_file(path: Path) -> dict[str, Any]:
 def _problems(data: Mapping[str, Any], text: str) -> list[str]:
     if "alias_of" in data:
         return [*_check(data, _ALIAS, set(_ALIAS), "", text), *_schema(data, text)]
-    optional = {"address", "threads", "align", "facts", "profile", "error"}
+    optional = {"address", "calibration", "threads", "align", "facts", "profile", "error"}
     found = [*_check(data, _TOP, set(_TOP) - optional, "", text), *_schema(data, text)]
     kind = data.get("kind")
     if isinstance(kind, str) and kind not in _KINDS:
         found.append(f"{_at(text, '', 'kind')}kind is {kind!r}; {did_you_mean(kind, _KINDS)}")
+    if kind == "calibrated":
+        found += [f"{key} is missing (a calibrated device needs it)" for key in ("calibration", "error")
+                  if key not in data]
     if kind == "profile":
         found += [f"{key} is missing (a profile needs it)"
                   for key in ("threads", "align", "profile", "error") if key not in data]
     for name, keys, may_miss in (("runtime", _RUNTIME, set() if kind == "profile" else {"version"}),
-                                 ("profile", _PROFILE, set()), ("error", _ERROR, set())):
+                                 ("profile", _PROFILE, set()), ("calibration", _CALIBRATION, set()), ("error", _ERROR, set())):
         if isinstance(data.get(name), dict):
             found += _check(data[name], keys, set(keys) - may_miss, name, text)
     facts = data.get("facts")

@@ -1,0 +1,210 @@
+"""`calibrate` times small nets on a device, learns what its kernels cost, and writes a device file.
+
+Every net is timed whole and node by node, in turns with a fixed probe; what drifted with the machine's speed is scaled
+back by the probe, what was noisy is left out. A fifth of the nets is held out to tell the error; the shipped model is
+then fitted to all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoprune.devices.calibration_nets import calibration_nets, many_small_nodes, probe
+from autoprune.devices.device import Device, load_device
+from autoprune.devices.kernels import KernelModel
+from autoprune.devices.measure import Measurer
+from autoprune.devices.measurement import NodeTime
+from autoprune.devices.node import Node
+from autoprune.devices.nodes import read_nodes
+from autoprune.errors import ConfigError, DeviceError
+
+__all__ = ["Timed", "calibrate", "join", "same_layout", "time_net"]
+
+_LEAST_NETS = 40
+_NOISY, _SLOW = 1.3, 0.15
+_HELD_OUT = 5  # every fifth net
+_INTERVAL = (0.05, 0.95)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One net: its latency and the probe's in the same measurement (ms), its nodes with what the profiler saw (ms)."""
+
+    ms: float
+    probe_ms: float
+    nodes: tuple[tuple[Node, float], ...]
+    spread: float
+
+
+def same_layout(device: Device, machine: str) -> bool:
+    """Whether graphs optimised on this machine get the layout that they get on the device."""
+    return device.address is None or (machine == platform.machine() and machine in ("x86_64", "AMD64"))
+
+
+def join(nodes: Sequence[Node], times: Sequence[NodeTime]) -> list[tuple[Node, float]]:
+    """Nodes of the optimised graph with what each took; nodes that only one side knows are left out.
+
+    By name; onnxruntime numbers its layout changes anew in every session, so these are found by their shape.
+    """
+    named = {node.name: node for node in nodes}
+    moves: dict[tuple[int, ...], list[Node]] = defaultdict(list)
+    for node in nodes:
+        if node.op == "nchwc.ReorderOutput":
+            moves[node.out_shapes[0]].append(node)
+    found = []
+    for time_ in times:
+        node = named.get(time_.name)
+        if time_.op == "ReorderOutput":
+            node = moves[time_.shape].pop() if moves[time_.shape] else None
+        if node is not None:
+            found.append((node, time_.ms))
+    return found
+
+
+def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int = 8, seconds: float = 0.01,
+             warmup_runs: int = 2) -> Timed:
+    """Time one net whole and node by node, in turns with the probe. Raises `DeviceError` when it cannot be timed, or
+    when the device runs another graph than the one that is priced here.
+    """
+    found = measurer.measure(onnx_bytes, reference=probe(), min_runs=runs, min_s=seconds, warmup_runs=warmup_runs,
+                             warmup_s=0.0, repeats=0, profile_runs=runs)
+    nodes = join(read_nodes(onnx_bytes, layout=layout), found.nodes)
+    if len(nodes) < 0.8 * len(found.nodes):
+        raise DeviceError("the device runs another graph than this machine's onnxruntime makes",
+                          given=f"{len(nodes)} of {len(found.nodes)} nodes have the same names",
+                          fix="install the same onnxruntime version on both")
+    assert found.reference_stats is not None  # a reference was given
+    return Timed(found.stats.p50_ms, found.reference_stats.p50_ms, tuple(nodes),
+                 found.stats.p90_ms / found.stats.p10_ms)
+
+
+def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, threads: int | None = None,
+              minutes: float = 4.0, models: Sequence[bytes] = (), seed: int = 0,
+              on_progress: Callable[[str], None] | None = None) -> Device:
+    """Calibrate `device` (this machine, or one at an address) and write `NAME.toml` and `NAME.kernels.npz`.
+
+    `minutes` is how long nets are timed; fitting takes about a minute more. `models` are ONNX models to be timed too.
+    Raises `ConfigError` for bad arguments, `DeviceError` when too few nets could be timed or the machine is too noisy.
+    """
+    found = load_device(device) if isinstance(device, str) else device
+    if not name or not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError("a device's name is letters, digits, - and _", given=repr(name))
+    if not 0.1 <= minutes <= 600:
+        raise ConfigError("the time to calibrate must be between 0.1 and 600 minutes", given=f"{minutes} minutes")
+    say = on_progress or (lambda _: None)
+    with Measurer(found, threads) as measurer:
+        hello = measurer.hello()
+        layout = same_layout(found, hello.machine)
+        used = measurer.measure(probe()).latency
+        overhead_ms = _overhead(measurer, layout)
+        timed = _gather(measurer, itertools.chain(models, calibration_nets(seed)), layout, 60 * minutes, say)
+    kept, probe_ms = _usable(timed)
+    if len(kept) < _LEAST_NETS:
+        raise DeviceError("too few nets were timed well enough to learn from",
+                          given=f"{len(kept)} of {len(timed)}, wanted {_LEAST_NETS}",
+                          fix="stop other programs on the device, or give it more --minutes")
+    say(f"fitting to {len(kept)} nets, {sum(len(t.nodes) for t in kept)} nodes")
+    ratios = _held_out(kept, overhead_ms)
+    model = KernelModel.fit([t.nodes for t in kept], seed)
+    return _write(Path(folder), name, found, model, ratios, {
+        "threads": used.threads, "layout": layout, "overhead_ms": overhead_ms, "probe_ms": probe_ms,
+        "nets": len(kept), "nodes": sum(len(t.nodes) for t in kept), "processor": hello.model or hello.machine},
+        used.runtime_version)
+
+
+def _overhead(measurer: Measurer, layout: bool) -> float:
+    """Milliseconds that the profiler itself takes per node."""
+    found = measurer.measure(many_small_nodes(), min_runs=60, min_s=0.2, profile_runs=60)
+    return max(0.0, (sum(n.ms for n in found.nodes) - found.stats.p50_ms) / max(1, len(found.nodes)))
+
+
+def _gather(measurer: Measurer, nets: itertools.chain[bytes], layout: bool, seconds: float,
+            say: Callable[[str], None]) -> list[Timed]:
+    start, timed, failed, last = time.monotonic(), list[Timed](), 0, 0.0
+    for net in nets:
+        spent = time.monotonic() - start
+        if spent > seconds:
+            break
+        if spent - last > 5:
+            last = spent
+            say(f"timed {len(timed)} nets, {seconds - spent:.0f} s left")
+        try:
+            timed.append(time_net(measurer, net, layout))
+        except DeviceError:
+            failed += 1
+            if failed > 10 and failed > len(timed):
+                raise
+    return timed
+
+
+def _usable(timed: Sequence[Timed]) -> tuple[list[Timed], float]:
+    """The calm ones, scaled to the probe's median; and that median (ms)."""
+    probe_ms = float(np.median([t.probe_ms for t in timed])) if timed else 0.0
+    kept = []
+    for t in timed:
+        factor = probe_ms / t.probe_ms
+        if t.spread <= _NOISY and abs(factor - 1) <= _SLOW:
+            kept.append(Timed(t.ms * factor, probe_ms, tuple((n, ms * factor) for n, ms in t.nodes), t.spread))
+    return kept, probe_ms
+
+
+def _held_out(kept: Sequence[Timed], overhead_ms: float) -> np.ndarray:
+    """measured / predicted of every fifth net, with kernels learnt from the others only."""
+    test = kept[::_HELD_OUT]
+    model = KernelModel.fit([t.nodes for i, t in enumerate(kept) if i % _HELD_OUT])
+    predicted = [np.maximum(p - overhead_ms, p / 100).sum() for p in (model.ms([n for n, _ in t.nodes]) for t in test)]
+    return np.array([t.ms / p for t, p in zip(test, predicted, strict=True)])
+
+
+def _write(folder: Path, name: str, device: Device, model: KernelModel, ratios: np.ndarray,
+           facts: dict[str, object], runtime_version: str) -> Device:
+    """The two files. The kernels first: a device file never points to kernels that are not there."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **model.to_arrays())  # type: ignore[arg-type]
+    folder.mkdir(parents=True, exist_ok=True)
+    kernels = folder / f"{name}.kernels.npz"
+    _replace(kernels, content.getvalue())
+    size = np.abs(np.log(ratios))
+    low, high = np.quantile(ratios, _INTERVAL)
+    where = device.address or "this machine"
+    error = {"p50": round(float(np.median(size)), 4), "p90": round(float(np.quantile(size, 0.9)), 4),
+             "rows": len(ratios), "lo_ratio": round(min(1.0, float(low)), 4),
+             "hi_ratio": round(max(1.0, float(high)), 4),
+             "source": f"{len(ratios)} of the nets timed, left out of the fit; the interval holds 90 % of them"}
+    top = {"schema": 1, "name": name, "kind": "calibrated", "description": f"{where}, calibrated",
+           "align": device.align, "sparsity": list(device.sparsity)}
+    if device.address:
+        top["address"] = device.address
+    tables = {"runtime": {"name": device.runtime, "version": runtime_version, "provider": device.provider,
+                          "precision": device.precision},
+              "calibration": {"kernels": kernels.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+                              **facts},
+              "error": error}
+    lines = ["# Made by `autoprune devices calibrate`; do not edit numbers by hand.", *_lines(top)]
+    for table, values in tables.items():
+        lines += ["", f"[{table}]", *_lines(values)]
+    path = folder / f"{name}.toml"
+    _replace(path, ("\n".join(lines) + "\n").encode())
+    return load_device(str(path))
+
+
+def _lines(values: dict[str, object]) -> list[str]:
+    """A JSON text, number, boolean or list of texts is one of TOML too."""
+    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content)
+    partial.replace(path)

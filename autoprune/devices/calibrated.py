@@ -1,0 +1,98 @@
+"""Latency on a calibrated device: its own kernels' prices (`kernels.py`) instead of published facts.
+
+    t = Σ price(node) − n · overhead
+
+A price is what the runtime's profiler saw, and the profiler itself takes `overhead` per node; it was measured when the
+device was calibrated. What this is not: a measurement. It knows one runtime version, one thread count and an otherwise
+idle device at the clock it had then; the interval held 90 % of the calibration's held-out nets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from autoprune.devices.device import Calibration, Device, ErrorFigures
+from autoprune.devices.kernels import KernelModel
+from autoprune.devices.latency import Latency
+from autoprune.devices.node import Node
+from autoprune.errors import ConfigError, DeviceError
+
+__all__ = ["load_kernels", "predict", "predict_table"]
+
+_OPEN = 1.5  # a kind of node that was never timed may be this many times cheaper or dearer than its stand-in
+
+
+def predict(nodes: Sequence[Node], device: Device, percentile: str, threads: int | None) -> Latency:
+    """Latency of one inference in milliseconds, with the interval that held 90 % of held-out nets.
+
+    Raises `DeviceError` for an empty graph or a kernels file that is missing or was changed, `ConfigError` for another
+    thread count than the calibrated one.
+    """
+    calibration, error = _parts(device, threads)
+    table = predict_table(nodes, device, threads)
+    kernels = load_kernels(calibration.kernels, calibration.sha256)
+    total_ms = sum(ms for _, ms in table)
+    strange = {node.op: 0.0 for node in nodes if not kernels.knows(node)}
+    for node, ms in table:
+        if node.op in strange and not kernels.knows(node):
+            strange[node.op] += ms
+    loose_ms = sum(strange.values())
+    notes = [f"operator {op} was not timed when {device.name} was calibrated ({100 * ms / total_ms:.0f} % of the sum)"
+             for op, ms in sorted(strange.items()) if ms > 0.01 * total_ms]
+    if percentile != "p50":
+        notes.append(f"a calibration knows medians only; {percentile} on the device will be higher")
+    lo_ms = max(0.0, (total_ms - loose_ms * (1 - 1 / _OPEN)) * error.lo_ratio)
+    return Latency(ms=total_ms, lo_ms=max(lo_ms, total_ms / 100), hi_ms=(total_ms + loose_ms * (_OPEN - 1)) * error.hi_ratio,
+                   percentile=percentile, source="calibrated", device=device.resolved, runtime=device.runtime,
+                   runtime_version=device.runtime_version, threads=calibration.threads, n=error.rows,
+                   notes=tuple(notes))
+
+
+def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = None) -> list[tuple[Node, float]]:
+    """`(node, milliseconds)` in execution order; the sum is the predicted latency."""
+    calibration, _ = _parts(device, threads)
+    if not nodes:
+        raise DeviceError("the graph has no nodes, so there is nothing to price",
+                          fix="check the export: onnxruntime folded the whole model into constants")
+    seen = load_kernels(calibration.kernels, calibration.sha256).ms(nodes)
+    return list(zip(nodes, without_overhead(seen, calibration).tolist(), strict=True))
+
+
+def without_overhead(seen_ms: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """What nodes take when no profiler looks: (nodes,) → (nodes,), never below a hundredth of what it saw."""
+    return np.asarray(np.maximum(seen_ms - calibration.overhead_ms, seen_ms / 100))
+
+
+def _parts(device: Device, threads: int | None) -> tuple[Calibration, ErrorFigures]:
+    if device.calibration is None or device.error is None:
+        raise ConfigError(f"device {device.name!r} is not calibrated", given=f"kind {device.kind}",
+                          fix="autoprune devices calibrate")
+    if threads is not None and threads != device.calibration.threads:
+        raise ConfigError(f"{device.name} was calibrated with another number of threads", given=str(threads),
+                          allowed=str(device.calibration.threads), fix="autoprune devices calibrate --threads N")
+    return device.calibration, device.error
+
+
+@cache
+def load_kernels(path: str, sha256: str) -> KernelModel:
+    """The kernels beside a device file. Raises `DeviceError` when they are missing, damaged or not those."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DeviceError("the calibration's kernels are missing", given=f"{path}: {error.strerror}",
+                          fix="keep the .npz beside the device file, or calibrate again") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DeviceError("the calibration's kernels are not those that the device file was written with", given=path,
+                          fix="calibrate again: autoprune devices calibrate")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return KernelModel.from_arrays(dict(arrays))
+    except (ValueError, KeyError, OSError) as error:
+        raise DeviceError("the calibration's kernels cannot be read", given=f"{path}: {error}",
+                          fix="calibrate again: autoprune devices calibrate") from error

@@ -1,0 +1,39 @@
+"""What a net costs on a device that nothing is run on: by its calibration where there is one, else by its profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoprune.devices import calibrated, profile
+from autoprune.devices.device import Device
+from autoprune.devices.latency import PERCENTILES, Latency
+from autoprune.devices.node import Node
+from autoprune.devices.nodes import read_nodes
+from autoprune.errors import ConfigError
+
+__all__ = ["nodes_for", "predict", "predict_table"]
+
+
+def nodes_for(onnx_bytes: bytes, device: Device) -> list[Node]:
+    """The nodes that the device's runtime makes of a model, as `read_nodes`."""
+    return read_nodes(onnx_bytes, layout=device.calibration is not None and device.calibration.layout)
+
+
+def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", threads: int | None = None) -> Latency:
+    """Latency of one inference in milliseconds, with its interval, source and notes.
+
+    Raises `DeviceError` for an empty graph, `ConfigError` for a device that cannot be predicted, an unknown percentile
+    or a thread count that the device does not have.
+    """
+    if percentile not in PERCENTILES:
+        raise ConfigError("unknown percentile", given=repr(percentile), allowed=", ".join(PERCENTILES))
+    if device.calibration is not None:
+        return calibrated.predict(nodes, device, percentile, threads)
+    return profile.predict(nodes, device, percentile, threads)
+
+
+def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = None) -> list[tuple[Node, float]]:
+    """`(node, milliseconds)` in execution order; the sum is the predicted latency."""
+    if device.calibration is not None:
+        return calibrated.predict_table(nodes, device, threads)
+    return profile.predict_table(nodes, device, threads)
