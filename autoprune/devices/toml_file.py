@@ -15,16 +15,20 @@ __all__ = ["read_device_file"]
 _KINDS = ("measured-local", "profile")
 _TEXT, _WHOLE, _NUMBER, _FLAG = "text", "a whole number", "a number", "true or false"
 _LIST, _TABLE = "a list", "a table"
-_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "description": _TEXT, "threads": _WHOLE, "align": _WHOLE,
-        "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE, "profile": _TABLE, "error": _TABLE}
+_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "description": _TEXT, "announce": _TEXT, "threads": _WHOLE, "align": _WHOLE,
+        "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE, "profile": _TABLE, "roofline": _TABLE,
+        "error": _TABLE}
 _ALIAS = {"schema": _WHOLE, "name": _TEXT, "alias_of": _TEXT, "announce": _TEXT, "description": _TEXT}
 _RUNTIME = {"name": _TEXT, "version": _TEXT, "provider": _TEXT, "precision": _TEXT}
-_PROFILE = {"cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER, "issue_width": _NUMBER,
+_PROFILE = {"costs": _TEXT, "value_bytes": _WHOLE, "cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER, "issue_width": _NUMBER,
             "memcpy_gbs": _NUMBER, "in_order": _FLAG, "stall": _NUMBER, "in_order_factor": _NUMBER,
             "thread_exponent": _NUMBER, "k_act": _NUMBER, "k_weights": _NUMBER, "k_gemv": _NUMBER,
             "tau_us_ghz": _NUMBER, "source": _TEXT}
+_ROOFLINE = {"peak_tflops": _NUMBER, "bandwidth_gbs": _NUMBER, "value_bytes": _WHOLE, "compute_efficiency": _NUMBER,
+             "memory_efficiency": _NUMBER, "launch_us": _NUMBER, "call_us": _NUMBER, "source": _TEXT}
 _ERROR = {"p50": _NUMBER, "p90": _NUMBER, "rows": _WHOLE, "lo_ratio": _NUMBER, "hi_ratio": _NUMBER, "source": _TEXT}
-_MAY_BE_ZERO = {"align", "thread_exponent", "k_act", "k_weights", "k_gemv", "tau_us_ghz", "p50", "p90"}
+_MAY_BE_ZERO = {"align", "thread_exponent", "k_act", "k_weights", "k_gemv", "tau_us_ghz", "call_us", "p50",
+                "p90"}
 
 
 def read_device_file(path: Path) -> dict[str, Any]:
@@ -49,16 +53,18 @@ def read_device_file(path: Path) -> dict[str, Any]:
 def _problems(data: Mapping[str, Any], text: str) -> list[str]:
     if "alias_of" in data:
         return [*_check(data, _ALIAS, set(_ALIAS), "", text), *_schema(data, text)]
-    optional = {"threads", "align", "facts", "profile", "error"}
+    optional = {"announce", "threads", "align", "facts", "profile", "roofline", "error"}
     found = [*_check(data, _TOP, set(_TOP) - optional, "", text), *_schema(data, text)]
     kind = data.get("kind")
     if isinstance(kind, str) and kind not in _KINDS:
         found.append(f"{_at(text, '', 'kind')}kind is {kind!r}; {did_you_mean(kind, _KINDS)}")
     if kind == "profile":
         found += [f"{key} is missing (a profile needs it)"
-                  for key in ("threads", "align", "profile", "error") if key not in data]
+                  for key in ("threads", "align", "profile", "error")
+                  if key not in data and not (key == "profile" and "roofline" in data)]
     for name, keys, may_miss in (("runtime", _RUNTIME, {"version"} if kind == "measured-local" else set()),
-                                 ("profile", _PROFILE, set()), ("error", _ERROR, set())):
+                                 ("profile", _PROFILE, set()),
+                                 ("roofline", _ROOFLINE, set()), ("error", _ERROR, set())):
         if isinstance(data.get(name), dict):
             found += _check(data[name], keys, set(keys) - may_miss, name, text)
     facts = data.get("facts")
