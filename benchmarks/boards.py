@@ -75,7 +75,8 @@ def _board(row: dict[str, str]) -> Board:
 def _core_names(row: dict[str, str], clusters: int) -> list[str]:
     if row["profile"].startswith("x86"):
         return ["x86"] * clusters
-    found = re.findall(r"A7\d\d|A\d\d|X\d", row["soc_or_chip"].split("(+")[0].replace("/A710", "").replace("Tegra X1", ""))
+    text = row["soc_or_chip"].split("(+")[0].replace("/A710", "").replace("Tegra X1", "")
+    found = re.findall(r"A7\d\d|A\d\d|X\d", text)
     names = [n for n in found if n in CORES]
     return names[:clusters] if len(names) >= clusters else names * clusters
 

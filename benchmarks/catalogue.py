@@ -21,24 +21,32 @@ GPU_ROWS = {"a100": "NVIDIA A100", "l4": "NVIDIA L4", "jetson-nano-gpu": "Jetson
 
 ARM_SOURCE = ("facts: device_facts.csv; instructions counted; stall, k_act: onnxruntime rows on a Raspberry Pi 5; "
               f"in_order_factor, k_weights, tau_us_ghz: ncnn rows on five boards; k_gemv 1 by definition; see {NOTE}")
-NCNN_SOURCE = f"facts: device_facts.csv; everything else: ncnn rows on five boards, stall and thread_exponent with this " \
-              f"board's own residual; see {NOTE}"
-X86_SOURCE = f"facts: device_facts.csv; constants: onnxruntime measured on one AVX-512 machine, 1 thread; see {NOTE}"
+NCNN_SOURCE = ("facts: device_facts.csv; everything else: ncnn rows on five boards, stall and thread_exponent with "
+               f"this board's own residual; see {NOTE}")
+X86_SOURCE = ("facts: device_facts.csv; constants: onnxruntime measured on one AVX-512 machine, 1 thread; "
+              f"see {NOTE}")
 GPU_SOURCE = f"peaks: device_facts.csv; efficiencies and launch: published TensorRT fp16 rows of five GPUs; see {NOTE}"
-OWN_ROWS = ("{} onnxruntime rows on a Raspberry Pi 5, each net left out, combined with the scatter between nets of {} ncnn "
-            "rows at 4 threads, each board left out")
-OTHER_ROWS = ("{} onnxruntime rows on a Raspberry Pi 5, each net left out, combined with the error of {} ncnn rows at 4 "
-              "threads, each board left out; no onnxruntime row of this board is published")
-NEWER_ROWS = ("{} onnxruntime rows on a Raspberry Pi 5, each net left out, combined with the error of {} ncnn rows on five "
-              "newer CPUs that were never fitted, and 15 % for a memcpy that is not published; no onnxruntime fp32 row of "
-              "this device is published for a known net")
-X86_ROWS = ("{} nets measured on one AVX-512 machine, each net left out, combined with the error of moving between boards ({} "
-            "ncnn rows on Arm) and 15 % for a memcpy that is not measured; not compared with any machine of this kind")
+OWN_ROWS = ("{} onnxruntime rows on a Raspberry Pi 5, each net left out, combined with the scatter between nets of {} "
+            "ncnn rows at 4 threads, each board left out")
+OTHER_ROWS = ("{} onnxruntime rows on a Raspberry Pi 5, each net left out, combined with the error of {} ncnn rows at "
+              "4 threads, each board left out; no onnxruntime row of this board is published")
+NEWER_ROWS = ("{} onnxruntime rows on a Raspberry Pi 5, each net left out, combined with the error of {} ncnn rows on "
+              "five newer CPUs that were never fitted, and 15 % for a memcpy that is not published; no onnxruntime "
+              "fp32 row of this device is published for a known net")
+X86_ROWS = ("{} nets measured on one AVX-512 machine, each net left out, combined with the error of moving between "
+            "boards ({} ncnn rows on Arm) and 15 % for a memcpy that is not measured; not compared with any machine "
+            "of this kind")
+ANNOUNCE = {
+    "jetson-nano-gpu": "jetson-nano stands for its GPU through TensorRT fp16; PyPI has no onnxruntime for that GPU; "
+                       "for its CPU through ncnn say jetson-nano-ncnn",
+    "jetson-orin-nano-gpu": "jetson-orin-nano stands for its GPU through TensorRT fp16 in Super mode (17 TFLOP/s, "
+                            "102 GB/s); without it the same board has 10 TFLOP/s and 68 GB/s"}
+NO_STAIRCASE = "4: no staircase on Arm (ort_aarch64_instructions.csv), 4 fp32 lanes in a 128-bit vector"
 
 
 def gpu_errors(rows: int, own: int) -> str:
     """Where a GPU's figures come from."""
-    text = f"{rows} published TensorRT fp16 rows (A100, L4, Jetson Orin Nano Super, Orin NX, Nano), each architecture left out"
+    text = f"{rows} published TensorRT fp16 rows (A100, L4, Orin Nano Super, Orin NX, Nano), each architecture left out"
     return text + (f"; {own} of them on this GPU" if own else "; none on this GPU, so 22 % wider")
 
 
@@ -63,49 +71,37 @@ def _cpu_facts(board: Board, align: str) -> dict[str, tuple[Any, str]]:
             "confidence": (row["confidence"], FACTS)}
 
 
-NO_STAIRCASE = "4: no staircase on Arm (ort_aarch64_instructions.csv), 4 fp32 lanes in a 128-bit vector"
-
-
 def arm(name: str, file: str, board: Board) -> Described:
     """An Arm CPU through onnxruntime."""
-    big = "" if board.cores == 4 and "+" not in board.row["cores_used"] else f", big cores only ({board.row['cores_used']})"
-    system = "64-bit OS" if name.startswith("rpi") else "CPU, idle and cool"
+    pi = name.startswith("rpi")
+    where = "64-bit OS" if pi else f"CPU, idle and cool, big cores only ({board.row['cores_used']})"
+    announce = "" if pi else f"{file} stands for its CPU through onnxruntime, idle and cool; not for its GPU or NPU"
     return Described(
-        file, f"{board.row['device']}, {board.row['soc_or_chip']}, {system}{big}", "onnxruntime", "1.31.1",
-        "CPUExecutionProvider", "fp32", 4, ARM_SOURCE, facts=_cpu_facts(board, NO_STAIRCASE),
-        announce="" if name.startswith("rpi") else f"{file} stands for its CPU through onnxruntime, not for its GPU or NPU; "
-        "phones throttle within a minute of steady work")
+        file, f"{board.row['device']}, {board.row['soc_or_chip']}, {where}", "onnxruntime", "1.31.1",
+        "CPUExecutionProvider", "fp32", 4, ARM_SOURCE, announce, _cpu_facts(board, NO_STAIRCASE))
 
 
 def ncnn(name: str, board: Board, half: bool) -> Described:
     """An Arm CPU through ncnn."""
-    precision = "fp16" if half else "fp32"
+    file, precision = f"{name.removesuffix('-cpu')}-ncnn", "fp16" if half else "fp32"
     return Described(
-        f"{name.removesuffix('-cpu')}-ncnn", f"{board.row['device']}, {board.row['soc_or_chip']}, through ncnn ({precision})",
-        "ncnn", "as of its benchmark/README.md", "CPU", precision, 4, NCNN_SOURCE, facts=_cpu_facts(board, NO_STAIRCASE))
+        file, f"{board.row['device']}, {board.row['soc_or_chip']}, through ncnn ({precision})", "ncnn",
+        "as of its benchmark/README.md", "CPU", precision, 4, NCNN_SOURCE, facts=_cpu_facts(board, NO_STAIRCASE))
 
 
 def x86(name: str, file: str, block: int, board: Board) -> Described:
     """A kind of x86 CPU through onnxruntime."""
+    align = f"{block}: onnxruntime computes channels in blocks of so many"
     return Described(file, f"{board.row['device']} ({board.row['soc_or_chip']})", "onnxruntime", "1.31.1",
-                     "CPUExecutionProvider", "fp32", block, X86_SOURCE,
-                     facts=_cpu_facts(board, f"{block}: channels per block (ort_staircase_x86: 33 channels cost 1.39 of 32 "
-                                             "with AVX-512)"))
+                     "CPUExecutionProvider", "fp32", block, X86_SOURCE, facts=_cpu_facts(board, align))
 
 
 def gpu(name: str, file: str, row: dict[str, str]) -> Described:
     """An NVIDIA GPU through TensorRT."""
-    announce = ""
-    if name == "jetson-nano-gpu":
-        announce = "jetson-nano stands for its GPU through TensorRT fp16; PyPI has no onnxruntime for it; for its CPU through " \
-                   "ncnn say jetson-nano-ncnn"
-    if name == "jetson-orin-nano-gpu":
-        announce = "jetson-orin-nano stands for its GPU through TensorRT fp16 in Super mode (17 TFLOP/s, 102 GB/s); without " \
-                   "it the same board has 10 TFLOP/s and 68 GB/s"
     peak, bandwidth = gpu_peaks(row)
     return Described(
         file, f"{row['device']} ({row['soc_or_chip']}), TensorRT, batch 1", "TensorRT", "8 to 10, as published",
-        "TensorrtExecutionProvider", "fp16", 8, GPU_SOURCE, announce=announce,
+        "TensorrtExecutionProvider", "fp16", 8, GPU_SOURCE, ANNOUNCE.get(name, ""),
         facts={"peak_fp16_tflops": (peak, f"{row['sources']}; {row['how_computed']}"),
                "bandwidth_gbs": (bandwidth, row["sources"]), "sm": (row["cores_used"], row["sources"]),
                "align": ("8: fp16 tensor cores; not measured here", FACTS), "confidence": (row["confidence"], FACTS)})

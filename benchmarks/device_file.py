@@ -42,8 +42,8 @@ def toml(what: Described, constants: ProfileConstants | RooflineConstants, error
              *(f"{k} = {text(getattr(what, v))}" for k, v in (("name", "runtime"), ("version", "version"),
                                                               ("provider", "provider"), ("precision", "precision"))),
              "", f"[{table}]", *(f"{k} = {text(v)}" for k, v in asdict(constants).items()),
-             f"source = {text(what.source)}", "", "[error]", *(f"{k} = {text(v)}" for k, v in asdict(error).items()), "",
-             "[facts]", *(f"{k} = {{ value = {text(v)}, source = {text(s)} }}" for k, (v, s) in what.facts.items())]
+             f"source = {text(what.source)}", "", "[error]", *(f"{k} = {text(v)}" for k, v in asdict(error).items()),
+             "", "[facts]", *(f"{k} = {{ value = {text(v)}, source = {text(s)} }}" for k, (v, s) in what.facts.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -30,9 +30,9 @@ FORMULAS = {  # features by formula; the reasons are in docs/decisions/2026-11-2
     "gemm": ("macs", "in", "out", "gemv_weights", "one"), "matmul": ("macs", "in", "out", "lines", "one"),
     "lstm": ("macs", "out", "lines", "one"), "gru": ("macs", "out", "lines", "one"),
     "convtranspose": ("macs", "gather1", "gather2", "out", "one"),
-    **dict.fromkeys(("relu", "sigmoid", "tanh", "erf", "exp", "elu", "log", "softplus", "pow", "sqrt", "hardsigmoid", "silu",
-                     "gelu", "fastgelu", "cast", "where", "add", "transpose", "transpose_any", "transpose_pairs", "resize_nearest",
-                     "resize_linear"), _PIXELS),
+    **dict.fromkeys(("relu", "sigmoid", "tanh", "erf", "exp", "elu", "log", "softplus", "pow", "sqrt", "hardsigmoid",
+                     "silu", "gelu", "fastgelu", "cast", "where", "add", "transpose", "transpose_any",
+                     "transpose_pairs", "resize_nearest", "resize_linear"), _PIXELS),
     **dict.fromkeys(("broadcast", "softmax", "layernorm", "rmsnorm", "copy", "pad", "transpose_rows"), _LINES),
     "instancenorm": ("out", "group_rows", "one"), "batchnorm": ("out", "one"),
     "maxpool": ("window", "out", "one"), "avgpool": ("window", "out", "one"), "avgpool_18": ("window", "out", "one"),
@@ -62,7 +62,8 @@ def _old_rows(path: Path) -> list[tuple[str, Node, list[int]]]:
             found.append((row["name"], Node(row["name"], "Gemm", cls, out_shapes=shape, **sizes), counts))
         elif row["op"] == "Conv" and not row["act"]:
             k, s, g = number["k"], number["stride"], number["groups"]
-            cls = classify("Conv", channels_in=number["cin"], channels_out=number["cout"], groups=g, kernel=(k, k), stride=s)
+            cls = classify("Conv", channels_in=number["cin"], channels_out=number["cout"], groups=g, kernel=(k, k),
+                           stride=s)
             side = -(-number["hw"] // s)
             sizes["weights"] += number["cout"]  # they were counted with a bias
             gather = 0 if cls in ("pointwise", "depthwise") else number["cin"] * k * k * side * side
@@ -123,8 +124,9 @@ def fit(data: Path, int8: str = "int8") -> dict[str, Any]:
 
     Fitted without the call and with at least the cost of a tiny node in every formula that starts a kernel.
     """
-    call, tiny = _call(data)
-    rows = [(name, node, np.maximum(np.array(counts, float) - call, 0)) for name, node, counts in counted_nodes(data, int8)]
+    call, _ = _call(data)
+    rows = [(name, node, np.maximum(np.array(counts, float) - call, 0))
+            for name, node, counts in counted_nodes(data, int8)]
     formulas, errors = {}, {}
     for formula, features in {**FORMULAS, **INT8_FORMULAS}.items():
         picked = [(node, counts) for _, node, counts in rows if formula_of(node.cls) == formula and not node.activation]
@@ -132,11 +134,13 @@ def fit(data: Path, int8: str = "int8") -> dict[str, Any]:
         y = np.array([counts for _, counts in picked])
         x = np.array([_nonnegative(a, y[:, j]) for j in range(4)])
         formulas[formula] = {f: [float(f"{v:.6g}") for v in x[:, i]] for i, f in enumerate(features)}
-        held = [abs(a[i] @ _nonnegative(np.delete(a, i, 0), np.delete(y[:, 0], i)) / y[i, 0] - 1) for i in range(len(a))]
+        held = [abs(a[i] @ _nonnegative(np.delete(a, i, 0), np.delete(y[:, 0], i)) / y[i, 0] - 1)
+                for i in range(len(a))]
         errors[formula] = {"rows": len(a), "loo_median": round(float(np.median(held)), 4),
                            "loo_max": round(float(np.max(held)), 4)}
     formulas |= _fused(rows, formulas)
     return {"about": "instructions per unit of each feature: total, SIMD, load/store, multiply-accumulate; one thread; "
                      "made by benchmarks/fit_profiles.py from benchmarks/data/ort_aarch64_*.csv",
-            "runtime": "onnxruntime 1.31.1 aarch64 wheel", "int8_counted": True, "call": [float(f"{c:.6g}") for c in call],
+            "runtime": "onnxruntime 1.31.1 aarch64 wheel", "int8_counted": True,
+            "call": [float(f"{c:.6g}") for c in call],
             "leave_one_out_error_of_total": errors, "formulas": formulas}

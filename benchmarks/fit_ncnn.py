@@ -22,12 +22,13 @@ from autoprune.devices.classes import OPERATOR_CLASS
 from autoprune.devices.device import ProfileConstants
 from autoprune.devices.node import Node
 
-__all__ = ["BOARDS", "NcnnFit", "OTHERS", "ncnn_nodes"]
+__all__ = ["BOARDS", "OTHERS", "NcnnFit", "ncnn_nodes"]
 
 BOARDS = {"rpizero2w": "Raspberry Pi Zero 2 W", "rpi3bplus": "Raspberry Pi 3B+", "rpi4": "Raspberry Pi 4B (1.8GHz)",
           "rpi5": "Raspberry Pi 5", "jetson-nano-cpu": "NVIDIA Jetson Nano"}
-OTHERS = {  # never fitted: how far constants of these five boards carry to newer cores; profile, device, runtime, threads
-    ("rk3588", "Rockchip RK3588", "ncnn big-cores", "4"), ("jetson-orin-nano-cpu", "NVIDIA Jetson Orin Nano", "ncnn", "6"),
+OTHERS = {  # (profile, device, runtime, threads), never fitted: how far the five boards carry to newer cores
+    ("rk3588", "Rockchip RK3588", "ncnn big-cores", "4"),
+    ("jetson-orin-nano-cpu", "NVIDIA Jetson Orin Nano", "ncnn", "6"),
     ("jetson-agx-orin-cpu", "NVIDIA Jetson AGX Orin", "ncnn", "12"),
     ("sd8gen2", "Qualcomm SM8550-AB Snapdragon 8 Gen 2", "ncnn big-cores", "4"),
     ("pixel4", "Qualcomm SM8150-AC Snapdragon 855+", "ncnn big-cores", "4")}
@@ -73,11 +74,11 @@ class NcnnFit:
                                for b, t in zip(self.board, self.threads, strict=True)])
 
     def predict(self, p: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """log ms of the picked rows; `p` is constants, in-order, threads, fp16, then one residual per board and threads."""
+        """log ms of the picked rows; `p`: constants, in-order, threads, fp16, one residual per board and threads."""
         n, x = len(START), self.x[rows]
         theta, residual = np.exp(p[:n]), np.append(p[n + 3:], 0.)[self.group[rows]]
-        slow = np.exp(p[n] * self.in_order[rows] + p[n + 1] * np.log(self.threads[rows] / 4) + p[n + 2] * self.half[rows]
-                      + residual)
+        slow = np.exp(p[n] * self.in_order[rows] + p[n + 1] * np.log(self.threads[rows] / 4)
+                      + p[n + 2] * self.half[rows] + residual)
         return np.log(x[:, :7] @ theta[:7] * slow + x[:, 7:] @ theta[7:])
 
     def fit(self, rows: np.ndarray) -> np.ndarray:
@@ -110,12 +111,14 @@ class NcnnFit:
         gemms = ("gemm", "matmul", "lstm", "gru", "convtranspose", "int8_gemm", "int8_dynamic", "int8_pointwise")
         same = {"conv3x3": "im2col_3x3", "depthwise_other": "depthwise", "int8_conv": "conv", "int8_grouped": "grouped",
                 "int8_depthwise": "depthwise", **dict.fromkeys(gemms, "pointwise")}
-        named = {**{k: v for k, v in formulas.items() if k != "im2col_3x3"}, **{k: formulas[v] for k, v in same.items()}}
+        named = {**{k: v for k, v in formulas.items() if k != "im2col_3x3"},
+                 **{k: formulas[v] for k, v in same.items()}}
         rest = {*OPERATOR_CLASS.values(), "broadcast", "pad", "transpose_rows", "transpose_pairs", "transpose_any",
                 "resize_nearest", "resize_linear", "resize_cubic", "reduce_middle", "avgpool_18"} - set(named)
         return {"about": "equivalents, fitted to published times: so many instructions of a matrix product; operators "
                          "without multiply-adds cost their memory traffic only; made by benchmarks/fit_profiles.py",
-                "runtime": "ncnn", "int8_counted": False, "call": [0., 0., 0., 0.], "formulas": {**named, **{c: {} for c in sorted(rest)}}}
+                "runtime": "ncnn", "int8_counted": False, "call": [0., 0., 0., 0.],
+                "formulas": {**named, **{c: {} for c in sorted(rest)}}}
 
     def constants(self, p: np.ndarray, name: str, board: Board, half: bool) -> ProfileConstants:
         """One board's, with its residuals folded into `stall` and `thread_exponent`."""

@@ -1,4 +1,6 @@
-"""Published facts and counts → every shipped profile: `python benchmarks/fit_profiles.py --data benchmarks/data [--write]`.
+"""Published facts and counts → every shipped profile.
+
+    python benchmarks/fit_profiles.py --data benchmarks/data [--write]
 
 Steps, each from files in DIR only: instruction counts → tables of costs (`fit_costs.py`); ncnn rows → ncnn's table and
 what changes between boards (`fit_ncnn.py`); onnxruntime rows of a Raspberry Pi 5 → onnxruntime on Arm (`fit_ort.py`);
@@ -61,7 +63,8 @@ def put(name: str, table: dict[str, Any], write: bool) -> None:
         print(f"note: the shipped table {name} differs; what follows uses the shipped one")
 
 
-def ncnn_profiles(fit: NcnnFit, facts: dict[str, Board], write: bool) -> tuple[Shipped, dict[str, np.ndarray], np.ndarray]:
+def ncnn_profiles(fit: NcnnFit, facts: dict[str, Board], write: bool) \
+        -> tuple[Shipped, dict[str, np.ndarray], np.ndarray]:
     """The ncnn files, the errors of moving to each board at 4 threads, and of moving on to newer cores."""
     everything = np.ones(len(fit.log_ms), bool)
     p = fit.fit(everything)
@@ -75,8 +78,8 @@ def ncnn_profiles(fit: NcnnFit, facts: dict[str, Board], write: bool) -> tuple[S
         rows, half = fit.board == name, bool(fit.half[fit.board == name].all())
         report(f"{name}, net left out", by_net[rows])
         report(f"{name}, board left out", by_board[rows])
-        error = figures(by_net[rows], int(rows.sum()), f"{rows.sum()} published ncnn rows of this board, 1 and 4 threads, "
-                        "each net left out")
+        error = figures(by_net[rows], int(rows.sum()),
+                        f"{rows.sum()} published ncnn rows of this board, 1 and 4 threads, each net left out")
         shipped.append((catalogue.ncnn(name, facts[name], half), fit.constants(p, name, facts[name], half), error))
     newer = fit.predict(p, ~fit.ours) - fit.log_ms[~fit.ours]
     for name in sorted(set(fit.board[~fit.ours])):
@@ -113,7 +116,8 @@ def arm_profiles(data: Path, facts: dict[str, Board], fit: NcnnFit, held: dict[s
         if name == "rpi5":
             error = figures(combined(out, scatter), len(out), catalogue.OWN_ROWS.format(len(out), len(moved)))
         elif name in PIS:
-            error = figures(combined(out, moved), len(out) + len(moved), catalogue.OTHER_ROWS.format(len(out), len(moved)))
+            error = figures(combined(out, moved), len(out) + len(moved),
+                            catalogue.OTHER_ROWS.format(len(out), len(moved)))
         else:
             error = figures(combined(out, newer, unsure), len(out) + len(newer),
                             catalogue.NEWER_ROWS.format(len(out), len(newer)))
@@ -134,9 +138,10 @@ def x86_profiles(data: Path, facts: dict[str, Board], arm: dict[str, Any], moved
         put(f"onnxruntime_{'avx512' if block == 16 else 'avx2'}", X86Fit.table_of(p, arm, block), write)
         board = facts[name]
         exponent = .18  # as on Arm; `stall` makes up for it, so that one thread is what was measured
-        constants = replace(fit.machine(p), costs=f"onnxruntime_{'avx512' if block == 16 else 'avx2'}", cores=board.cores,
-                            clock_ghz=board.clock_ghz, fmla_per_cycle=board.fmla_per_cycle, issue_width=board.issue_width,
-                            memcpy_gbs=board.memcpy_gbs, thread_exponent=exponent, stall=round(4 ** exponent, 3))
+        constants = replace(fit.machine(p), costs=f"onnxruntime_{'avx512' if block == 16 else 'avx2'}",
+                            cores=board.cores, clock_ghz=board.clock_ghz, fmla_per_cycle=board.fmla_per_cycle,
+                            issue_width=board.issue_width, memcpy_gbs=board.memcpy_gbs, thread_exponent=exponent,
+                            stall=round(4 ** exponent, 3))
         error = figures(combined(out, moved, np.array([-.15, 0., .15])), len(out) + len(moved),
                         catalogue.X86_ROWS.format(len(out), len(moved)))
         shipped.append((catalogue.x86(name, file, block, board), constants, error))

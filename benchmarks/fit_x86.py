@@ -43,8 +43,9 @@ class X86Fit:
     def machine(self, p: np.ndarray) -> ProfileConstants:
         """The machine that was measured."""
         return ProfileConstants(
-            costs="onnxruntime_avx512", value_bytes=4, cores=1, clock_ghz=CLOCK_GHZ, fmla_per_cycle=FMLA, issue_width=4.,
-            memcpy_gbs=self.memcpy_gbs, in_order=False, stall=1., in_order_factor=1., thread_exponent=0.,
+            costs="onnxruntime_avx512", value_bytes=4, cores=1, clock_ghz=CLOCK_GHZ, fmla_per_cycle=FMLA,
+            issue_width=4., memcpy_gbs=self.memcpy_gbs, in_order=False, stall=1., in_order_factor=1.,
+            thread_exponent=0.,
             k_act=round(math.exp(p[6]), 3), k_weights=.025, k_gemv=1., tau_us_ghz=round(math.exp(p[7]), 3))
 
     terms = (*KINDS, "others", "k_act", "tau")
@@ -57,14 +58,15 @@ class X86Fit:
         for (_, classes), k in zip(KINDS.items(), theta, strict=False):
             unit = [float(f"{k * .25:.6g}"), 0., 0., float(f"{k * .25:.6g}")]
             for name in classes:
-                formulas[name] = {f"macs_c{block}" if name in ("conv3x3", "conv", "stem", "pointwise") else "macs": unit}
+                blocked = name in ("conv3x3", "conv", "stem", "pointwise")
+                formulas[name] = {f"macs_c{block}" if blocked else "macs": unit}
         formulas |= {n: formulas[c] for n, c in (
             ("int8_conv", "conv"), ("int8_pointwise", "pointwise"), ("int8_grouped", "grouped"),
             ("int8_depthwise", "depthwise"), ("int8_gemm", "gemm"), ("int8_dynamic", "gemm"))}
-        kept = {n: t for n, t in arm["formulas"].items() if n not in formulas and n not in ("im2col", "depthwise_im2col")}
+        kept = {n: t for n, t in arm["formulas"].items() if n not in {*formulas, "im2col", "depthwise_im2col"}}
         formulas |= {n: {f: [float(f"{v * theta[5]:.6g}") for v in c] for f, c in t.items()} for n, t in kept.items()}
-        return {"about": "equivalents, fitted to times of onnxruntime on one AVX-512 machine; multiply-adds with channels "
-                         f"rounded up to {block}; made by benchmarks/fit_profiles.py",
+        return {"about": "equivalents, fitted to times of onnxruntime on one AVX-512 machine; multiply-adds with "
+                         f"channels rounded up to {block}; made by benchmarks/fit_profiles.py",
                 "runtime": "onnxruntime 1.31.1", "int8_counted": False, "call": arm["call"], "formulas": formulas}
 
     def _features(self, nodes: list[Node]) -> np.ndarray:

@@ -32,7 +32,8 @@ def qconv(ci: int, co: int, k: int, s: int, hw: int, g: int = 1) -> bytes:
 
 def qgemm(m: int, k: int, n: int) -> bytes:
     """A quantised fully connected layer."""
-    return model("QGemm", [(m, k)], (_SCALE, _ZERO, signed(n, k), _SCALE, _SIGNED, np.zeros(n, np.int32), _SCALE, _ZERO),
+    return model("QGemm", [(m, k)], (_SCALE, _ZERO, signed(n, k), _SCALE, _SIGNED, np.zeros(n, np.int32), _SCALE,
+                                     _ZERO),
                  kinds=(U8,), out_kind=U8, domain="com.microsoft", transB=1)
 
 
@@ -93,7 +94,8 @@ add(qconv, (16, 32, 3, 1, 20), (64, 128, 3, 1, 14), (256, 256, 3, 1, 7), (384, 3
 add(qconv, (16, 96, 1, 1, 40), (96, 24, 1, 1, 28), (144, 40, 1, 1, 14), (512, 128, 1, 1, 14), (320, 1280, 1, 1, 5),
     (480, 120, 1, 1, 1), (64, 256, 1, 1, 20), label="qpointwise")
 add(lambda c, k, s, hw: qconv(c, c, k, s, hw, c), (32, 3, 1, 80), (144, 3, 1, 28), (480, 3, 1, 10), (672, 3, 1, 5),
-    (96, 3, 2, 56), (240, 3, 2, 14), (72, 5, 1, 28), (480, 5, 1, 10), (96, 5, 2, 28), (96, 7, 1, 14), label="qdepthwise")
+    (96, 3, 2, 56), (240, 3, 2, 14), (72, 5, 1, 28), (480, 5, 1, 10), (96, 5, 2, 28), (96, 7, 1, 14),
+    label="qdepthwise")
 add(qconv, (64, 64, 3, 1, 28, 8), (192, 192, 3, 1, 10, 8), (128, 128, 3, 2, 14, 16), label="qgrouped")
 add(qgemm, (1, 512, 1000), (10, 96, 384), (64, 192, 576), (197, 96, 96))
 add(qmatmul, (1, 512, 1000), (10, 96, 384), (64, 192, 576), (197, 96, 96))
@@ -109,5 +111,6 @@ for op in ("QLinearSigmoid", "QLinearLeakyRelu"):
     add(qunary, (op, 1, 24, 22, 22), (op, 1, 48, 60, 60))
 add(qunary, ("QLinearGlobalAveragePool", 1, 64, 28, 28), ("QLinearGlobalAveragePool", 1, 512, 7, 7))
 add(qconcat, (1, 32, 28, 28), (1, 64, 10, 10))
-add(lambda c, hw, k, s: model("MaxPool", [(1, c, hw, hw)], kinds=(U8,), out_kind=U8, kernel_shape=[k, k], strides=[s, s]),
+add(lambda c, hw, k, s: model("MaxPool", [(1, c, hw, hw)], kinds=(U8,), out_kind=U8, kernel_shape=[k, k],
+                              strides=[s, s]),
     (64, 28, 2, 2), (32, 56, 3, 2), label="maxpool8")

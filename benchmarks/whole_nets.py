@@ -109,7 +109,8 @@ NETS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "pvt": lambda: (_encoder(hf.PvtForImageClassification, config=hf.PvtConfig, image_size=96,
                              hidden_sizes=[32, 64, 160, 256]), image(96)),
     "levit": lambda: (_encoder(hf.LevitForImageClassification, config=hf.LevitConfig), image(224)),
-    "distilbert": lambda: (_encoder(hf.DistilBertModel, config=hf.DistilBertConfig, vocab_size=1000, dim=256, n_layers=3,
+    "distilbert": lambda: (_encoder(hf.DistilBertModel, config=hf.DistilBertConfig, vocab_size=1000, dim=256,
+                                    n_layers=3,
                                     n_heads=4, hidden_dim=1024), words(40)),
 }
 """Name → (model, example inputs)."""

@@ -43,7 +43,8 @@ class Net:
         elems = c * hw * hw
         cls = "resize_nearest" if op == "Resize" else classify(op)
         self.nodes.append(Node(f"{op}{len(self.nodes)}", op, cls, in_elems=reads * elems, out_elems=elems,
-                               run=elems if cls == "copy" else 0, in_shapes=((1, c, hw, hw),), out_shapes=((1, c, hw, hw),),
+                               run=elems if cls == "copy" else 0, in_shapes=((1, c, hw, hw),),
+                               out_shapes=((1, c, hw, hw),),
                                kernel=(kernel, kernel) if kernel else ()))
         return c
 

@@ -27,7 +27,8 @@ _BY_CLASS = {
     "maxpool": "MaxPool", "avgpool": "AveragePool LpPool",
     "reduce": "GlobalAveragePool GlobalMaxPool ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceSumSquare "
               "ReduceProd ArgMax ArgMin",
-    "pad": "Pad", "copy": "Concat Split Slice Gather Expand Tile GatherElements GatherND ScatterND DepthToSpace SpaceToDepth",
+    "pad": "Pad",
+    "copy": "Concat Split Slice Gather Expand Tile GatherElements GatherND ScatterND DepthToSpace SpaceToDepth",
     "transpose": "Transpose", "resize": "Resize Upsample",
     "lstm": "LSTM RNN", "gru": "GRU", "convtranspose": "ConvTranspose",
     "int8_gemm": "QGemm QLinearMatMul MatMulInteger MatMulIntegerToFloat QAttention",

@@ -17,7 +17,8 @@ from typing import Any
 from autoprune.devices.node import Node
 from autoprune.errors import ConfigError, did_you_mean
 
-__all__ = ["Counts", "call_instructions", "counts", "fixed_instructions", "forget", "formula_of", "int8_counted", "table", "tables"]
+__all__ = ["Counts", "call_instructions", "counts", "fixed_instructions", "forget", "formula_of", "int8_counted",
+           "table", "tables"]
 
 _FORMULA = {"conv3x3": "im2col", "conv": "im2col", "stem": "im2col", "grouped": "im2col",
             "depthwise_other": "depthwise_im2col", "resize_cubic": "resize_linear", "unknown": "add"}

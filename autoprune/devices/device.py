@@ -170,7 +170,8 @@ def _load(path: Path, seen: tuple[str, ...]) -> Device:
     return Device(
         name=data["name"], kind=data["kind"], description=data["description"], runtime=runtime["name"],
         runtime_version=runtime.get("version", ""), provider=runtime["provider"], precision=runtime["precision"],
-        threads=data.get("threads"), announce=data.get("announce", ""), align=data.get("align", 0), sparsity=tuple(data["sparsity"]),
+        threads=data.get("threads"), announce=data.get("announce", ""), align=data.get("align", 0),
+        sparsity=tuple(data["sparsity"]),
         facts={k: Fact(f["value"], f["source"]) for k, f in data.get("facts", {}).items()},
         error=None if error is None else ErrorFigures(**error),
         profile=None if profile is None else _profile({k: v for k, v in profile.items() if k != "source"}))

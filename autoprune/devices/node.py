@@ -96,4 +96,4 @@ def _channels(node: Node, block: int) -> float:
     if node.groups != 1 or not node.kernel or not node.in_shapes or len(node.in_shapes[0]) < 3 or not node.out_shapes:
         return 1.0
     read, made = node.in_shapes[0][1], node.out_shapes[0][1]
-    return _padded(made, block) * (_padded(read, block) if read > 4 else 1.0)  # a stem reads its few channels as they are
+    return _padded(made, block) * (_padded(read, block) if read > 4 else 1.0)  # a stem's few channels stay as they are

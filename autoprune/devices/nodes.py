@@ -137,7 +137,8 @@ def _moved(cls: str, op: str, attributes: dict[str, Any], operands: list[Shape],
     if op == "Gather":
         return cls, math.prod(operands[0][1:])
     if cls in ("copy", "pad", "int8_copy"):
-        pairs = [(s, outs[0]) for s in operands if s] if op.endswith("Concat") else [(operands[0], s) for s in outs if s]
+        parts = ((s, outs[0]) for s in operands) if op.endswith("Concat") else ((operands[0], s) for s in outs)
+        pairs = [(a, b) for a, b in parts if a and b]
         return cls, min((copied_run(a, b) for a, b in pairs), default=0)
     if cls == "reduce" and operands[0][-1] != 1 and outs[0] and outs[0][-1] == operands[0][-1]:
         return "reduce_middle", 0  # the last axis stays, so sums are not of neighbours
@@ -161,7 +162,7 @@ def _conv(base: dict[str, Any], attributes: dict[str, Any], first: Shape, weight
     channels_in, channels_out = weight[1] * groups, weight[0]
     cls = classify(base["op"], channels_in=channels_in, channels_out=channels_out, groups=groups, kernel=kernel,
                    stride=stride, dilation=dilation)
-    plain = cls in ("pointwise", "depthwise", "int8_pointwise", "int8_depthwise")  # no im2col: a GEMM on the input, or a kernel of its own
+    plain = cls.removeprefix("int8_") in ("pointwise", "depthwise")  # a GEMM on the input, or a kernel of its own
     gather = 0 if plain else out[0] * channels_in * math.prod(kernel) * math.prod(out[2:])
     return Node(cls=cls, macs=math.prod(out) * math.prod(weight[1:]), kernel=kernel, stride=stride, groups=groups,
                 gather=gather, rows=gather // max(out[-1], 1),

@@ -1,4 +1,4 @@
-"""How many neighbouring elements an operator handles at once: what broadcasts, transposes and copies cost depends on it.
+"""How many neighbouring elements an operator handles at once: the price of broadcasts, transposes and copies.
 
 A sum of two equal shapes is one run; a sum of (1, 900, 40) and (40,) is 900 runs of 40, each with a set-up of its own.
 """
@@ -43,8 +43,8 @@ def transpose_kind(shape: Shape, perm: Sequence[int]) -> tuple[str, int]:
     """Price class and run of a transpose.
 
     Axes of length 1 do not count and axes that stay neighbours are one. Then: nothing moves ("copy"), the last axis
-    stays ("transpose_rows", runs of its length; "transpose_pairs" up to 2), two last axes change places ("transpose"), or anything else
-    ("transpose_any", element by element).
+    stays ("transpose_rows", runs of its length; "transpose_pairs" up to 2), two last axes change places ("transpose"),
+    or anything else ("transpose_any", element by element).
     """
     moved = [axis for axis in perm if shape[axis] != 1]
     groups: list[list[int]] = []

@@ -15,14 +15,15 @@ __all__ = ["read_device_file"]
 _KINDS = ("measured-local", "profile")
 _TEXT, _WHOLE, _NUMBER, _FLAG = "text", "a whole number", "a number", "true or false"
 _LIST, _TABLE = "a list", "a table"
-_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "description": _TEXT, "announce": _TEXT, "threads": _WHOLE, "align": _WHOLE,
-        "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE, "profile": _TABLE, "roofline": _TABLE,
+_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "description": _TEXT, "announce": _TEXT, "threads": _WHOLE,
+        "align": _WHOLE, "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE, "profile": _TABLE, "roofline": _TABLE,
         "error": _TABLE}
 _ALIAS = {"schema": _WHOLE, "name": _TEXT, "alias_of": _TEXT, "announce": _TEXT, "description": _TEXT}
 _RUNTIME = {"name": _TEXT, "version": _TEXT, "provider": _TEXT, "precision": _TEXT}
-_PROFILE = {"costs": _TEXT, "value_bytes": _WHOLE, "cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER, "issue_width": _NUMBER,
-            "memcpy_gbs": _NUMBER, "in_order": _FLAG, "stall": _NUMBER, "in_order_factor": _NUMBER,
-            "thread_exponent": _NUMBER, "k_act": _NUMBER, "k_weights": _NUMBER, "k_gemv": _NUMBER,
+_PROFILE = {"costs": _TEXT, "value_bytes": _WHOLE, "cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER,
+            "issue_width": _NUMBER, "memcpy_gbs": _NUMBER, "in_order": _FLAG, "stall": _NUMBER,
+            "in_order_factor": _NUMBER, "thread_exponent": _NUMBER, "k_act": _NUMBER, "k_weights": _NUMBER,
+            "k_gemv": _NUMBER,
             "tau_us_ghz": _NUMBER, "source": _TEXT}
 _ROOFLINE = {"peak_tflops": _NUMBER, "bandwidth_gbs": _NUMBER, "value_bytes": _WHOLE, "compute_efficiency": _NUMBER,
              "memory_efficiency": _NUMBER, "launch_us": _NUMBER, "call_us": _NUMBER, "source": _TEXT}

@@ -14,7 +14,8 @@ def feed(session):
     rng, found = np.random.default_rng(0), {}
     for value in session.get_inputs():
         shape = [side if isinstance(side, int) else 1 for side in value.shape]
-        kind = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8,
+        kind = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8,
+                "tensor(int8)": np.int8,
                 "tensor(bool)": bool}.get(value.type, np.float32)
         found[value.name] = rng.random(shape, np.float32) if kind is np.float32 else np.ones(shape, kind)
     return found

@@ -1,4 +1,4 @@
-"""The sum over a net's nodes against the instructions counted for the whole net (`benchmarks/count_instructions.py`)."""
+"""Sums over nodes against the instructions counted for whole nets (`benchmarks/count_instructions.py`)."""
 
 from __future__ import annotations
 

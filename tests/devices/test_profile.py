@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.devices.classes import OPERATOR_CLASS
 from autoprune.devices.costs import Counts, call_instructions, counts, formula_of, table, tables
 from autoprune.devices.device import list_devices, load_device
-from autoprune.devices.classes import OPERATOR_CLASS
 from autoprune.devices.nodes import read_nodes
 from autoprune.devices.profile import predict, predict_table
 from autoprune.errors import ConfigError, DeviceError
@@ -82,7 +82,8 @@ def test_every_profile_is_sane(name, cnn, unpriced, matmul):
 def test_devices_are_ordered_as_one_would_think(cnn):
     nodes = read_nodes(cnn(512, side=56))
     ms = {name: predict(nodes, load_device(name)).ms for name in PROFILES}
-    for slower, faster in (("rpizero2w", "rpi3bplus"), ("rpi3bplus", "rpi4"), ("rpi4", "rpi5"), ("rpizero2w-ncnn", "rpi5-ncnn"),
+    for slower, faster in (("rpizero2w", "rpi3bplus"), ("rpi3bplus", "rpi4"), ("rpi4", "rpi5"), ("rpizero2w-ncnn",
+                                                                                                 "rpi5-ncnn"),
                            ("rpi5", "pixel8"), ("pixel4", "pixel8"), ("snapdragon-8gen1", "snapdragon-8gen3"),
                            ("iphone-a15", "iphone-a17pro"), ("x86-avx2", "x86-avx512"), ("rpi5", "x86-avx2"),
                            ("jetson-nano", "jetson-orin-nano"), ("jetson-orin-nano", "t4"), ("t4", "a100"),

@@ -6,7 +6,8 @@ from autoprune.devices.runs import broadcast_run, copied_run, transpose_kind
 
 
 @pytest.mark.parametrize(("shapes", "out", "run"), [
-    ([(2, 3, 4), (2, 3, 4)], (2, 3, 4), 24), ([(2, 3, 4), (4,)], (2, 3, 4), 4), ([(2, 3, 4, 4), (3, 1, 1)], (2, 3, 4, 4), 16),
+    ([(2, 3, 4), (2, 3, 4)], (2, 3, 4), 24), ([(2, 3, 4), (4,)], (2, 3, 4), 4), ([(2, 3, 4, 4), (3, 1, 1)],
+                                                                                 (2, 3, 4, 4), 16),
     ([(2, 3, 4), ()], (2, 3, 4), 24), ([(2, 3, 4), (1, 3, 4)], (2, 3, 4), 12), ([(2, 1, 4), (1, 3, 1)], (2, 3, 4), 4)])
 def test_runs_of_a_broadcast(shapes, out, run):
     assert broadcast_run(shapes, out) == run
