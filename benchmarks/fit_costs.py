@@ -39,12 +39,12 @@ FORMULAS = {  # features by formula; the reasons are in docs/decisions/2026-11-2
     "reduce": ("in", "out", "one"), "reduce_middle": ("in", "one"),
 }
 INT8_FORMULAS = {
-    "int8_conv": ("macs8", "gather1", "gather2", "out", "one"), "int8_pointwise": ("macs8", "in", "out", "one"),
-    "int8_depthwise": ("macs", "out", "one"), "int8_grouped": ("macs8", "gather1", "gather2", "group_rows", "one"),
+    "int8_conv": ("macs", "gather1", "gather2", "out", "one"), "int8_pointwise": ("macs", "in", "out", "one"),
+    "int8_depthwise": ("macs", "out", "one"), "int8_grouped": ("macs", "gather1", "gather2"),
     "int8_gemm": ("macs", "in", "out", "gemv_weights", "one"),
     "int8_dynamic": ("macs", "in", "out", "gemv_weights", "one"),
-    **dict.fromkeys(("quantize", "dequantize", "int8_add", "int8_table"), _PIXELS), "int8_copy": _LINES,
-    "int8_reduce": ("in", "out", "one")}
+    **dict.fromkeys(("quantize", "dequantize", "int8_add", "int8_table"), _PIXELS), "int8_copy": _PIXELS,
+    "int8_reduce": ("in", "one")}
 
 
 def _old_rows(path: Path) -> list[tuple[str, Node, list[int]]]:
