@@ -100,8 +100,9 @@ def gpu(name: str, file: str, row: dict[str, str]) -> Described:
     """An NVIDIA GPU through TensorRT."""
     peak, bandwidth = gpu_peaks(row)
     return Described(
-        file, f"{row['device']} ({row['soc_or_chip']}), TensorRT, batch 1", "TensorRT", "8 to 10, as published",
+        file, f"{row['device']} ({row['soc_or_chip']}), TensorRT, batch 1", "TensorRT", "not stated by the rows",
         "TensorrtExecutionProvider", "fp16", 8, GPU_SOURCE, ANNOUNCE.get(name, ""),
         facts={"peak_fp16_tflops": (peak, f"{row['sources']}; {row['how_computed']}"),
                "bandwidth_gbs": (bandwidth, row["sources"]), "sm": (row["cores_used"], row["sources"]),
-               "align": ("8: fp16 tensor cores; not measured here", FACTS), "confidence": (row["confidence"], FACTS)})
+               "align": ("8: fp16 tensor cores, where there are any; not measured here", FACTS),
+               "confidence": (row["confidence"], FACTS)})

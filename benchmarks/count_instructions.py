@@ -28,7 +28,7 @@ CORE = "cortex-a72"
 INT8_CORES = {CORE: "int8", "cortex-a76": "int8_dotprod"}  # without and with SDOT
 DATA = Path(__file__).with_name("data")
 TARGET = 40e6  # instructions to run between two marks, so that what differs from run to run is small
-BATCH = 5  # models per started interpreter
+BATCH = 16  # operators per started interpreter
 
 
 def count(root: Path, models: Mapping[str, bytes], runs: Mapping[str, int], core: str) -> dict[str, list[int]]:
@@ -58,14 +58,15 @@ def count_well(root: Path, models: Mapping[str, bytes], core: str) -> dict[str, 
     return count(root, models, {n: max(3, min(1000, round(TARGET / c[0]))) for n, c in rough.items()}, core)
 
 
-def fill(path: Path, wanted: Iterable[str], make: Callable[[str], bytes], root: Path, core: str) -> None:
+def fill(path: Path, wanted: Iterable[str], make: Callable[[str], bytes], root: Path, core: str,
+         batch: int = BATCH) -> None:
     """Count what the file lacks and write it after every batch."""
     rows: dict[str, list[str]] = {}
     if path.is_file():
         rows = {r[0]: r[1:] for r in list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]}
     missing = [name for name in wanted if name not in rows]
-    for start in range(0, len(missing), BATCH):
-        counted = count_well(root, {name: make(name) for name in missing[start:start + BATCH]}, core)
+    for start in range(0, len(missing), batch):
+        counted = count_well(root, {name: make(name) for name in missing[start:start + batch]}, core)
         rows |= {name: [str(c) for c in counts] for name, counts in counted.items()}
         text = "\n".join(",".join([name, *values]) for name, values in sorted(rows.items()))
         path.write_text(f"name,{','.join(COUNTERS)}\n{text}\n", encoding="utf-8")
@@ -87,7 +88,7 @@ def main() -> None:
             fill(DATA / f"ort_aarch64_{name}.csv", INT8_OPERATORS, lambda n: INT8_OPERATORS[n](), args.root, core)
     if args.nets:
         names = [*whole_nets.NETS, *(f"{name}-int8" for name in whole_nets.INT8)]
-        fill(DATA / "ort_aarch64_nets.csv", names, whole_nets.net_bytes, args.root, CORE)
+        fill(DATA / "ort_aarch64_nets.csv", names, whole_nets.net_bytes, args.root, CORE, 1)
     for path in args.models:
         counts = count_well(args.root, {path.name: path.read_bytes()}, args.core)[path.name]
         print(path.name, dict(zip(COUNTERS, counts, strict=True)))
