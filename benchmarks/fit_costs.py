@@ -1,4 +1,4 @@
-"""Instruction counts of onnxruntime's aarch64 kernels → the coefficients in `autoprune/devices/aarch64_costs.json`."""
+"""Instruction counts of onnxruntime's aarch64 kernels → `autoprune/devices/costs_onnxruntime_aarch64*.json`."""
 
 from __future__ import annotations
 
@@ -7,48 +7,87 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from operators import OPERATORS
+from operators_int8 import INT8_OPERATORS
 from scipy.optimize import nnls
 
+from autoprune.devices.classes import classify
+from autoprune.devices.costs import formula_of
+from autoprune.devices.node import Node
+from autoprune.devices.nodes import read_nodes
+
+__all__ = ["FORMULAS", "counted_nodes", "fit"]
+
 COUNTERS = ("insn", "simd", "mem", "fmla")
-FORMULAS = {  # features by formula; the reasons are in docs/decisions/2026-11-20-device-profiles.md
-    "im2col": ("macs", "gather1", "gather2", "rows", "weights", "group_rows", "one"),
-    "pointwise": ("macs", "in", "out", "weights", "one"),
-    "depthwise": ("macs", "one"),
-    "depthwise_im2col": ("macs", "gather2", "rows", "groups", "one"),
-    "gemm": ("macs", "in", "out", "gemv_weights", "one"),
+_PIXELS = ("out", "one")
+_LINES = ("out", "lines", "one")
+FORMULAS = {  # features by formula; the reasons are in docs/decisions/2026-11-21-profiles-of-other-devices.md
+    "im2col": ("macs8", "macs_tail", "gather1", "gather2", "rows1", "rows2", "out", "biased", "groups", "group_rows",
+               "one"),
+    "pointwise": ("macs8", "macs_tail", "in", "out", "biased", "one"),
+    "depthwise": ("out", "biased", "group_rows", "groups", "one"),
+    "depthwise_im2col": ("macs4", "gather1", "gather2", "rows1", "rows2", "biased", "groups", "one"),
+    "gemm": ("macs", "in", "out", "gemv_weights", "one"), "matmul": ("macs", "in", "out", "lines", "one"),
+    "lstm": ("macs", "out", "lines", "one"), "gru": ("macs", "out", "lines", "one"),
+    "convtranspose": ("macs", "gather1", "gather2", "out", "one"),
+    **dict.fromkeys(("relu", "sigmoid", "tanh", "erf", "exp", "elu", "log", "softplus", "pow", "sqrt", "hardsigmoid",
+                     "silu", "gelu", "fastgelu", "cast", "where", "add", "transpose", "transpose_any",
+                     "transpose_pairs", "resize_nearest", "resize_linear"), _PIXELS),
+    **dict.fromkeys(("broadcast", "softmax", "layernorm", "rmsnorm", "copy", "pad", "transpose_rows"), _LINES),
+    "instancenorm": ("out", "group_rows", "one"), "batchnorm": ("out", "one"),
+    "maxpool": ("window", "out", "one"), "avgpool": ("window", "out", "one"), "avgpool_18": ("window", "out", "one"),
+    "reduce": ("in", "out", "one"), "reduce_middle": ("in", "one"),
 }
-# One counted row each: class, row, the feature it scales with, rows that were part of the counted graph as well.
-SINGLES = (
-    ("relu", "u_relu", "out", ()), ("sigmoid", "u_sigmoid", "out", ()), ("tanh", "u_tanh", "out", ()),
-    ("erf", "u_erf", "out", ()), ("exp", "u_exp", "out", ()), ("sqrt", "u_sqrt", "out", ()),
-    ("hardsigmoid", "u_hardsigmoid", "out", ()), ("hardswish", "u_hardswish", "out", ()), ("silu", "silu", "out", ()),
-    ("gelu", "gelu_erf", "out", ()), ("add", "add", "out", ("u_neg",)), ("layernorm", "layernorm", "out", ()),
-    ("batchnorm", "bn", "out", ()), ("maxpool", "u_maxpool3s2", "window", ()),
-    ("avgpool", "u_avgpool3s1", "window", ()),
-    ("reduce", "u_globalaveragepool", "in", ()), ("transpose", "u_transpose", "out", ()),
-    ("copy", "concat", "out", ("u_neg",)), ("resize", "resize2", "out", ()))
+INT8_FORMULAS = {
+    "int8_conv": ("macs", "gather1", "gather2", "out", "one"), "int8_pointwise": ("macs", "in", "out", "one"),
+    "int8_depthwise": ("macs", "out", "one"), "int8_grouped": ("macs", "gather1", "gather2"),
+    "int8_gemm": ("macs", "in", "out", "gemv_weights", "one"),
+    "int8_dynamic": ("macs", "in", "out", "gemv_weights", "one"),
+    **dict.fromkeys(("quantize", "dequantize", "int8_add", "int8_table"), _PIXELS), "int8_copy": _PIXELS,
+    "int8_reduce": ("in", "one")}
 
 
-def _number(row: dict[str, str], key: str) -> int:
-    return int(row[key]) if row[key] else 0
+def _old_rows(path: Path) -> list[tuple[str, Node, list[int]]]:
+    """Convolutions and matrix products of the first table, which lists sizes rather than models."""
+    found = []
+    for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+        number = {k: int(row[k]) if row[k].isdigit() else 0 for k in row}
+        sizes: dict[str, Any] = {k: number[k] for k in ("macs", "in_elems", "out_elems", "weights")}
+        counts = [number[c] for c in COUNTERS]
+        if counts[0] < 1e5:
+            continue  # that table's totals are good to some 10 thousand instructions, the call among them
+        if row["op"] in ("Gemm", "MatMul(QK)"):
+            cls = "gemm" if row["op"] == "Gemm" else "matmul"
+            shape = ((int(row["groups"] or 1), number["m"], number["n"]),)
+            found.append((row["name"], Node(row["name"], "Gemm", cls, out_shapes=shape, **sizes), counts))
+        elif row["op"] == "Conv" and not row["act"]:
+            k, s, g = number["k"], number["stride"], number["groups"]
+            cls = classify("Conv", channels_in=number["cin"], channels_out=number["cout"], groups=g, kernel=(k, k),
+                           stride=s)
+            side = -(-number["hw"] // s)
+            sizes["weights"] += number["cout"]  # they were counted with a bias
+            gather = 0 if cls in ("pointwise", "depthwise") else number["cin"] * k * k * side * side
+            found.append((row["name"], Node(row["name"], "Conv", cls, kernel=(k, k), stride=s, groups=g, gather=gather,
+                          rows=gather // side, out_shapes=((1, number["cout"], side, side),), **sizes), counts))
+    return found
 
 
-def _features(row: dict[str, str]) -> tuple[str, dict[str, float]] | None:
-    macs, weights = _number(row, "macs"), _number(row, "weights")
-    base = {"macs": macs, "in": _number(row, "in_elems"), "out": _number(row, "out_elems"), "weights": weights,
-            "one": 1}
-    if row["op"] in ("Gemm", "MatMul(QK)"):
-        return "gemm", {**base, "gemv_weights": weights if weights and macs <= weights else 0}
-    if row["op"] != "Conv" or row["act"]:
-        return None
-    k, s, g, cin, hw = (_number(row, c) for c in ("k", "stride", "groups", "cin", "hw"))
-    out = -(-hw // s)
-    gather = cin * k * k * out * out
-    base |= {"gather1": gather * (s == 1), "gather2": gather * (s > 1), "rows": gather // out, "groups": g,
-             "group_rows": g * out}
-    if g > 1 and g == cin:
-        return ("depthwise" if k == 3 and s == 1 else "depthwise_im2col"), base
-    return ("pointwise" if k == 1 and s == 1 else "im2col"), base
+def counted_nodes(data: Path, int8: str) -> list[tuple[str, Node, list[int]]]:
+    """(name, node, counts) of every operator counted by itself; `int8` names the file of the quantised ones.
+
+    The multiply-accumulate instructions of int8 stand in the column of FMLA.
+    """
+    found = _old_rows(data / "ort_aarch64_instructions.csv")
+    for file, make in (("operators", OPERATORS), (int8, INT8_OPERATORS)):
+        for row in csv.DictReader((data / f"ort_aarch64_{file}.csv").read_text(encoding="utf-8").splitlines()):
+            if row["name"].startswith("chain"):
+                continue
+            nodes = read_nodes(make[row["name"]]())
+            if len(nodes) != 1:
+                raise SystemExit(f"{row['name']} is {len(nodes)} nodes after optimisation")
+            counts = [int(row[c]) for c in COUNTERS]
+            found.append((row["name"], nodes[0], [*counts[:3], counts[3] + int(row["int8"])]))
+    return found
 
 
 def _nonnegative(a: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -58,50 +97,50 @@ def _nonnegative(a: np.ndarray, y: np.ndarray) -> np.ndarray:
     return nnls(weighted / scale, y / np.maximum(y, 1))[0] / scale
 
 
-def fit(path: Path) -> dict[str, Any]:
-    """The shipped table: formulas, the cost of a call, and leave-one-out errors of the total."""
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    formulas: dict[str, dict[str, list[float]]] = {}
-    errors: dict[str, dict[str, float]] = {}
-    for name, features in FORMULAS.items():
-        picked = [(f[1], r) for r in rows if (f := _features(r)) is not None and f[0] == name]
-        a = np.array([[f[x] for x in features] for f, _ in picked], float)
-        y = np.array([[_number(r, c) for c in COUNTERS] for _, r in picked], float)
+def _call(data: Path) -> tuple[list[float], list[float]]:
+    """What a call costs, and what one tiny node costs, from chains of nodes."""
+    text = (data / "ort_aarch64_operators.csv").read_text(encoding="utf-8")
+    chains = {int(r["name"].split()[-1]): [int(r[c]) for c in COUNTERS]
+              for r in csv.DictReader(text.splitlines()) if r["name"].startswith("chain")}
+    few, many = min(chains), max(chains)
+    node = [(b - a) / (many - few) for a, b in zip(chains[few], chains[many], strict=True)]
+    return [max(0.0, a - few * n) for a, n in zip(chains[few], node, strict=True)], node
+
+
+def _fused(rows: list[tuple[str, Node, np.ndarray]], formulas: dict[str, dict[str, list[float]]]) \
+        -> dict[str, dict[str, list[float]]]:
+    """What an activation fused into a convolution adds per output: the difference from the same one without."""
+    plain = {name.partition(" ")[2]: counts for name, node, counts in rows if node.op == "Conv"}
+    found: dict[str, list[np.ndarray]] = {}
+    for name, node, counts in rows:
+        if node.activation and name.startswith("fused"):
+            alone = plain[name.partition(" ")[2].rpartition(" ")[0].removesuffix(" 1")]
+            found.setdefault(node.activation, []).append(np.maximum(counts - alone, 0) / node.out_elems)
+    return {f"fused_{act}": {"out": [float(f"{v:.6g}") for v in np.mean(extra, 0)]} for act, extra in found.items()}
+
+
+def fit(data: Path, int8: str = "int8") -> dict[str, Any]:
+    """A shipped table: formulas, the cost of a call, and leave-one-out errors of the total.
+
+    Fitted without the call and with at least the cost of a tiny node in every formula that starts a kernel.
+    """
+    call, _ = _call(data)
+    rows = [(name, node, np.maximum(np.array(counts, float) - call, 0))
+            for name, node, counts in counted_nodes(data, int8)]
+    formulas, errors = {}, {}
+    for formula, features in {**FORMULAS, **INT8_FORMULAS}.items():
+        picked = [(node, counts) for _, node, counts in rows if formula_of(node.cls) == formula and not node.activation]
+        a = np.array([[node.features[f] for f in features] for node, _ in picked])
+        y = np.array([counts for _, counts in picked])
         x = np.array([_nonnegative(a, y[:, j]) for j in range(4)])
-        formulas[name] = {f: [float(v) for v in x[:, i]] for i, f in enumerate(features)}
-        held = np.abs([a[i] @ _nonnegative(np.delete(a, i, 0), np.delete(y[:, 0], i)) / y[i, 0] - 1
-                       for i in range(len(a))])
-        errors[name] = {"rows": len(a), "loo_median": round(float(np.median(held)), 4),
-                        "loo_max": round(float(held.max()), 4)}
-    call = formulas["gemm"]["one"]  # the smallest nodes counted: what a call costs, whatever the node
-    by_name = {r["name"]: r for r in rows}
-    for name, row, feature, others in SINGLES:
-        counted = by_name[row]
-        extent = float(_number(counted, "in_elems" if feature == "in" else "out_elems"))
-        if row == "u_maxpool3s2":
-            extent /= 4  # the file lists the input's size; stride 2 leaves a quarter (its SIMD count is 8/4 per output)
-        net = [_number(counted, c) - sum(_number(by_name[o], c) for o in others) - (0 if others else call[j])
-               for j, c in enumerate(COUNTERS)]
-        scale = extent * (9 if feature == "window" else 1)
-        formulas[name] = {feature: [max(0.0, v / scale) for v in net]}
-    formulas["softmax"] = _softmax(by_name, call)
-    for terms in formulas.values():
-        terms["one"] = [max(0.0, v - c) for v, c in zip(terms.get("one", call), call, strict=True)]
-    return {"about": "instructions per unit of each feature: total, SIMD, load/store, FMLA; fp32, one thread; "
-                     "made by benchmarks/fit_profiles.py from benchmarks/data/ort_aarch64_instructions.csv",
-            "runtime": "onnxruntime 1.31.1 aarch64 wheel", "call": [float(f"{c:.6g}") for c in call],
-            "leave_one_out_error_of_total": errors,
-            "formulas": {n: {f: [float(f"{v:.6g}") for v in c] for f, c in t.items()} for n, t in formulas.items()}}
-
-
-def _softmax(by_name: dict[str, dict[str, str]], call: list[float]) -> dict[str, list[float]]:
-    """Two counted line lengths (28 and 197) give a price per element and a price per line."""
-    short, long = by_name["u_softmax"], by_name["u_softmax197"]
-    terms: dict[str, list[float]] = {"out": [], "lines": []}
-    for j, counter in enumerate(COUNTERS):
-        a = np.array([[_number(r, "out_elems"), _number(r, "out_elems") / n] for r, n in ((short, 28), (long, 197))])
-        y = np.array([_number(r, counter) - call[j] for r in (short, long)])
-        x = nnls(a, y)[0]
-        terms["out"].append(float(x[0]))
-        terms["lines"].append(float(x[1]))
-    return terms
+        formulas[formula] = {f: [float(f"{v:.6g}") for v in x[:, i]] for i, f in enumerate(features)}
+        held = [abs(a[i] @ _nonnegative(np.delete(a, i, 0), np.delete(y[:, 0], i)) / y[i, 0] - 1)
+                for i in range(len(a))]
+        errors[formula] = {"rows": len(a), "loo_median": round(float(np.median(held)), 4),
+                           "loo_max": round(float(np.max(held)), 4)}
+    formulas |= _fused(rows, formulas)
+    return {"about": "instructions per unit of each feature: total, SIMD, load/store, multiply-accumulate; one thread; "
+                     "made by benchmarks/fit_profiles.py from benchmarks/data/ort_aarch64_*.csv",
+            "runtime": "onnxruntime 1.31.1 aarch64 wheel", "int8_counted": True,
+            "call": [float(f"{c:.6g}") for c in call],
+            "leave_one_out_error_of_total": errors, "formulas": formulas}

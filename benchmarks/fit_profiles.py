@@ -1,172 +1,192 @@
-"""Published facts → the shipped Arm profiles: `python benchmarks/fit_profiles.py --data benchmarks/data [--write]`.
+"""Published facts and counts → every shipped profile.
 
-Three steps, each from files in DIR only: instruction counts → cost table (`fit_costs.py`); onnxruntime rows measured on
-a Raspberry Pi 5 → `stall` and `k_act`; ncnn rows on five boards → what changes between boards (`fit_boards.py`).
-Without `--write` it prints the constants and their errors; with it, it rewrites `devices/rpi*.toml` and the cost table.
+    python benchmarks/fit_profiles.py --data benchmarks/data [--write]
+
+Steps, each from files in DIR only: instruction counts → tables of costs (`fit_costs.py`); ncnn rows → ncnn's table and
+what changes between boards (`fit_ncnn.py`); onnxruntime rows of a Raspberry Pi 5 → onnxruntime on Arm (`fit_ort.py`);
+times of one x86 machine → onnxruntime on x86 (`fit_x86.py`); TensorRT rows → GPUs (`fit_gpus.py`). Without `--write` it
+prints constants and errors; with it, it rewrites `devices/*.toml` (but `cpu` and aliases) and the tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import catalogue
 import fit_costs
 import numpy as np
 import yolo_nets
-from fit_boards import CORES, TERMS, Transfer, board_facts
-from scipy.optimize import least_squares
+from boards import Board, all_facts, boards
+from device_file import Described, figures, toml
+from fit_gpus import GpuFit
+from fit_ncnn import BOARDS, PIS, NcnnFit
+from fit_ort import fit_ort, held_out_ort, ort_rows
+from fit_x86 import START as X86_START
+from fit_x86 import X86Fit
 
-from autoprune.devices.device import ErrorFigures, ProfileConstants
-from autoprune.devices.node import Node
-from autoprune.devices.profile import node_ms
+from autoprune.devices import costs
+from autoprune.devices.device import ErrorFigures, ProfileConstants, RooflineConstants
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = ("rpizero2w", "rpi3bplus", "rpi4", "rpi5")
-GEMV = 1.0  # every fp32 weight crosses the memory bus once; ncnn's own (printed) has weights it may keep as fp16
-SOURCE = ("facts: benchmarks/data/device_facts.csv; stall, k_act: onnxruntime rows on a Raspberry Pi 5; "
-          "in_order_factor, k_weights, tau_us_ghz: ncnn rows on five boards; k_gemv 1 by definition; see "
-          "docs/decisions/2026-11-20-device-profiles.md")
+GEMV = 1.0  # every fp32 weight crosses the memory bus once; ncnn's own constant has weights it may keep as fp16
+DOTPROD = ("A53", "A57", "A72")  # cores without int8 dot products
+Shipped = list[tuple[Described, ProfileConstants | RooflineConstants, ErrorFigures]]
 
 
-def ort_rows(data: Path, nets: dict[str, list[Node]]) -> list[tuple[str, float]]:
-    """(net, ms) of every published onnxruntime row on a Pi 5 whose architecture is written down."""
-    return [(r["model"], float(r["latency_ms"]))
-            for r in csv.DictReader((data / "published_latencies_pi.csv").read_text(encoding="utf-8").splitlines())
-            if r["device"] == "Raspberry Pi 5" and r["runtime"].startswith("ONNX Runtime CPU") and r["model"] in nets]
+def report(label: str, errors: np.ndarray) -> None:
+    """Median and p90 of |predicted/measured - 1|."""
+    size = np.abs(np.exp(errors) - 1)
+    print(f"  {label}: median {100 * np.median(size):.1f} %, p90 {100 * np.quantile(size, .9):.1f} %, bias "
+          f"{100 * np.expm1(np.median(errors)):+.0f} %, {len(errors)} rows")
 
 
-def fit_ort(rows: list[tuple[str, float]], nets: dict[str, list[Node]], base: ProfileConstants) -> ProfileConstants:
-    """`stall` and `k_act`, by robust log least squares."""
-    parts = {name: _parts(net, base) for name, net in nets.items()}
-
-    def residual(p: np.ndarray) -> list[float]:
-        return [math.log(parts[n] @ [*np.exp(p), 1.]) - math.log(ms) for n, ms in rows]
-
-    stall, k_act = np.exp(least_squares(residual, [.3, .7], loss="soft_l1", f_scale=.1).x)
-    return replace(base, stall=round(float(stall), 3), k_act=round(float(k_act), 3))
+def combined(*parts: np.ndarray) -> np.ndarray:
+    """Every sum of one error of each part: the parts taken as independent."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = np.add.outer(total, part).ravel()
+    return total
 
 
-def _parts(net: list[Node], base: ProfileConstants) -> np.ndarray:
-    """ms per unit of stall, per unit of k_act, and the rest."""
-    unit = [sum(node_ms(n, replace(base, stall=s, k_act=k), 4) for n in net)
-            for s, k in ((1., 0.), (0., 1.), (0., 0.))]
-    return np.array([unit[0] - unit[2], unit[1] - unit[2], unit[2]])
+def put(name: str, table: dict[str, Any], write: bool) -> None:
+    """Write a table of costs, or say that the shipped one differs."""
+    path = ROOT / "autoprune" / "devices" / f"costs_{name}.json"
+    if write:
+        path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        costs.forget()
+    elif not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != table:
+        print(f"note: the shipped table {name} differs; what follows uses the shipped one")
 
 
-def log_error(net: list[Node], ms: float, constants: ProfileConstants) -> float:
-    """log(predicted / measured)."""
-    return math.log(sum(node_ms(n, constants, 4) for n in net) / ms)
+def ncnn_profiles(fit: NcnnFit, facts: dict[str, Board], write: bool) \
+        -> tuple[Shipped, dict[str, np.ndarray], np.ndarray]:
+    """The ncnn files, the errors of moving to each board at 4 threads, and of moving on to newer cores."""
+    everything = np.ones(len(fit.log_ms), bool)
+    p = fit.fit(everything)
+    put("ncnn", fit.table(p), write)
+    by_net, by_board = fit.held_out(fit.net, sorted(set(fit.net))), fit.held_out(fit.board, BOARDS)
+    print("ncnn rows, 18 nets, 1 and 4 threads")
+    report("Raspberry Pis, each net left out", by_net[fit.pi])
+    report("Raspberry Pis, each board left out", by_board[fit.pi])
+    shipped: Shipped = []
+    for name in BOARDS:
+        rows, half = fit.board == name, bool(fit.half[fit.board == name].all())
+        report(f"{name}, net left out", by_net[rows])
+        report(f"{name}, board left out", by_board[rows])
+        error = figures(by_net[rows], int(rows.sum()),
+                        f"{rows.sum()} published ncnn rows of this board, 1 and 4 threads, each net left out")
+        shipped.append((catalogue.ncnn(name, facts[name], half), fit.constants(p, name, facts[name], half), error))
+    newer = fit.predict(p, ~fit.ours) - fit.log_ms[~fit.ours]
+    for name in sorted(set(fit.board[~fit.ours])):
+        report(f"{name}, never fitted", newer[fit.board[~fit.ours] == name])
+    moved = {b: by_board[(fit.board == b) & (fit.threads == 4)] for b in BOARDS}
+    return shipped, moved, newer
 
 
-def figures(errors: np.ndarray, rows: int, source: str) -> ErrorFigures:
-    """Error quantiles; the interval is of measured/predicted and always contains 1."""
-    ratio, size = np.exp(-errors), np.abs(errors)
-    return ErrorFigures(p50=round(float(np.median(size)), 3), p90=round(float(np.quantile(size, .9)), 3), rows=rows,
-                        lo_ratio=round(min(1., float(np.quantile(ratio, .1))), 3),
-                        hi_ratio=round(max(1., float(np.quantile(ratio, .9))), 3), source=source)
+def arm_profiles(data: Path, facts: dict[str, Board], fit: NcnnFit, held: dict[str, np.ndarray],
+                 newer: np.ndarray) -> Shipped:
+    """onnxruntime on Arm CPUs."""
+    p = fit.fit(np.ones(len(fit.log_ms), bool))
+    shared = fit.constants(p, "rpi4", facts["rpi4"], False)
+    nets = yolo_nets.nets()
+    rows = ort_rows(data, nets)
 
-
-def toml(name: str, board: dict[str, Any], constants: ProfileConstants, error: ErrorFigures, version: str) -> str:
-    """The device file."""
-    row = board["row"]
-    facts = {"soc": (row["soc_or_chip"], row["sources"]),
-             "peak_fp32_gflops": (float(row["peak_fp32_gflops"]), row["how_computed"]),
-             "memcpy_gbs_published": (row["bw_measured_gbs"], row["sources"]),
-             "l1d_kb": (row["l1d_kb"], row["sources"]), "l2": (row["l2"], row["sources"]),
-             "issue_width": (board["issue_width"], CORES[board["core"]][1]),
-             "align": ("no staircase on Arm; 4 fp32 lanes in a 128-bit vector",
-                       "benchmarks/data/ort_aarch64_instructions.csv"),
-             "confidence": (row["confidence"], "benchmarks/data/device_facts.csv")}
-
-    def text(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False)  # a JSON string, number or boolean is one of TOML too
-
-    lines = ["# Made by benchmarks/fit_profiles.py --write; do not edit numbers by hand.",
-             "schema = 1", f"name = {text(name)}", 'kind = "profile"',
-             f"description = {text(row['device'] + ', ' + row['soc_or_chip'] + ', 64-bit OS')}",
-             f"threads = {constants.cores}", "align = 4", "sparsity = []", "", "[runtime]", 'name = "onnxruntime"',
-             f"version = {text(version)}", 'provider = "CPUExecutionProvider"', 'precision = "fp32"', "", "[profile]",
-             *(f"{k} = {text(v)}" for k, v in asdict(constants).items()), f"source = {text(SOURCE)}", "", "[error]",
-             *(f"{k} = {text(v)}" for k, v in asdict(error).items()), "", "[facts]",
-             *(f"{k} = {{ value = {text(v)}, source = {text(s)} }}" for k, (v, s) in facts.items())]
-    return "\n".join(lines) + "\n"
-
-
-def fit_shared(boards: dict[str, dict[str, Any]], transfer: Transfer) -> dict[str, ProfileConstants]:
-    """Constants of the shipped boards before the onnxruntime rows are looked at; prints the ncnn figures."""
-    p = transfer.fit(np.ones(len(transfer.log_ms), bool))
-    terms = dict(zip(TERMS, np.exp(p[:len(TERMS)]).round(3).tolist(), strict=True))
-    print("ncnn constants:", terms, f"in-order factor {math.exp(p[10]):.3f}, threads^{p[11]:.3f}, "
-          f"fp16 factor {math.exp(p[12]):.3f}")
-    keys = ("cores", "clock_ghz", "fmla_per_cycle", "issue_width", "memcpy_gbs", "in_order")
-    return {b: ProfileConstants(**{k: boards[b][k] for k in keys}, stall=1., k_act=1., k_weights=terms["weights"],
-                                in_order_factor=round(math.exp(p[10]), 3), thread_exponent=round(float(p[11]), 3),
-                                k_gemv=GEMV, tau_us_ghz=terms["tau"]) for b in SHIPPED}
-
-
-def held_out_ort(rows: list[tuple[str, float]], nets: dict[str, list[Node]], base: ProfileConstants) -> np.ndarray:
-    """Errors of the onnxruntime rows, each net left out; prints them, and those with each family left out."""
-    def errors(letters: int) -> np.ndarray:
-        return np.array([log_error(nets[n], ms, fit_ort([r for r in rows if r[0][:letters] != n[:letters]], nets, base))
-                         for n, ms in rows])
-    out, family = errors(99), errors(5)
-    for (name, ms), error in zip(rows, out, strict=True):
-        print(f"  {name:11s} {ms:7.1f} ms, without it {ms * math.exp(error):7.1f} ({100 * math.expm1(error):+.0f} %)")
-    for label, e in (("net left out", out), ("family left out", family)):
-        size = np.abs(e)
-        print(f"  {label}: median |error| {np.median(size):.3f}, p90 {np.quantile(size, .9):.3f}, {len(e)} rows")
-    return out
-
-
-def error_of(board: str, out: np.ndarray, held: dict[str, np.ndarray]) -> ErrorFigures:
-    """The Pi 5 has onnxruntime rows of its own; the others carry the error of moving between boards as well."""
-    pooled = np.concatenate(list(held.values()))
+    def base(name: str) -> ProfileConstants:
+        board = facts[name]
+        old = any(core in board.row["soc_or_chip"] for core in DOTPROD)
+        return replace(shared, costs="onnxruntime_aarch64" + ("" if old else "_dotprod"), cores=board.cores,
+                       clock_ghz=board.clock_ghz, fmla_per_cycle=board.fmla_per_cycle, issue_width=board.issue_width,
+                       memcpy_gbs=board.memcpy_gbs, in_order=board.in_order, k_gemv=GEMV, stall=1., k_act=1.)
+    best, out = fit_ort(rows, nets, base("rpi5")), held_out_ort(rows, nets, base("rpi5"))
+    exponent = round(min(float(p[len(p) - len(fit.groups) - 2]), max(0., math.log(best.stall) / math.log(4))), 3)
+    print(f"onnxruntime on a Raspberry Pi 5: stall {best.stall}, k_act {best.k_act}, thread exponent {exponent}")
+    report("each net left out", out)
+    report("each family left out", held_out_ort(rows, nets, base("rpi5"), 5))
+    moved = np.concatenate(list(held.values()))
     scatter = np.concatenate([e - np.median(e) for e in held.values()])
-    own = board == "rpi5"
-    source = (f"{len(out)} onnxruntime rows on a Raspberry Pi 5, each net left out, combined with "
-              + ("the scatter between nets" if own else "the error")
-              + f" of {len(pooled)} ncnn rows at 4 threads, each board left out"
-              + ("" if own else "; no onnxruntime row of this board is published"))
-    rows = len(out) + (0 if own else len(pooled))
-    return figures(np.add.outer(out, scatter if own else pooled).ravel(), rows, source)
+    shipped: Shipped = []
+    for name, file in catalogue.ARM.items():
+        constants = replace(base(name), stall=best.stall, k_act=best.k_act, thread_exponent=exponent)
+        unsure = np.array([0.] if facts[name].measured_memcpy else [-.15, 0., .15])
+        if name == "rpi5":
+            error = figures(combined(out, scatter), len(out), catalogue.OWN_ROWS.format(len(out), len(moved)))
+        elif name in PIS:
+            error = figures(combined(out, moved), len(out) + len(moved),
+                            catalogue.OTHER_ROWS.format(len(out), len(moved)))
+        else:
+            error = figures(combined(out, newer, unsure), len(out) + len(newer),
+                            catalogue.NEWER_ROWS.format(len(out), len(newer)))
+        shipped.append((catalogue.arm(name, file, facts[name]), constants, error))
+    return shipped
+
+
+def x86_profiles(data: Path, facts: dict[str, Board], arm: dict[str, Any], moved: np.ndarray, write: bool) -> Shipped:
+    """onnxruntime on x86."""
+    if write:  # the fit reads nodes only, but its constants name a table that must be there
+        put("onnxruntime_avx512", X86Fit.table_of(X86_START, arm, 16), write)
+    fit = X86Fit(data, arm)
+    p, out = fit.fit(np.arange(len(fit.names))), fit.held_out()
+    print("onnxruntime on one x86 machine, 20 nets, 1 thread:", dict(zip(fit.terms, np.exp(p).round(3), strict=True)))
+    report("each net left out", out)
+    shipped: Shipped = []
+    for name, (file, block) in catalogue.X86.items():
+        put(f"onnxruntime_{'avx512' if block == 16 else 'avx2'}", X86Fit.table_of(p, arm, block), write)
+        board = facts[name]
+        exponent = .18  # as on Arm; `stall` makes up for it, so that one thread is what was measured
+        constants = replace(fit.machine(p), costs=f"onnxruntime_{'avx512' if block == 16 else 'avx2'}",
+                            cores=board.cores, clock_ghz=board.clock_ghz, fmla_per_cycle=board.fmla_per_cycle,
+                            issue_width=board.issue_width, memcpy_gbs=board.memcpy_gbs, thread_exponent=exponent,
+                            stall=round(4 ** exponent, 3))
+        error = figures(combined(out, moved, np.array([-.15, 0., .15])), len(out) + len(moved),
+                        catalogue.X86_ROWS.format(len(out), len(moved)))
+        shipped.append((catalogue.x86(name, file, block, board), constants, error))
+    return shipped
+
+
+def gpu_profiles(data: Path) -> Shipped:
+    """TensorRT on GPUs."""
+    fit = GpuFit(data)
+    p = fit.fit(np.ones(len(fit.rows), bool))
+    by_net, by_gpu = fit.held_out(fit.model), fit.held_out(fit.family)
+    print("TensorRT fp16: compute efficiency, memory efficiency, µs per kernel:", np.exp(p).round(3))
+    report("each net left out", by_net)
+    report("each architecture left out", by_gpu)
+    shipped: Shipped = []
+    for name, file in catalogue.GPUS.items():
+        row = all_facts(data)[name]
+        peak, bandwidth = catalogue.gpu_peaks(row)
+        own = sum(r["device"] == catalogue.GPU_ROWS.get(name) for r in fit.rows)
+        errors = by_gpu if own else combined(by_gpu, np.array([-.22, 0., .22]))
+        error = figures(errors, len(by_gpu), catalogue.gpu_errors(len(by_gpu), own))
+        shipped.append((catalogue.gpu(name, file, row), fit.constants(p, peak, bandwidth), error))
+    return shipped
 
 
 def main() -> None:
     """Fit, report, and with --write ship."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the CSV files")
-    parser.add_argument("--write", action="store_true", help="rewrite devices/rpi*.toml and the cost table")
+    parser.add_argument("--write", action="store_true", help="rewrite devices/*.toml and the tables of costs")
     args = parser.parse_args()
-    costs = fit_costs.fit(args.data / "ort_aarch64_instructions.csv")
-    print("instruction counts, leave one out:", json.dumps(costs["leave_one_out_error_of_total"]))
-    shipped = ROOT / "autoprune" / "devices" / "aarch64_costs.json"
-    if args.write:
-        shipped.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
-    elif json.loads(shipped.read_text(encoding="utf-8")) != costs:
-        print("note: the shipped cost table differs; what follows uses the shipped one")
-    boards, nets = board_facts(args.data / "device_facts.csv"), yolo_nets.nets()
-    transfer = Transfer(args.data, boards, costs["formulas"]["pointwise"])
-    base, held = fit_shared(boards, transfer), transfer.held_out()
-    for board, e in held.items():
-        print(f"  ncnn, {board} held out, 4 threads: bias {np.median(e):+.3f}, median |error| "
-              f"{np.median(np.abs(e)):.3f}, p90 {np.quantile(np.abs(e), .9):.3f}, {len(e)} rows")
-    rows = ort_rows(args.data, nets)
-    best, out = fit_ort(rows, nets, base["rpi5"]), held_out_ort(rows, nets, base["rpi5"])
-    limit = math.log(best.stall) / math.log(4)  # above it, one thread would beat its core's issue width
-    exponent = round(max(0., min(base["rpi5"].thread_exponent, limit)), 3)
-    print(f"onnxruntime on rpi5: stall {best.stall}, k_act {best.k_act}, thread exponent {exponent}")
-    for board in SHIPPED:
-        constants = replace(base[board], stall=best.stall, k_act=best.k_act, thread_exponent=exponent)
-        error = error_of(board, out, held)
-        print(board, error)
+    arm = fit_costs.fit(args.data)
+    print("instruction counts, leave one out:", json.dumps(arm["leave_one_out_error_of_total"]))
+    put("onnxruntime_aarch64", arm, args.write)
+    put("onnxruntime_aarch64_dotprod", fit_costs.fit(args.data, "int8_dotprod"), args.write)
+    facts = boards(args.data)
+    fit = NcnnFit(args.data, facts)
+    shipped, held, newer = ncnn_profiles(fit, facts, args.write)
+    shipped += arm_profiles(args.data, facts, fit, held, newer)
+    shipped += x86_profiles(args.data, facts, arm, np.concatenate(list(held.values())), args.write)
+    shipped += gpu_profiles(args.data)
+    for what, constants, error in shipped:
+        print(f"{what.name}: p50 {error.p50}, p90 {error.p90}, measured/predicted {error.lo_ratio} – {error.hi_ratio}")
         if args.write:
-            text = toml(board, boards[board], constants, error, costs["runtime"].split()[1])
-            (ROOT / "devices" / f"{board}.toml").write_text(text, encoding="utf-8")
+            (ROOT / "devices" / f"{what.name}.toml").write_text(toml(what, constants, error), encoding="utf-8")
 
 
 if __name__ == "__main__":

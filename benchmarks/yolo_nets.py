@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autoprune.devices.node import Node, classify
+from autoprune.devices.classes import classify
+from autoprune.devices.node import Node
 
 PUBLISHED = {  # parameters in millions, GFLOPs (2 per multiply-add), as the projects state them
     "YOLO11n": (2.6, 6.5), "YOLO11s": (9.4, 21.5), "YOLO11m": (20.1, 68.0), "YOLO11l": (25.3, 86.9),
@@ -31,7 +32,7 @@ class Net:
         gather = 0 if cls in ("pointwise", "depthwise") else cin * k * k * out * out
         weights = cout * cin // g * k * k
         self.nodes.append(Node(f"conv{len(self.nodes)}", "Conv", cls, macs=weights * out * out, in_elems=cin * hw * hw,
-                               out_elems=cout * out * out, weights=weights, in_shapes=((1, cin, hw, hw),),
+                               out_elems=cout * out * out, weights=weights + cout, in_shapes=((1, cin, hw, hw),),
                                out_shapes=((1, cout, out, out),), kernel=(k, k), stride=s, groups=g, gather=gather,
                                rows=gather // out))
         if act:
@@ -40,13 +41,15 @@ class Net:
 
     def simple(self, op: str, c: int, hw: int, reads: int = 1, kernel: int = 0) -> int:
         elems = c * hw * hw
-        self.nodes.append(Node(f"{op}{len(self.nodes)}", op, classify(op), in_elems=reads * elems, out_elems=elems,
-                               in_shapes=((1, c, hw, hw),), out_shapes=((1, c, hw, hw),),
+        cls = "resize_nearest" if op == "Resize" else classify(op)
+        self.nodes.append(Node(f"{op}{len(self.nodes)}", op, cls, in_elems=reads * elems, out_elems=elems,
+                               run=elems if cls == "copy" else 0, in_shapes=((1, c, hw, hw),),
+                               out_shapes=((1, c, hw, hw),),
                                kernel=(kernel, kernel) if kernel else ()))
         return c
 
     def matmul(self, batch: int, m: int, k: int, n: int) -> None:
-        self.nodes.append(Node(f"mm{len(self.nodes)}", "MatMul", "gemm", macs=batch * m * k * n,
+        self.nodes.append(Node(f"mm{len(self.nodes)}", "MatMul", "matmul", macs=batch * m * k * n,
                                in_elems=batch * (m * k + k * n), out_elems=batch * m * n,
                                out_shapes=((1, batch, m, n),)))
 

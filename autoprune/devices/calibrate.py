@@ -90,7 +90,7 @@ def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int =
 
 
 def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, threads: int | None = None,
-              minutes: float = 4.0, models: Sequence[bytes] = (), seed: int = 0,
+              minutes: float = 3.5, models: Sequence[bytes] = (), seed: int = 0,
               on_progress: Callable[[str], None] | None = None) -> Device:
     """Calibrate `device` (this machine, or one at an address) and write `NAME.toml` and `NAME.kernels.npz`.
 
@@ -115,8 +115,8 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
                           given=f"{len(kept)} of {len(timed)}, wanted {_LEAST_NETS}",
                           fix="stop other programs on the device, or give it more --minutes")
     say(f"fitting to {len(kept)} nets, {sum(len(t.nodes) for t in kept)} nodes")
-    ratios = _held_out(kept, overhead_ms)
     model = KernelModel.fit([t.nodes for t in kept], seed)
+    ratios = _held_out(kept, overhead_ms, model)
     return _write(Path(folder), name, found, model, ratios, {
         "threads": used.threads, "layout": layout, "overhead_ms": overhead_ms, "probe_ms": probe_ms,
         "nets": len(kept), "nodes": sum(len(t.nodes) for t in kept), "processor": hello.model or hello.machine},
@@ -159,10 +159,12 @@ def _usable(timed: Sequence[Timed]) -> tuple[list[Timed], float]:
     return kept, probe_ms
 
 
-def _held_out(kept: Sequence[Timed], overhead_ms: float) -> np.ndarray:
-    """measured / predicted of every fifth net, with kernels learnt from the others only."""
+def _held_out(kept: Sequence[Timed], overhead_ms: float, fitted: KernelModel) -> np.ndarray:
+    """measured / predicted of every fifth net, with kernels learnt from the others only (at the length scales of the
+    `fitted` one, a handful of numbers for thousands of nodes).
+    """
     test = kept[::_HELD_OUT]
-    model = KernelModel.fit([t.nodes for i, t in enumerate(kept) if i % _HELD_OUT])
+    model = KernelModel.fit([t.nodes for i, t in enumerate(kept) if i % _HELD_OUT], like=fitted)
     predicted = [np.maximum(p - overhead_ms, p / 100).sum() for p in (model.ms([n for n, _ in t.nodes]) for t in test)]
     return np.array([t.ms / p for t, p in zip(test, predicted, strict=True)])
 

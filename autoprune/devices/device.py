@@ -10,10 +10,12 @@ from typing import Any
 
 from autoprune import resources
 from autoprune.devices.address import Address
+from autoprune.devices.roofline import RooflineConstants
 from autoprune.devices.toml_file import read_device_file
 from autoprune.errors import ConfigError, did_you_mean
 
-__all__ = ["Calibration", "Device", "ErrorFigures", "Fact", "ProfileConstants", "list_devices", "load_device"]
+__all__ = ["Calibration", "Device", "ErrorFigures", "Fact", "ProfileConstants", "RooflineConstants", "list_devices",
+           "load_device"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,11 @@ class ProfileConstants:
 
     Units: GHz; GB/s copied by one memcpy; 128-bit FMLA and instructions per cycle; µs·GHz per node. `stall`,
     `in_order_factor`, `k_act`, `k_weights` and `k_gemv` are dimensionless; `thread_exponent` is that of the slowdown
-    (threads/4).
+    (threads/4). `costs` names the table of instructions (`costs.py`), `value_bytes` is 4 for fp32 and 2 for fp16.
     """
 
+    costs: str
+    value_bytes: int
     cores: int
     clock_ghz: float
     fmla_per_cycle: float
@@ -108,7 +112,7 @@ class Device:
     sparsity: tuple[str, ...] = ()
     facts: Mapping[str, Fact] = field(default_factory=dict)
     error: ErrorFigures | None = None
-    profile: ProfileConstants | None = None
+    profile: ProfileConstants | RooflineConstants | None = None
     address: str | None = None
     calibration: Calibration | None = None
 
@@ -151,7 +155,7 @@ class Device:
                 **data, "sparsity": tuple(data.get("sparsity", ())),
                 "facts": {k: Fact(**f) for k, f in data.get("facts", {}).items()},
                 "error": None if error is None else ErrorFigures(**error),
-                "profile": None if profile is None else ProfileConstants(**profile),
+                "profile": None if profile is None else _profile(profile),
                 "calibration": None if calibration is None else Calibration(**calibration)})
         except (TypeError, AttributeError) as bad:
             raise ConfigError("not a device record", given=str(bad)) from bad
@@ -197,18 +201,22 @@ def _load(path: Path, seen: tuple[str, ...]) -> Device:
         device = _load(sibling, (*seen, data["name"]))
         return replace(device, name=data["name"], alias_of=device.resolved, announce=data["announce"],
                        description=data["description"])
-    profile, error, runtime = data.get("profile"), data.get("error"), data["runtime"]
+    profile, error, runtime = data.get("profile") or data.get("roofline"), data.get("error"), data["runtime"]
     calibration = data.get("calibration")
     return Device(
         name=data["name"], kind=data["kind"], description=data["description"], runtime=runtime["name"],
         runtime_version=runtime.get("version", ""), provider=runtime["provider"], precision=runtime["precision"],
-        threads=data.get("threads"), align=data.get("align", 0), address=data.get("address"),
-        sparsity=tuple(data["sparsity"]),
+        threads=data.get("threads"), announce=data.get("announce", ""), align=data.get("align", 0),
+        address=data.get("address"), sparsity=tuple(data["sparsity"]),
         facts={k: Fact(f["value"], f["source"]) for k, f in data.get("facts", {}).items()},
         error=None if error is None else ErrorFigures(**error),
-        profile=None if profile is None else ProfileConstants(**{k: v for k, v in profile.items() if k != "source"}),
+        profile=None if profile is None else _profile({k: v for k, v in profile.items() if k != "source"}),
         calibration=None if calibration is None else Calibration(
             **{**calibration, "kernels": str(path.resolve().parent / calibration["kernels"])}))
+
+
+def _profile(values: Mapping[str, Any]) -> ProfileConstants | RooflineConstants:
+    return RooflineConstants(**values) if "launch_us" in values else ProfileConstants(**values)
 
 
 def _cpu_flags() -> frozenset[str]:

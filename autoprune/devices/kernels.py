@@ -26,7 +26,6 @@ __all__ = ["KernelModel", "kind_of"]
 _TICK_MS = 0.0015  # what a node costs at least; keeps the logarithm of a node of no size finite
 _ENOUGH = 24  # nodes of a kind from which it gets a model of its own
 _MOST, _TUNE = 1500, 300  # nodes that a model keeps, and that its length scales are fitted to
-_FEW = 300  # below it, all features of a kind share one length scale
 _SMALL = 64
 _BLOCK, _TILE = 16, 6  # channels in a block and pixels in a tile of onnxruntime's AVX-512 convolution
 _OTHER = "other"
@@ -45,7 +44,9 @@ def kind_of(node: Node) -> str:
         if node.weights and node.macs <= node.out_elems * node.weights / max(1, _last(node)) and _rows(node) == 1:
             return "gemv"
         return "gemm of weights" if node.weights > _last(node) else "gemm of activations"
-    return f"small {node.op}" if _is_small(node) else node.op
+    if _is_small(node):
+        return f"small {node.op}"
+    return node.cls if op == "Transpose" else node.op
 
 
 def _is_small(node: Node) -> bool:
@@ -59,7 +60,7 @@ def _class_of(node: Node) -> str:
         return f"work {node.cls}" if node.cls == "gemm" else "work convolution"
     if _is_small(node) or node.cls in ("free", "unknown"):
         return "small" if _is_small(node) else "free"
-    return "moving" if node.cls in ("copy", "transpose", "resize") else "arithmetic"
+    return "moving" if node.cls.startswith(("copy", "transpose", "resize")) else "arithmetic"
 
 
 def _last(node: Node) -> int:
@@ -106,9 +107,7 @@ def _gemm(node: Node) -> list[float]:
 def _rest(node: Node) -> list[float]:
     out, first = node.out_shapes[0] if node.out_shapes else (), node.in_shapes[0] if node.in_shapes else ()
     sizes = [math.prod(s) for s in node.in_shapes]
-    moved = float(bool(first) and bool(out) and first[-1] != out[-1]) + float(len(first) > 1 < len(out)
-                                                                              and first[-2] != out[-1] != first[-1])
-    return [moved, _log(out[-2] if len(out) > 1 else 1), _log(_last(node)), _log(out[1] if len(out) > 1 else 1), float(len(out)), float(len(sizes)),
+    return [_log(node.run or _last(node)), _log(out[-2] if len(out) > 1 else 1), _log(_last(node)), _log(out[1] if len(out) > 1 else 1), float(len(out)), float(len(sizes)),
             _log(min(sizes, default=1)), _log(math.prod(out[-2:])), _log(first[-1] if first else 1)]
 
 
@@ -139,6 +138,7 @@ class _Process:
     scale: np.ndarray
     lengths: np.ndarray
     amplitude: float
+    noise: float
 
     def log_ms(self, features: np.ndarray) -> np.ndarray:
         """Expected logarithm of milliseconds (plus `_TICK_MS`) of nodes; `features` is (nodes, features)."""
@@ -146,36 +146,50 @@ class _Process:
         if not len(self.points):
             return np.asarray(mean)
         scaled = (features - self.centre) / self.scale / self.lengths
-        own = self.points / self.lengths
-        square = (scaled ** 2).sum(1)[:, None] + (own ** 2).sum(1)[None] - 2 * scaled @ own.T
-        distance = np.sqrt(5 * np.maximum(square, 0))
-        kernel = self.amplitude * (1 + distance + distance ** 2 / 3) * np.exp(-distance)
-        return np.asarray(mean + kernel @ self.weights)
+        return np.asarray(mean + _matern(scaled, self.points / self.lengths, self.amplitude) @ self.weights)
 
     @classmethod
-    def fit(cls, features: np.ndarray, log_ms: np.ndarray, rng: np.random.Generator) -> _Process:
+    def fit(cls, features: np.ndarray, log_ms: np.ndarray, rng: np.random.Generator,
+            like: _Process | None = None) -> _Process:
+        """Fit the mean, the length scales (or take those of `like`, which is fast) and the weights."""
         line = _line(features[:, :2], log_ms)
         residual = log_ms - features[:, :2] @ line[:2] - line[2]
         centre, spread = features.mean(0), features.std(0)
         scale = np.where(spread > 1e-6, spread, 1.0)
         empty = np.zeros((0, features.shape[1]))
         if len(features) < _ENOUGH:
-            return cls(empty, np.zeros(0), line, centre, scale, np.ones(features.shape[1]), 0.0)
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
+            return cls(empty, np.zeros(0), line, centre, scale, np.ones(features.shape[1]), 0.0, 0.0)
         points, order = (features - centre) / scale, rng.permutation(len(features))
-        one = len(features) < _FEW
-        prior = ConstantKernel(0.1) * Matern(3.0 if one else np.full(features.shape[1], 2.0), (0.3, 100.0), nu=2.5) \
-            + WhiteKernel(0.003, (1e-4, 1.0))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a length at its bound is a feature that does not matter
-            tuned = GaussianProcessRegressor(prior).fit(points[order[:_TUNE]], residual[order[:_TUNE]])
-            kept = order[:_MOST]
-            full = GaussianProcessRegressor(tuned.kernel_, optimizer=None).fit(points[kept], residual[kept])
-        amplitude, matern = full.kernel_.k1.k1.constant_value, full.kernel_.k1.k2
-        return cls(points[kept], np.asarray(full.alpha_).reshape(-1), line, centre, scale,
-                   np.broadcast_to(matern.length_scale, features.shape[1:]).astype(float), float(amplitude))
+        if like is not None and len(like.points):
+            lengths, amplitude, noise = like.lengths, like.amplitude, like.noise
+        else:
+            lengths, amplitude, noise = _tune(points[order[:_TUNE]], residual[order[:_TUNE]])
+        kept = order[:_MOST]
+        gram = _matern(points[kept] / lengths, points[kept] / lengths, amplitude)
+        weights = np.linalg.solve(gram + noise * np.eye(len(kept)), residual[kept])
+        return cls(points[kept], weights, line, centre, scale, lengths, amplitude, noise)
+
+
+def _matern(a: np.ndarray, b: np.ndarray, amplitude: float) -> np.ndarray:
+    """Matérn 5/2 covariance of points (n, f) and (m, f), already divided by their lengths: (n, m)."""
+    square = (a ** 2).sum(1)[:, None] + (b ** 2).sum(1)[None] - 2 * a @ b.T
+    distance = np.sqrt(5 * np.maximum(square, 0))
+    return np.asarray(amplitude * (1 + distance + distance ** 2 / 3) * np.exp(-distance))
+
+
+def _tune(points: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Length scales (features,), amplitude and noise of most likelihood; one common length where points are few."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    width = points.shape[1]
+    lengths = 3.0 if len(points) < _TUNE else np.full(width, 2.0)
+    prior = ConstantKernel(0.1) * Matern(lengths, (0.3, 100.0), nu=2.5) + WhiteKernel(0.003, (1e-4, 1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a length at its bound is a feature that does not matter
+        found = GaussianProcessRegressor(prior).fit(points, residual).kernel_
+    return (np.broadcast_to(found.k1.k2.length_scale, (width,)).astype(float), float(found.k1.k1.constant_value),
+            float(found.k2.noise_level))
 
 
 def _line(base: np.ndarray, log_ms: np.ndarray) -> np.ndarray:
@@ -195,8 +209,11 @@ class KernelModel:
         self._kinds, self._least_ms = dict(kinds), least_ms
 
     @classmethod
-    def fit(cls, nets: Sequence[Sequence[tuple[Node, float]]], seed: int = 0) -> KernelModel:
-        """Learn from nets, each a sequence of `(node, milliseconds)`. Raises `ValueError` for fewer than 3 nodes."""
+    def fit(cls, nets: Sequence[Sequence[tuple[Node, float]]], seed: int = 0,
+            like: KernelModel | None = None) -> KernelModel:
+        """Learn from nets, each a sequence of `(node, milliseconds)`; with `like` at that model's length scales, which
+        is much faster. Raises `ValueError` for fewer than 3 nodes.
+        """
         if sum(len(net) for net in nets) < 3:
             raise ValueError("fewer than 3 timed nodes are too few to learn from")
         rng, rows = np.random.default_rng(seed), defaultdict(list)
@@ -209,8 +226,9 @@ class KernelModel:
         fitted = {}
         for (kind, width), found in rows.items():
             if len(found) >= 3:
-                fitted[f"{kind}/{width}"] = _Process.fit(np.array([f for f, _ in found]),
-                                                         np.array([y for _, y in found]), rng)
+                key = f"{kind}/{width}"
+                fitted[key] = _Process.fit(np.array([f for f, _ in found]), np.array([y for _, y in found]), rng,
+                                           None if like is None else like._kinds.get(key))
         return cls(fitted, float(np.quantile([ms for net in nets for _, ms in net], 0.02)))
 
     def ms(self, nodes: Sequence[Node]) -> np.ndarray:
@@ -243,7 +261,7 @@ class KernelModel:
         for key, process in self._kinds.items():
             for name in fields:
                 out[f"{key}|{name}"] = np.asarray(getattr(process, name), np.float32 if name == "points" else float)
-            out[f"{key}|amplitude"] = np.array(process.amplitude)
+            out[f"{key}|amplitude"], out[f"{key}|noise"] = np.array(process.amplitude), np.array(process.noise)
         return out
 
     @classmethod
@@ -256,4 +274,4 @@ class KernelModel:
             key, _, part = name.rpartition("|")
             parts[key][part] = np.asarray(value, float)
         return cls({key: _Process(p["points"], p["weights"], p["line"], p["centre"], p["scale"], p["lengths"],
-                                  float(p["amplitude"])) for key, p in parts.items()}, float(arrays["least_ms"]))
+                                  float(p["amplitude"]), float(p["noise"])) for key, p in parts.items()}, float(arrays["least_ms"]))

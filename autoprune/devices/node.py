@@ -7,46 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["FREE", "GEMMS", "OPERATOR_CLASS", "PRICED", "Node", "classify"]
+__all__ = ["Node"]
 
 Shape = tuple[int, ...]
-
-FREE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Constant", "Shape", "Size",
-                  "ConstantOfShape", "Range"})
-"""Operators that only rename memory (or act on shapes): onnxruntime aliases the buffer."""
-
-_BY_CLASS = {
-    "relu": "Relu Neg Abs Clip LeakyRelu PRelu Sign Floor Ceil Round Not ThresholdedRelu Cast Reciprocal",
-    "sigmoid": "Sigmoid", "tanh": "Tanh", "erf": "Erf", "exp": "Exp Log Pow Softplus Elu Selu Celu Softsign Mish",
-    "sqrt": "Sqrt", "hardsigmoid": "HardSigmoid", "hardswish": "HardSwish", "silu": "QuickGelu Swish",
-    "gelu": "Gelu FastGelu BiasGelu",
-    "add": "Add Sub Mul Div Min Max Sum Mean Where And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Mod",
-    "softmax": "Softmax LogSoftmax",
-    "layernorm": "LayerNormalization SkipLayerNormalization SimplifiedLayerNormalization RMSNormalization "
-                 "SkipSimplifiedLayerNormalization EmbedLayerNormalization InstanceNormalization GroupNormalization "
-                 "GroupNorm SkipGroupNorm LpNormalization MeanVarianceNormalization",
-    "batchnorm": "BatchNormalization",
-    "maxpool": "MaxPool", "avgpool": "AveragePool LpPool",
-    "reduce": "GlobalAveragePool GlobalMaxPool ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceSumSquare "
-              "ReduceProd ArgMax ArgMin",
-    "copy": "Concat Split Slice Gather Pad Expand Tile GatherElements GatherND ScatterND DepthToSpace SpaceToDepth",
-    "transpose": "Transpose", "resize": "Resize Upsample",
-}
-OPERATOR_CLASS: Mapping[str, str] = {op: cls for cls, ops in _BY_CLASS.items() for op in ops.split()}
-
-GEMMS = frozenset({
-    "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention", "MultiHeadAttention", "LSTM", "GRU", "RNN",
-    "ConvTranspose", "Einsum", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
-    "QGemm", "QAttention", "MatMulNBits"})
-"""Operators whose work is multiply-adds: priced by them, as a GEMM."""
-
-PRICED = frozenset({
-    "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Relu", "Neg", "Clip", "Sigmoid", "Tanh", "Erf",
-    "Exp", "Sqrt", "HardSigmoid", "HardSwish", "QuickGelu", "Gelu", "Add", "Sub", "Mul", "Softmax",
-    "LayerNormalization", "SkipLayerNormalization", "BatchNormalization", "MaxPool", "AveragePool",
-    "GlobalAveragePool", "ReduceMean", "Concat", "Split", "Slice", "Gather", "Transpose", "Resize", *FREE})
-"""Operators whose instructions were counted themselves (Split, Slice and Gather as the copies that they are, Sub as
-Add, ReduceMean as GlobalAveragePool). Anything else borrows a relative's price, and the answer says so."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +18,10 @@ class Node:
 
     Units: elements (not bytes) for `in_elems` (activations read), `out_elems`, `weights` (parameters read);
     multiply-adds for `macs`. `cls` is the price class ("conv3x3", "pointwise", "stem", "conv", "grouped",
-    "depthwise", "depthwise_other", "gemm", an elementwise class, "free" or "unknown"). `activation` is the class of
-    the activation fused into this node, or "". `gather` is the number of elements that im2col lays out, `rows` the
-    number of contiguous runs they come in; both 0 where there is no im2col.
+    "depthwise", "depthwise_other", "gemm", an elementwise class, "free" or "unknown"; see `classes.py`). `activation`
+    is the class of the activation fused into this node, or "". `gather` is the number of elements that im2col lays
+    out, `rows` the number of contiguous runs they come in; both 0 where there is no im2col. `run` is how many elements
+    are handled at once by a broadcast, copy or transpose (`runs.py`), 0 for the length of the last axis.
     """
 
     name: str
@@ -74,6 +38,7 @@ class Node:
     groups: int = 1
     gather: int = 0
     rows: int = 0
+    run: int = 0
     activation: str = ""
     priced: bool = True
     features: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
@@ -95,38 +60,40 @@ class Node:
 
 
 def _features(node: Node) -> dict[str, float]:
-    """The quantities that `aarch64_costs.json` multiplies its coefficients with, by name."""
-    last = node.out_shapes[0][-1] if node.out_shapes and node.out_shapes[0] else 1
-    out_h = node.out_shapes[0][-2] if node.out_shapes and len(node.out_shapes[0]) >= 4 else 1
+    """The quantities that a cost table multiplies its coefficients with, by name."""
+    shape = node.out_shapes[0] if node.out_shapes else ()
+    conv = len(shape) >= 4 and bool(node.kernel) and bool(node.macs)
+    out_h = shape[-2] if len(shape) >= 4 else 1
+    pixels = math.prod(shape[2:]) if conv else 1
     strided = node.stride > 1
     window = math.prod(node.kernel) if node.kernel else 1
-    vector = node.cls == "gemm" and 0 < node.macs <= node.weights  # one row: every weight is read once
+    vector = node.cls in ("gemm", "int8_gemm", "int8_dynamic") and 0 < node.macs <= node.weights
     return {"one": 1.0, "macs": float(node.macs), "in": float(node.in_elems), "out": float(node.out_elems),
+            # MLAS computes output pixels in blocks of 16 and a last one of 8 ("macs_tail"), or of 4 for one channel
+            "macs8": node.macs * _padded(pixels, 8), "macs4": node.macs * _padded(pixels, 4),
+            "macs_tail": node.macs * 8 / pixels if -(-pixels // 8) % 2 else 0.0,
+            # x86 computes channels in blocks, of 8 with AVX2 and 16 with AVX-512
+            "macs_c8": node.macs * _channels(node, 8), "macs_c16": node.macs * _channels(node, 16),
+            # the pass that adds a bias, or applies an activation, or both
+            "biased": float(node.out_elems) if conv and (
+                node.activation or node.weights * pixels * shape[0] != node.macs) else 0.0,
             "weights": float(node.weights), "gather1": 0.0 if strided else float(node.gather),
-            "gather2": float(node.gather) if strided else 0.0, "rows": float(node.rows),
+            "gather2": float(node.gather) if strided else 0.0, "rows1": 0.0 if strided else float(node.rows),
+            "rows2": float(node.rows) if strided else 0.0,
             "groups": float(node.groups), "group_rows": float(node.groups * out_h),
             "gemv_weights": float(node.weights) if vector else 0.0,
-            "window": float(node.out_elems * window), "lines": node.out_elems / max(last, 1)}
+            "window": float(node.out_elems * window),
+            "lines": node.out_elems / max(node.run or (shape[-1] if shape else 1), 1)}
 
 
-def classify(op: str, *, channels_in: int = 0, channels_out: int = 0, groups: int = 1, kernel: Shape = (),
-             stride: int = 1, dilation: int = 1) -> str:
-    """The price class of an operator.
+def _padded(count: int, block: int) -> float:
+    """How much is computed for one that is wanted, in blocks."""
+    return -(-count // block) * block / count
 
-    Convolutions: "depthwise" is 3x3 stride 1 (a kernel of its own in MLAS, 2.2 instructions per multiply-add);
-    "depthwise_other" every other depthwise shape (im2col per channel, 4–10); "stem" has at most 4 input channels.
-    """
-    if op in ("Conv", "FusedConv"):
-        if groups > 1 and groups == channels_in:
-            plain = kernel == (3, 3) and stride == dilation == 1 and channels_out == channels_in
-            return "depthwise" if plain else "depthwise_other"
-        if groups > 1:
-            return "grouped"
-        if channels_in <= 4:
-            return "stem"
-        if math.prod(kernel) == 1 and stride == 1:
-            return "pointwise"
-        return "conv3x3" if kernel == (3, 3) and stride == 1 else "conv"
-    if op in GEMMS:
-        return "gemm"
-    return "free" if op in FREE else OPERATOR_CLASS.get(op, "unknown")
+
+def _channels(node: Node, block: int) -> float:
+    """How much work a convolution does for one unit of it that is wanted, with channels rounded up to blocks."""
+    if node.groups != 1 or not node.kernel or not node.in_shapes or len(node.in_shapes[0]) < 3 or not node.out_shapes:
+        return 1.0
+    read, made = node.in_shapes[0][1], node.out_shapes[0][1]
+    return _padded(made, block) * (_padded(read, block) if read > 4 else 1.0)  # a stem's few channels stay as they are

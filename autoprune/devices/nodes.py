@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.devices.node import OPERATOR_CLASS, PRICED, Node, classify
+from autoprune.devices.classes import INT8_CONVS, OPERATOR_CLASS, PRICED, classify
+from autoprune.devices.node import Node
+from autoprune.devices.runs import broadcast_run, copied_run, transpose_kind
 from autoprune.devices.shapes import NCHWC, Shape, concretise, infer, run_for_shapes
 from autoprune.errors import DeviceError
 
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Node", "load_model", "read_nodes"]
 
-_CONVS = ("Conv", "FusedConv", "ConvTranspose", "QLinearConv", "ConvInteger")
+_CONVS = frozenset({"Conv", "FusedConv", "ConvTranspose", *INT8_CONVS})
+_RECURRENT = ("lstm", "gru")
 _SECOND = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # where the second operand is; 1 elsewhere
 
 
@@ -64,7 +68,10 @@ def read_nodes(onnx_bytes: bytes, *, layout: bool = False) -> list[Node]:
     if missing:
         shapes = {**shapes, **run_for_shapes(optimised, missing)}
     sizes = {t.name: tuple(t.dims) for t in graph.initializer}
-    return [_node(proto, f"{proto.op_type}_{index}", shapes, sizes) for index, proto in enumerate(graph.node)]
+    opset = max((o.version for o in optimised.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    nodes = [_node(proto, f"{proto.op_type}_{index}", shapes, sizes) for index, proto in enumerate(graph.node)]
+    # average pools before opset 19 have a kernel in MLAS; later ones run a generic loop, 7 times as long
+    return [replace(n, cls="avgpool_18") if n.cls == "avgpool" and opset < 19 else n for n in nodes]
 
 
 def _optimise(onnx_bytes: bytes, layout: bool) -> ModelProto:
@@ -104,12 +111,43 @@ def _node(proto: NodeProto, fallback: str, shapes: dict[str, Shape], weights: di
     if proto.op_type in _CONVS and len(second) >= 3:
         return _conv(base, attributes, operands[0], second, outs)
     cls = classify(proto.op_type)
-    if cls == "gemm":
-        return Node(cls="gemm", macs=_matmul_macs(proto.op_type, attributes, operands, second, outs), **base)
+    if cls in ("gemm", "int8_gemm", "int8_dynamic", *_RECURRENT):
+        if cls == "gemm" and not read and proto.op_type.endswith("MatMul"):
+            cls = "matmul"  # both operands are activations: the second is packed anew in every inference
+        return Node(cls=cls, macs=_matmul_macs(proto.op_type, attributes, operands, second, outs), **base)
     if cls == "free":
         base.update(in_elems=0, out_elems=0, weights=0)
-    kernel = tuple(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else ()
-    return Node(cls=cls, kernel=kernel, **base)
+    kernel: Shape = ()
+    if "kernel_shape" in attributes and operands:  # a window wider than its input sees the input only
+        kernel = tuple(min(k, side) for k, side in zip(attributes["kernel_shape"].ints, operands[0][2:], strict=False))
+    cls, run = _moved(cls, proto.op_type, attributes, operands, outs)
+    return Node(cls=cls, kernel=kernel, run=run, **base)
+
+
+def _moved(cls: str, op: str, attributes: dict[str, Any], operands: list[Shape], outs: tuple[Shape, ...]) \
+        -> tuple[str, int]:
+    """The class refined by how elements move, and the length of the runs that they move in."""
+    if not outs or not operands:
+        return cls, 0
+    if cls in ("add", "where", "pow"):
+        run = broadcast_run([s for s in operands if s], outs[0])
+        return ("broadcast" if cls == "add" and run < math.prod(outs[0]) else cls), run
+    if cls == "transpose":
+        shape = operands[0]
+        perm = list(attributes["perm"].ints) if "perm" in attributes else list(reversed(range(len(shape))))
+        return transpose_kind(shape, perm)
+    if op == "Gather":
+        return cls, math.prod(operands[0][1:])
+    if cls in ("copy", "pad", "int8_copy"):
+        parts = ((s, outs[0]) for s in operands) if op.endswith("Concat") else ((operands[0], s) for s in outs)
+        pairs = [(a, b) for a, b in parts if a and b]
+        return cls, min((copied_run(a, b) for a, b in pairs), default=0)
+    if cls == "reduce" and operands[0][-1] != 1 and outs[0] and outs[0][-1] == operands[0][-1]:
+        return "reduce_middle", 0  # the last axis stays, so sums are not of neighbours
+    if cls == "resize" and operands[0] == outs[0]:
+        return "copy", math.prod(outs[0])
+    mode = attributes["mode"].s.decode() if "mode" in attributes else "nearest"
+    return (f"resize_{mode}" if cls == "resize" else cls), 0
 
 
 def _conv(base: dict[str, Any], attributes: dict[str, Any], first: Shape, weight: Shape,
@@ -119,13 +157,14 @@ def _conv(base: dict[str, Any], attributes: dict[str, Any], first: Shape, weight
     dilation = max(attributes["dilations"].ints, default=1) if "dilations" in attributes else 1
     kernel, out = tuple(weight[2:]), outs[0]
     act = attributes["activation"].s.decode() if "activation" in attributes else ""
-    if base["op"] == "ConvTranspose":
-        return Node(cls="gemm", macs=math.prod(first) * math.prod(weight[1:]), kernel=kernel, stride=stride,
-                    groups=groups, **base)
+    if base["op"] == "ConvTranspose":  # a GEMM, then col2im: `gather` elements are added up
+        gather = math.prod(first[2:]) * math.prod(weight[1:]) * groups * first[0]
+        return Node(cls="convtranspose", macs=math.prod(first) * math.prod(weight[1:]), kernel=kernel, stride=stride,
+                    groups=groups, gather=gather, **base)
     channels_in, channels_out = weight[1] * groups, weight[0]
-    cls = classify("Conv", channels_in=channels_in, channels_out=channels_out, groups=groups, kernel=kernel,
+    cls = classify(base["op"], channels_in=channels_in, channels_out=channels_out, groups=groups, kernel=kernel,
                    stride=stride, dilation=dilation)
-    plain = cls == "pointwise" or cls == "depthwise"  # no im2col: a GEMM on the input, or a kernel of its own
+    plain = cls.removeprefix("int8_") in ("pointwise", "depthwise")  # a GEMM on the input, or a kernel of its own
     gather = 0 if plain else out[0] * channels_in * math.prod(kernel) * math.prod(out[2:])
     return Node(cls=cls, macs=math.prod(out) * math.prod(weight[1:]), kernel=kernel, stride=stride, groups=groups,
                 gather=gather, rows=gather // max(out[-1], 1),

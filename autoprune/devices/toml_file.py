@@ -16,19 +16,23 @@ __all__ = ["read_device_file"]
 _KINDS = ("measured-local", "measured-remote", "calibrated", "profile")
 _TEXT, _WHOLE, _NUMBER, _FLAG = "text", "a whole number", "a number", "true or false"
 _LIST, _TABLE = "a list", "a table"
-_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "address": _TEXT, "description": _TEXT,
-        "threads": _WHOLE, "align": _WHOLE, "sparsity": _LIST, "calibration": _TABLE, "runtime": _TABLE, "facts": _TABLE,
-        "profile": _TABLE, "error": _TABLE}
+_TOP = {"schema": _WHOLE, "name": _TEXT, "kind": _TEXT, "address": _TEXT, "description": _TEXT, "announce": _TEXT,
+        "threads": _WHOLE, "align": _WHOLE, "sparsity": _LIST, "runtime": _TABLE, "facts": _TABLE, "profile": _TABLE,
+        "roofline": _TABLE, "calibration": _TABLE, "error": _TABLE}
 _ALIAS = {"schema": _WHOLE, "name": _TEXT, "alias_of": _TEXT, "announce": _TEXT, "description": _TEXT}
 _RUNTIME = {"name": _TEXT, "version": _TEXT, "provider": _TEXT, "precision": _TEXT}
-_PROFILE = {"cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER, "issue_width": _NUMBER,
-            "memcpy_gbs": _NUMBER, "in_order": _FLAG, "stall": _NUMBER, "in_order_factor": _NUMBER,
-            "thread_exponent": _NUMBER, "k_act": _NUMBER, "k_weights": _NUMBER, "k_gemv": _NUMBER,
+_PROFILE = {"costs": _TEXT, "value_bytes": _WHOLE, "cores": _WHOLE, "clock_ghz": _NUMBER, "fmla_per_cycle": _NUMBER,
+            "issue_width": _NUMBER, "memcpy_gbs": _NUMBER, "in_order": _FLAG, "stall": _NUMBER,
+            "in_order_factor": _NUMBER, "thread_exponent": _NUMBER, "k_act": _NUMBER, "k_weights": _NUMBER,
+            "k_gemv": _NUMBER,
             "tau_us_ghz": _NUMBER, "source": _TEXT}
+_ROOFLINE = {"peak_tflops": _NUMBER, "bandwidth_gbs": _NUMBER, "value_bytes": _WHOLE, "compute_efficiency": _NUMBER,
+             "memory_efficiency": _NUMBER, "launch_us": _NUMBER, "call_us": _NUMBER, "source": _TEXT}
 _ERROR = {"p50": _NUMBER, "p90": _NUMBER, "rows": _WHOLE, "lo_ratio": _NUMBER, "hi_ratio": _NUMBER, "source": _TEXT}
 _CALIBRATION = {"kernels": _TEXT, "sha256": _TEXT, "threads": _WHOLE, "layout": _FLAG, "overhead_ms": _NUMBER,
                 "probe_ms": _NUMBER, "nets": _WHOLE, "nodes": _WHOLE, "processor": _TEXT}
-_MAY_BE_ZERO = {"overhead_ms", "align", "thread_exponent", "k_act", "k_weights", "k_gemv", "tau_us_ghz", "p50", "p90"}
+_MAY_BE_ZERO = {"overhead_ms", "align", "thread_exponent", "k_act", "k_weights", "k_gemv", "tau_us_ghz", "call_us",
+                "p50", "p90"}
 
 
 def read_device_file(path: Path) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def read_device_file(path: Path) -> dict[str, Any]:
 def _problems(data: Mapping[str, Any], text: str) -> list[str]:
     if "alias_of" in data:
         return [*_check(data, _ALIAS, set(_ALIAS), "", text), *_schema(data, text)]
-    optional = {"address", "calibration", "threads", "align", "facts", "profile", "error"}
+    optional = {"address", "announce", "threads", "align", "facts", "profile", "roofline", "calibration", "error"}
     found = [*_check(data, _TOP, set(_TOP) - optional, "", text), *_schema(data, text)]
     kind = data.get("kind")
     if isinstance(kind, str) and kind not in _KINDS:
@@ -63,9 +67,11 @@ def _problems(data: Mapping[str, Any], text: str) -> list[str]:
                   if key not in data]
     if kind == "profile":
         found += [f"{key} is missing (a profile needs it)"
-                  for key in ("threads", "align", "profile", "error") if key not in data]
+                  for key in ("threads", "align", "profile", "error")
+                  if key not in data and not (key == "profile" and "roofline" in data)]
     for name, keys, may_miss in (("runtime", _RUNTIME, set() if kind == "profile" else {"version"}),
-                                 ("profile", _PROFILE, set()), ("calibration", _CALIBRATION, set()), ("error", _ERROR, set())):
+                                 ("profile", _PROFILE, set()), ("roofline", _ROOFLINE, set()),
+                                 ("calibration", _CALIBRATION, set()), ("error", _ERROR, set())):
         if isinstance(data.get(name), dict):
             found += _check(data[name], keys, set(keys) - may_miss, name, text)
     facts = data.get("facts")

@@ -22,13 +22,25 @@ def test_every_shipped_file_loads_and_round_trips():
         assert device.alignment() in (4, 8, 16)
 
 
-@pytest.mark.parametrize("name", PIS)
+def test_every_device_of_the_list_ships():
+    wanted = """cpu raspberrypi rpi3bplus rpi4 rpi5 rpizero2w jetson-nano jetson-orin-nano pixel4 pixel6 pixel8
+        snapdragon-8gen1 snapdragon-8gen2 snapdragon-8gen3 iphone-a15 iphone-a16 iphone-a17pro x86-avx2 x86-avx512 t4
+        a100 rtx3090 rtx4090 l4 h100"""
+    assert set(wanted.split()) <= {d.name for d in list_devices()}
+
+
+@pytest.mark.parametrize("name", [d.name for d in list_devices() if d.kind == "profile"])
 def test_a_profile_states_its_sources(name):
     device = load_device(name)
-    assert device.kind == "profile"
-    assert device.threads == 4
+    assert device.runtime
+    assert device.runtime_version
+    assert device.precision in ("fp32", "fp16")
+    assert device.threads
+    assert device.align in (4, 8, 16)
     assert device.error is not None
     assert device.error.source
+    assert 0 < device.error.p50 < device.error.p90
+    assert device.error.rows > 0
     assert device.facts
     assert all(f.source for f in device.facts.values())
 

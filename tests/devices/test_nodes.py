@@ -58,7 +58,7 @@ def test_a_torch_export_is_read_completely():
         program = torch.onnx.export(Net().eval(), (torch.randn(1, 3, 8, 8),), dynamo=True, verbose=False)
         program.save(buffer)
     nodes = read_nodes(buffer.getvalue())
-    wanted = {"stem", "depthwise", "layernorm", "gemm", "softmax", "gelu", "transpose", "reduce"}
+    wanted = {"stem", "depthwise", "layernorm", "gemm", "softmax", "gelu", "transpose", "matmul", "reduce_middle"}
     assert wanted <= {n.cls for n in nodes}
     assert all(n.priced for n in nodes)
     dense = 8 * 27 * 64 + 8 * 9 * 64 + 64 * (8 * 16 + 16 * 4)
@@ -90,4 +90,4 @@ def test_a_shape_that_depends_on_data_is_found_by_running(hidden_shape):
 def test_multiply_adds_of_einsum_and_int8(einsum, int8):
     assert [(n.cls, n.macs, n.priced) for n in read_nodes(einsum)] == [("gemm", 2 * 3 * 5 * 7, False)]
     conv = next(n for n in read_nodes(int8) if n.op == "QLinearConv")
-    assert (conv.cls, conv.macs, conv.priced) == ("conv3x3", 36 * 16 * 8 * 9, False)
+    assert (conv.cls, conv.macs, conv.priced) == ("int8_conv", 36 * 16 * 8 * 9, True)
