@@ -23,7 +23,7 @@ _HOMES = {
     "Graph": "autoprune.graph.graph",
     "Group": "autoprune.graph.group",
     "Latency": "autoprune.devices.latency",
-    "LatencyOracle": "autoprune.devices.oracle",
+    "LatencyOracle": "autoprune.nas.oracle",
     "Plan": "autoprune.graph.plan",
     "Point": "autoprune.front.front",
     "PrunedModule": "autoprune.graph.module",
@@ -35,7 +35,7 @@ _HOMES = {
     "load_device": "autoprune.devices.device",
     "load_front": "autoprune.front.front",
     "load_task": "autoprune.tasks.build",
-    "measure": "autoprune.devices.oracle",
+    "measure": "autoprune.nas.oracle",
     "search": "autoprune.api",
     "space_of": "autoprune.nas.session",
     "trace": "autoprune.graph.graph",
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from autoprune.devices.device import Device as Device
     from autoprune.devices.device import load_device as load_device
     from autoprune.devices.latency import Latency as Latency
-    from autoprune.devices.oracle import LatencyOracle as LatencyOracle
-    from autoprune.devices.oracle import measure as measure
+    from autoprune.nas.oracle import LatencyOracle as LatencyOracle
+    from autoprune.nas.oracle import measure as measure
     from autoprune.errors import AutopruneError as AutopruneError
     from autoprune.front.front import Front as Front
     from autoprune.front.front import Point as Point

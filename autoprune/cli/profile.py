@@ -31,7 +31,7 @@ def profile(
     from autoprune.cli.inputs import load_model_and_inputs
     from autoprune.devices.device import load_device
     from autoprune.devices.nodes import Node
-    from autoprune.devices.oracle import to_onnx_bytes
+    from autoprune.nas.oracle import to_onnx_bytes
     from autoprune.devices.prices import nodes_for, predict_table
     from autoprune.devices.profiler import open_profiler
 

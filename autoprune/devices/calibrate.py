@@ -90,7 +90,7 @@ def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int =
 
 
 def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, threads: int | None = None,
-              minutes: float = 3.5, models: Sequence[bytes] = (), seed: int = 0,
+              minutes: float = 3.0, models: Sequence[bytes] = (), seed: int = 0,
               on_progress: Callable[[str], None] | None = None) -> Device:
     """Calibrate `device` (this machine, or one at an address) and write `NAME.toml` and `NAME.kernels.npz`.
 

@@ -23,7 +23,7 @@ from autoprune.devices.latency import Latency
 from autoprune.devices.node import Node
 from autoprune.errors import ConfigError, DeviceError
 
-__all__ = ["load_kernels", "predict", "predict_table"]
+__all__ = ["load_kernels", "predict", "predict_table", "prices_within", "without_overhead"]
 
 _OPEN = 1.5  # a kind of node that was never timed may be this many times cheaper or dearer than its stand-in
 
@@ -60,8 +60,15 @@ def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = N
     if not nodes:
         raise DeviceError("the graph has no nodes, so there is nothing to price",
                           fix="check the export: onnxruntime folded the whole model into constants")
-    seen = load_kernels(calibration.kernels, calibration.sha256).ms(nodes)
-    return list(zip(nodes, without_overhead(seen, calibration).tolist(), strict=True))
+    return list(zip(nodes, prices_within(nodes, nodes, device, threads), strict=True))
+
+
+def prices_within(nodes: Sequence[Node], net: Sequence[Node], device: Device, threads: int | None = None
+                  ) -> list[float]:
+    """Milliseconds of each of `nodes` if it were part of `net`."""
+    calibration, _ = _parts(device, threads)
+    seen = load_kernels(calibration.kernels, calibration.sha256).ms(nodes, net)
+    return [float(ms) for ms in without_overhead(seen, calibration)]
 
 
 def without_overhead(seen_ms: np.ndarray, calibration: Calibration) -> np.ndarray:

@@ -231,9 +231,11 @@ class KernelModel:
                                            None if like is None else like._kinds.get(key))
         return cls(fitted, float(np.quantile([ms for net in nets for _, ms in net], 0.02)))
 
-    def ms(self, nodes: Sequence[Node]) -> np.ndarray:
-        """Milliseconds of each node of one net, as a profiler would see them: (nodes,)."""
-        out, groups, shared = np.zeros(len(nodes)), defaultdict(list), _net(nodes)
+    def ms(self, nodes: Sequence[Node], net: Sequence[Node] | None = None) -> np.ndarray:
+        """Milliseconds of each node of one net, as a profiler would see them: (nodes,). `net` is the whole net, where
+        `nodes` are a part of it.
+        """
+        out, groups, shared = np.zeros(len(nodes)), defaultdict(list), _net(nodes if net is None else net)
         for index, node in enumerate(nodes):
             groups[self._process(node)].append(index)
         for (kind, key), places in groups.items():

@@ -11,7 +11,7 @@ from autoprune.devices.node import Node
 from autoprune.devices.nodes import read_nodes
 from autoprune.errors import ConfigError
 
-__all__ = ["nodes_for", "predict", "predict_table"]
+__all__ = ["nodes_for", "predict", "predict_table", "prices_within"]
 
 
 def nodes_for(onnx_bytes: bytes, device: Device) -> list[Node]:
@@ -37,3 +37,11 @@ def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = N
     if device.calibration is not None:
         return calibrated.predict_table(nodes, device, threads)
     return profile.predict_table(nodes, device, threads)
+
+
+def prices_within(nodes: Sequence[Node], net: Sequence[Node], device: Device, threads: int | None = None
+                  ) -> list[float]:
+    """Milliseconds of each of `nodes` if it were part of `net`; what a call costs beside its nodes is left out."""
+    if device.calibration is not None:
+        return calibrated.prices_within(nodes, net, device, threads)
+    return profile.prices(nodes, device, threads)

@@ -79,6 +79,13 @@ def _call_ms(constants: ProfileConstants | RooflineConstants) -> float:
     return rho * call_instructions(constants.costs) / (constants.issue_width * constants.clock_ghz * 1e6)
 
 
+def prices(nodes: Sequence[Node], device: Device, threads: int | None = None) -> list[float]:
+    """Milliseconds of each node, without its share of the call."""
+    constants, _ = _constants(device)
+    used = _threads(device, threads)
+    return [0.0 if node.cls == "free" else node_ms(node, constants, used) for node in nodes]
+
+
 def node_ms(node: Node, constants: ProfileConstants | RooflineConstants, threads: int) -> float:
     """Milliseconds of one node, without its share of the call."""
     if isinstance(constants, RooflineConstants):

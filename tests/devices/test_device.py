@@ -102,7 +102,7 @@ def test_missing_file_and_alias_loops(tmp_path):
 
 
 def test_importing_the_room_is_light():
-    code = ("import sys\nimport autoprune.devices.oracle, autoprune.devices.agent.serve, autoprune.devices.profiler\n"
+    code = ("import sys\nimport autoprune.nas.oracle, autoprune.devices.agent.serve, autoprune.devices.profiler\n"
             "print([m for m in ('torch', 'numpy', 'onnx', 'onnxruntime') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=resources.folder("devices").parent)

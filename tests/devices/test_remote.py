@@ -15,7 +15,7 @@ from loopback import Loopback
 from autoprune.devices.device import load_device
 from autoprune.devices.doctor import examine
 from autoprune.devices.measure import Measurer
-from autoprune.devices.oracle import LatencyOracle
+from autoprune.nas.oracle import LatencyOracle
 from autoprune.devices.worker_process import WorkerProcess
 from autoprune.errors import AutopruneError, ConfigError, DeviceError
 

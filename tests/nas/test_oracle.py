@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from autoprune.devices.device import load_device
-from autoprune.devices.oracle import LatencyOracle, measure, to_onnx_bytes
+from autoprune.nas.oracle import LatencyOracle, measure, to_onnx_bytes
 from autoprune.devices.profiler import MeasuredProfiler, PredictedProfiler, Profiler, open_profiler
 from autoprune.errors import ConfigError, DeviceError
 

@@ -6,12 +6,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import Profiler, open_profiler
 from autoprune.errors import ConfigError, DeviceError
+
+if TYPE_CHECKING:
+    from autoprune.graph.graph import Graph
+    from autoprune.graph.plan import Plan
+    from autoprune.search.plan_latency import PlanLatency
 
 __all__ = ["LatencyOracle", "measure", "to_onnx_bytes"]
 
@@ -27,17 +32,36 @@ class LatencyOracle(Profiler):
     def __init__(self, device: Device | str, *, percentile: str = "p50", threads: int | None = None,
                  timeout_s: float = 120.0):
         self.device = load_device(device) if isinstance(device, str) else device
+        self._threads, self._percentile = threads, percentile
+        self._table: PlanLatency | None = None
         self._profiler = open_profiler(self.device, percentile=percentile, threads=threads, timeout_s=timeout_s)
 
     def __call__(self, model_or_onnx: Any, example_inputs: Any = None) -> Latency:
         """Latency of a `torch.nn.Module` (with example inputs), of ONNX bytes, or of an .onnx file."""
         return self.latency(to_onnx_bytes(model_or_onnx, example_inputs))
 
-    def latency(self, onnx_bytes: bytes) -> Latency:
-        """Latency of one inference of the ONNX model, in milliseconds."""
-        return self._profiler.latency(onnx_bytes)
+    def latency(self, onnx_bytes: bytes | Graph, plan: Plan | None = None) -> Latency:
+        """Latency of one inference in milliseconds: of ONNX bytes, or of a traced graph pruned by `plan`.
+
+        On a predicted device a graph's plans are priced from a table that is made with the graph's first plan; its
+        model is not made. On a measured one the model is made, exported and measured.
+        """
+        if isinstance(onnx_bytes, bytes | bytearray):
+            return self._profiler.latency(bytes(onnx_bytes))
+        return self._of_plan(onnx_bytes, plan)
 
     latency_of_onnx = latency
+
+    def _of_plan(self, graph: Graph, plan: Plan | None) -> Latency:
+        from autoprune.graph.plan import Plan
+        from autoprune.search.plan_latency import PlanLatency
+
+        plan = plan or Plan()
+        if self.device.is_measured:
+            return self.latency(to_onnx_bytes(graph.cut(plan), graph.example_inputs))
+        if self._table is None or self._table.graph is not graph:
+            self._table = PlanLatency(graph, self.device, threads=self._threads, percentile=self._percentile)
+        return self._table.latency(plan)
 
     def close(self) -> None:
         """End the measuring process, if there is one."""

@@ -1,0 +1,163 @@
+"""Latency of a plan on a predicted device, without making the model: `PlanLatency(graph, device).latency(plan)`.
+
+The optimised graph's sizes are functions of the groups' widths (`node_sizes.py`); a node's price depends on the widths
+of the groups that it touches (c_in × c_out), is asked for once and kept, so that staircases stay as they are. What nodes
+of a small net save together (calibrated kernels know the net's size) is a factor that is read off a few uniform plans.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autoprune.devices.device import Device, load_device
+from autoprune.devices.latency import Latency
+from autoprune.devices.node import Node
+from autoprune.devices.prices import nodes_for, predict, prices_within
+from autoprune.errors import ConfigError
+from autoprune.graph.graph import Graph
+from autoprune.graph.onnx import export_onnx
+from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
+from autoprune.graph.plan import Cut, Plan, aligned
+from autoprune.search.node_sizes import CannotFollow, NodeSizes
+
+__all__ = ["PlanLatency"]
+
+_Key = tuple[int, ...]  # a node's place and the widths of the groups that it touches
+_PROBES = 4
+_LEVELS = (1.0, 0.8, 0.6, 0.4, 0.25, 0.12)
+_TRUST = 0.02
+
+
+class PlanLatency:
+    """Prices plans of one traced model on one predicted device.
+
+    Made once per model and device (a few exports by slicing). `exact` says that plans are priced by really making and
+    optimising their ONNX (about half a second each), because sizes could not be followed; `why` says what stood in
+    the way. Raises `ConfigError` for a device that is measured.
+    """
+
+    def __init__(self, graph: Graph, device: Device | str, *, threads: int | None = None, percentile: str = "p50"):
+        self.device = load_device(device) if isinstance(device, str) else device
+        if self.device.is_measured:
+            raise ConfigError(f"{self.device.name!r} is measured, so a plan's latency cannot be told without its model",
+                              fix="autoprune devices calibrate, or a profile such as rpi4")
+        self.graph, self.threads, self.percentile = graph, threads, percentile
+        self._names = list(graph.groups)
+        self._prices: dict[_Key, tuple[float, int]] = {}
+        self._template: OnnxTemplate | None = None
+        self.exact, self.why = False, ""
+        try:
+            self._template = OnnxTemplate(graph)
+            self._follow()
+        except (CannotSlice, CannotFollow) as error:
+            self.exact, self.why = True, str(error)
+
+    def latency(self, plan: Plan) -> Latency:
+        """Latency of one inference of the pruned model, as the device's prediction of its ONNX would be.
+
+        Which units stay does not matter, only how many. Raises `ConfigError` for a plan of another model.
+        """
+        if self.exact or plan.dropped:
+            return predict(self._nodes(plan), self.device, self.percentile, self.threads)
+        total_ms = self._total_ms(self._widths(plan))
+        ratio = total_ms / self._dense.ms
+        return replace(self._dense, ms=total_ms, lo_ms=self._dense.lo_ms * ratio, hi_ms=self._dense.hi_ms * ratio)
+
+    def prepare(self, choices: Mapping[str, Sequence[int]]) -> int:
+        """Ask for the prices that plans of these widths per group can need; how many are known afterwards."""
+        if not self.exact:
+            dense, missing = self._widths(Plan()), dict[_Key, Node]()
+            for place, groups in enumerate(self._sizes.groups):
+                options = [choices.get(self._names[g], (dense[g],)) for g in groups]
+                if len(groups) > 2:  # sums over many groups: asked for when a plan needs them
+                    continue
+                for combination in itertools.product(*options):
+                    widths = list(dense)
+                    for group, width in zip(groups, combination, strict=True):
+                        widths[group] = width
+                    missing[place, *combination] = self._sizes.node(place, widths)
+            self._ask({key: node for key, node in missing.items() if key not in self._prices})
+        return len(self._prices)
+
+    # -- the table --------------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Find out how sizes follow widths, and check it on one more plan."""
+        probes = [Plan(), *(self._random(seed) for seed in range(_PROBES))]
+        found = [self._nodes(plan) for plan in probes]
+        self._sizes = NodeSizes(np.array([self._widths(plan) for plan in probes]), found)
+        self._net = found[0]
+        self._dense = self._predict(self._net)
+        self._offset_ms, self._levels = 0.0, (np.zeros(1), np.ones(1))
+        if self.device.calibration is None:  # a call has a price of its own
+            self._offset_ms = self._dense.ms - self._sum(self._widths(Plan()))[0]
+        else:
+            self._levels = self._read_levels()
+        check = self._random(_PROBES)
+        there, here = self._predict(self._nodes(check)).ms, self.latency(check).ms
+        if abs(here / there - 1) > _TRUST:
+            raise CannotFollow(f"the table says {here:.3g} ms for a plan whose model says {there:.3g} ms")
+
+    def _read_levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sizes (log of elements) of uniform plans' nets, and whole nets' prices over the sums of their nodes'."""
+        points = []
+        for level in _LEVELS:
+            widths = self._widths(Plan.uniform(self.graph, level, align=self.device.alignment()))
+            total_ms, volume = self._sum(widths)
+            nodes = [self._sizes.node(place, widths) for place in range(len(self._net))]
+            points.append((math.log(volume), self._predict(nodes).ms / total_ms))
+        sizes, factors = np.array(sorted(points)).T
+        return sizes, factors
+
+    def _total_ms(self, widths: Sequence[int]) -> float:
+        total_ms, volume = self._sum(widths)
+        return total_ms * float(np.interp(math.log(volume), *self._levels)) + self._offset_ms
+
+    def _sum(self, widths: Sequence[int]) -> tuple[float, float]:
+        """The nodes' prices in a net of the dense model's size (ms), and how many elements the net goes through."""
+        keys: list[_Key] = [(place, *(widths[g] for g in groups)) for place, groups in enumerate(self._sizes.groups)]
+        missing = {key: self._sizes.node(key[0], widths) for key in keys if key not in self._prices}
+        if missing:
+            self._ask(missing)
+        found = [self._prices[key] for key in keys]
+        return sum(ms for ms, _ in found), 1.0 + sum(volume for _, volume in found)
+
+    def _ask(self, missing: Mapping[_Key, Node]) -> None:
+        nodes = list(missing.values())
+        priced = prices_within(nodes, self._net, self.device, self.threads)
+        self._prices.update({key: (ms, node.weights + node.out_elems)
+                             for key, node, ms in zip(missing, nodes, priced, strict=True)})
+
+    # -- plans ------------------------------------------------------------------------------------------------------
+
+    def _predict(self, nodes: Sequence[Node]) -> Latency:
+        return predict(nodes, self.device, self.percentile, self.threads)
+
+    def _widths(self, plan: Plan) -> list[int]:
+        unknown = set(plan.cuts) - set(self._names)
+        if unknown:
+            raise ConfigError("the plan names groups that this model does not have", given=sorted(unknown)[0],
+                              fix="use a plan of this graph")
+        return [plan.cuts[name].keep if name in plan.cuts else self.graph.groups[name].size for name in self._names]
+
+    def _random(self, seed: int) -> Plan:
+        rng, align = random.Random(seed), self.device.alignment()
+        groups = self.graph.groups.items()
+        return Plan({name: Cut(aligned(rng.uniform(0.25, 1.0) * g.size, g.size, g.step(align)), "random")
+                     for name, g in groups})
+
+    def _nodes(self, plan: Plan) -> list[Node]:
+        """The optimised graph of a plan's model, by way of its ONNX."""
+        model = self.graph.cut(Plan({n: replace(c, method="random", kept=None) for n, c in plan.cuts.items()},
+                                    dropped=plan.dropped))
+        if self._template is not None:
+            with contextlib.suppress(CannotSlice):
+                return nodes_for(self._template.slice(model.plan, model.tensors()), self.device)
+        return nodes_for(export_onnx(model, self.graph.example_inputs), self.device)
