@@ -8,8 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
+from autoprune.devices.compare import Comparison
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency
+from autoprune.devices.node_table import NodeLatency
 from autoprune.devices.profiler import Profiler, open_profiler
 from autoprune.errors import ConfigError, DeviceError
 
@@ -38,6 +40,14 @@ class LatencyOracle(Profiler):
         return self._profiler.latency(onnx_bytes)
 
     latency_of_onnx = latency
+
+    def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
+        """What each node of the ONNX model takes, in execution order."""
+        return self._profiler.nodes(onnx_bytes)
+
+    def compare(self, onnx_bytes: bytes, reference: bytes) -> Comparison:
+        """How much longer one ONNX model takes than another."""
+        return self._profiler.compare(onnx_bytes, reference)
 
     def close(self) -> None:
         """End the measuring process, if there is one."""
