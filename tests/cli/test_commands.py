@@ -18,8 +18,8 @@ from autoprune import __version__
 from autoprune.cli.main import run
 
 COMMANDS = [["search"], ["front"], ["pick"], ["report"], ["layers"], ["profile"], ["devices", "list"],
-            ["devices", "show"], ["spaces", "list"], ["spaces", "show"], ["methods", "list"], ["methods", "show"],
-            ["doctor"]]
+            ["devices", "show"], ["devices", "new"], ["spaces", "list"], ["spaces", "show"], ["methods", "list"],
+            ["methods", "show"], ["doctor"]]
 
 MAIN = "from autoprune.cli.main import main; main()"
 
