@@ -46,7 +46,7 @@ class Measurer:
         self.threads = threads if threads is not None else device.threads or cores
         if not 1 <= self.threads <= cores:
             raise ConfigError("more threads than usable cores would measure the scheduler", given=str(self.threads),
-                              allowed=f"1 to {cores} (affinity and cgroup limits)")
+                              allowed=f"1 to {cores} (affinity and cgroup limits)", fix=f"--threads {cores}")
         self.device, self.timeout_s, self.cool_down_s = device, timeout_s, 20.0
         self._worker = local_worker()
         self._known: set[str] = set()  # files that are checked to be models
