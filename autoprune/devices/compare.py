@@ -11,10 +11,9 @@ from autoprune.devices.device import ErrorFigures
 from autoprune.devices.latency import Latency
 from autoprune.devices.measurement import Measurement
 from autoprune.devices.node import Node
+from autoprune.devices.profile import UNPRICED_RANGE
 
 __all__ = ["Comparison", "plain", "predicted", "timed_in_turns"]
-
-_UNPRICED_RANGE = 4.0  # as in profile.py
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def _largest(ours: Mapping[tuple[str, bool], float], theirs: Mapping[tuple[str, 
     """The largest ratio of the sums that errors shared by kind allow."""
     kinds = sorted({**ours, **theirs}, key=lambda k: ours.get(k, 0.0) / theirs[k] if theirs.get(k) else math.inf,
                    reverse=True)
-    low = {k: error.lo_ratio / (1 if k[1] else _UNPRICED_RANGE) for k in kinds}
-    high = {k: error.hi_ratio * (1 if k[1] else _UNPRICED_RANGE) for k in kinds}
+    low = {k: error.lo_ratio / (1 if k[1] else UNPRICED_RANGE) for k in kinds}
+    high = {k: error.hi_ratio * (1 if k[1] else UNPRICED_RANGE) for k in kinds}
     found = []
     for raised in range(len(kinds) + 1):
         factor = {**low, **{k: high[k] for k in kinds[:raised]}}
