@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from autoprune.cli.output import Format, TableOrJson, print_json, print_table
+from autoprune.cli.output import Format, TableOrJson, note, print_json, print_table, result
 
 __all__ = ["app"]
 
@@ -54,3 +55,36 @@ def show(name: Annotated[str, typer.Argument(help="Name, device file or ssh://us
         elif value not in (None, "", [], {}):
             rows.append([key, value])
     print_table(["what", "value"], [[a, str(b)] for a, b in rows], output)
+
+
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="What to call it; NAME.toml is written to the current folder.")],
+    like: Annotated[str, typer.Option(help="The priced device that it resembles most: name or device file.")],
+    clock_ghz: Annotated[float | None, typer.Option(help="Clock under load, GHz.")] = None,
+    cores: Annotated[int | None, typer.Option(help="Cores of the kind that the runtime uses.", min=1)] = None,
+    memcpy_gbs: Annotated[float | None, typer.Option(help="GB/s copied by one memcpy (sbc-bench's memcpy).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime; all --cores by default, else as the "
+                                                     "other device.", min=1)] = None,
+    issue_width: Annotated[float | None, typer.Option(help="Instructions per cycle that the core decodes.")] = None,
+    fmla_per_cycle: Annotated[float | None, typer.Option(help="128-bit multiply-adds per cycle and core.")] = None,
+    in_order: Annotated[bool | None, typer.Option("--in-order/--out-of-order", help="How the core executes.")] = None,
+    description: Annotated[str | None, typer.Option(help="One line for `devices show`.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace NAME.toml.")] = False,
+) -> None:
+    """Write a device file: a shipped profile with your board's facts, and a wider interval.
+
+    \b
+    autoprune devices new orangepi --like rpi4 --clock-ghz 1.5 --memcpy-gbs 2.2
+    """
+    from autoprune.devices.device import load_device
+    from autoprune.devices.new_device import derive, write_device
+
+    facts = {"clock_ghz": clock_ghz, "cores": cores, "memcpy_gbs": memcpy_gbs, "issue_width": issue_width,
+             "fmla_per_cycle": fmla_per_cycle, "in_order": in_order}
+    path = Path(f"{name}.toml")
+    device = derive(name, load_device(like), {k: v for k, v in facts.items() if v is not None}, threads=threads,
+                    description=description)
+    write_device(device, path, force=force)
+    result(str(path))
+    note(f"next: autoprune profile --device {path}")

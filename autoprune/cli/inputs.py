@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from autoprune.graph.graph import Graph
 
-__all__ = ["load_model_and_inputs", "load_traced", "parse_shape"]
+__all__ = ["load_model_and_inputs", "load_onnx", "load_traced", "parse_shape"]
 
 
 def parse_shape(text: str) -> Any:
@@ -44,6 +44,15 @@ def load_model_and_inputs(model: str | None, data: str | None, shapes: list[str]
                           "1x3x224x224", fix=f"--model {model} --input 1x3x224x224")
     task = load_task(model, data)
     return task.model, task.example_inputs
+
+
+def load_onnx(model: str | None, data: str | None, shapes: list[str] | None) -> bytes:
+    """ONNX bytes of a file, or of a model exported with its example inputs."""
+    from autoprune.nas.oracle import to_onnx_bytes
+
+    if model is not None and model.endswith(".onnx"):
+        return to_onnx_bytes(model)
+    return to_onnx_bytes(*load_model_and_inputs(model, data, shapes))
 
 
 def load_traced(model: str | None, data: str | None, shapes: list[str] | None) -> Graph:

@@ -153,7 +153,8 @@ class Measurer:
         threads = cores if self._wanted_threads is None else self._wanted_threads
         if not 1 <= threads <= cores:
             raise ConfigError("more threads than usable cores would measure the scheduler", given=str(threads),
-                              allowed=f"1 to {cores} (affinity, cgroup limits, and big cores only)")
+                              allowed=f"1 to {cores} (affinity, cgroup limits, and big cores only)",
+                              fix=f"--threads {cores}")
         return threads
 
 

@@ -28,10 +28,10 @@ from autoprune.devices.node import Node
 from autoprune.devices.roofline import RooflineConstants, roofline_ms
 from autoprune.errors import ConfigError, DeviceError
 
-__all__ = ["node_ms", "predict", "predict_table"]
+__all__ = ["UNPRICED_RANGE", "node_ms", "predict", "predict_table"]
 
 _REFERENCE_THREADS = 4  # `stall` was fitted to rows measured with 4 threads
-_UNPRICED_RANGE = 4.0  # a node nobody counted may be this many times cheaper or dearer than its stand-in
+UNPRICED_RANGE = 4.0  # a node nobody counted may be this many times cheaper or dearer than its stand-in
 
 
 def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", threads: int | None = None) -> Latency:
@@ -47,8 +47,8 @@ def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", thre
     total_ms = sum(ms for _, ms in table)
     unpriced = [(node, ms) for node, ms in table if not _priced(node, constants)]
     unpriced_ms = sum(ms for _, ms in unpriced)
-    lo_ms = total_ms * error.lo_ratio - unpriced_ms * (1 - 1 / _UNPRICED_RANGE) * error.lo_ratio
-    hi_ms = total_ms * error.hi_ratio + unpriced_ms * (_UNPRICED_RANGE - 1) * error.hi_ratio
+    lo_ms = total_ms * error.lo_ratio - unpriced_ms * (1 - 1 / UNPRICED_RANGE) * error.lo_ratio
+    hi_ms = total_ms * error.hi_ratio + unpriced_ms * (UNPRICED_RANGE - 1) * error.hi_ratio
     return Latency(ms=total_ms, lo_ms=lo_ms, hi_ms=hi_ms, percentile=percentile, source="profile",
                    device=device.resolved, runtime=device.runtime, runtime_version=device.runtime_version,
                    threads=_threads(device, threads), n=error.rows, notes=_notes(unpriced, total_ms, percentile))

@@ -7,13 +7,17 @@ from dataclasses import replace
 from types import TracebackType
 from typing import final
 
+from autoprune.devices import compare
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import PERCENTILES, Latency
 from autoprune.devices.measure import Measurer
-from autoprune.devices.prices import nodes_for, predict
+from autoprune.devices.node_table import NodeLatency
+from autoprune.devices.prices import nodes_for, predict, predict_table
 from autoprune.errors import ConfigError
 
 __all__ = ["MeasuredProfiler", "PredictedProfiler", "Profiler", "open_profiler"]
+
+_PROFILE_RUNS = 20
 
 
 class Profiler(ABC):
@@ -33,6 +37,14 @@ class Profiler(ABC):
     @abstractmethod
     def latency(self, onnx_bytes: bytes) -> Latency:
         """Latency of one inference in milliseconds; symbolic input dimensions are taken as 1."""
+
+    def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
+        """What each node takes, in execution order; empty where only whole models can be told. Not used by a search."""
+        return []
+
+    def compare(self, onnx_bytes: bytes, reference: bytes) -> compare.Comparison:
+        """How much longer `onnx_bytes` takes than `reference`; without an interval unless a subclass knows one."""
+        return compare.plain(self.latency(onnx_bytes), self.latency(reference))
 
     def close(self) -> None:  # noqa: B027 - nothing to close by default
         """Release processes and files; safe to call twice."""
@@ -55,6 +67,19 @@ class PredictedProfiler(Profiler):
     def latency(self, onnx_bytes: bytes) -> Latency:
         """The predicted latency, with its interval."""
         return predict(nodes_for(onnx_bytes, self.device), self.device, self.percentile, self.threads)
+
+    def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
+        """The price of each node; the sum is the latency."""
+        return [NodeLatency(n.name, n.op, n.macs, ms)
+                for n, ms in predict_table(nodes_for(onnx_bytes, self.device), self.device, self.threads)]
+
+    def compare(self, onnx_bytes: bytes, reference: bytes) -> compare.Comparison:
+        """The ratio of the sums, with the interval of `compare.predicted`."""
+        both = [nodes_for(model, self.device) for model in (onnx_bytes, reference)]
+        ours, theirs = (predict(nodes, self.device, self.percentile, self.threads) for nodes in both)
+        assert self.device.error is not None  # `predict` has refused such a device
+        table, other = (predict_table(nodes, self.device, self.threads) for nodes in both)
+        return compare.predicted(table, other, self.device.error, (ours, theirs))
 
 
 @final
@@ -80,13 +105,27 @@ class MeasuredProfiler(Profiler):
             self.baseline_ms = found.reference.ms
         return _scaled(found.latency, self.baseline_ms / found.reference.ms)
 
+    def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
+        """The mean of 20 runs under onnxruntime's profiler, which takes time itself: the sum is above the latency.
+
+        Multiply-adds are those of the node of that name and shape in the graph as this machine's runtime optimises it;
+        None where there is none.
+        """
+        found = self.measurer.measure(onnx_bytes, min_runs=1, min_s=0.0, repeats=0, profile_runs=_PROFILE_RUNS)
+        macs = {(n.name, n.out_shapes[0] if n.out_shapes else ()): n.macs
+                for layout in (False, True) for n in read_nodes(onnx_bytes, layout=layout)}
+        return [NodeLatency(n.name, n.op, macs.get((n.name, n.shape)), n.ms) for n in found.nodes]
+
+    def compare(self, onnx_bytes: bytes, reference: bytes) -> compare.Comparison:
+        """From one longer measurement of both in turns."""
+        return compare.timed_in_turns(self.measurer.measure(
+            onnx_bytes, reference=reference, percentile=self.percentile, min_runs=60, min_s=1.0, warmup_s=0.5))
+
     def ratio(self, onnx_bytes: bytes) -> float:
-        """Latency over that of the reference, from one longer measurement in turns; below 1 is faster."""
-        found = self.measurer.measure(onnx_bytes, reference=self.reference, percentile=self.percentile, min_runs=60,
-                                      min_s=1.0, warmup_s=0.5)
-        if found.reference is None:
+        """Latency over that of `self.reference`, by `compare`; below 1 is faster."""
+        if self.reference is None:
             raise ConfigError("a ratio needs a reference model", fix="set profiler.reference to the dense ONNX bytes")
-        return found.latency.ms / found.reference.ms
+        return self.compare(onnx_bytes, self.reference).ratio
 
     def close(self) -> None:
         """End the worker process."""

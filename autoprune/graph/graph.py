@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Graph", "Slice", "trace"]
 
-
-_PROGRAMS = 16
+_PROGRAMS = 16  # one per set of dropped branches: a search comes back to a few of them, but may try 2^branches
 
 
 class Slice:

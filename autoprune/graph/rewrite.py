@@ -20,7 +20,7 @@ _LITERALS = (Size, Offset, Quotient)
 
 
 class Values(Protocol):
-    """What is written in the place of literals: numbers (`Kept`), or where to find them (`program.Slots`)."""
+    """What is written in the place of literals: numbers (`Kept`), or where to find them (`program._Slots`)."""
 
     def touches(self, e: Expr) -> bool:
         """Whether the literals that `e` decides are to be written."""

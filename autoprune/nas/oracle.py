@@ -8,10 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
 
+from autoprune.devices.compare import Comparison
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency
+from autoprune.devices.node_table import NodeLatency
 from autoprune.devices.profiler import Profiler, open_profiler
-from autoprune.errors import ConfigError, DeviceError
+from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
@@ -63,6 +65,14 @@ class LatencyOracle(Profiler):
             self._table = PlanLatency(graph, self.device, threads=self._threads, percentile=self._percentile)
         return self._table.latency(plan)
 
+    def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
+        """What each node of the ONNX model takes, in execution order."""
+        return self._profiler.nodes(onnx_bytes)
+
+    def compare(self, onnx_bytes: bytes, reference: bytes) -> Comparison:
+        """How much longer one ONNX model takes than another."""
+        return self._profiler.compare(onnx_bytes, reference)
+
     def close(self) -> None:
         """End the measuring process, if there is one."""
         self._profiler.close()
@@ -88,8 +98,9 @@ def measure(model_or_onnx: Any, example_inputs: Any = None, device: Device | str
 def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
     """ONNX bytes of whatever stands for a model: bytes, a path to an .onnx file, or a `torch.nn.Module`.
 
-    A module needs `example_inputs` (what `autoprune.trace` takes). Raises `ConfigError` for anything else or for a
-    missing file, `DeviceError` for an empty one.
+    A module needs `example_inputs` (what `autoprune.trace` takes). Raises `ConfigError` for anything else, and for a
+    file that is missing or no complete model. (Bytes are not looked at: those of a candidate that cannot be read are
+    its own `DeviceError`, later.)
     """
     if isinstance(model_or_onnx, bytes | bytearray):
         return bytes(model_or_onnx)
@@ -97,7 +108,7 @@ def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
         path = Path(model_or_onnx)
         if path.suffix != ".onnx" or not path.is_file():
             raise ConfigError("not an ONNX file", given=str(path), allowed="a path to an existing .onnx file")
-        return _with_external_data(path)
+        return _read(path)
     if not hasattr(model_or_onnx, "state_dict") or not callable(model_or_onnx):
         raise ConfigError("cannot tell the latency of this", given=type(model_or_onnx).__name__,
                           allowed="a torch.nn.Module, ONNX bytes, or a path to an .onnx file")
@@ -110,15 +121,18 @@ def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
     return bytes(exported)
 
 
-def _with_external_data(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     """The file's bytes; weights in files beside it are pulled in (never from outside its folder)."""
     import onnx
 
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's and onnx's errors share no public base
-        raise DeviceError("the file is not an ONNX model", given=f"{path}: {error}",
+        raise ConfigError("the file is not an ONNX model", given=f"{path}: {error}",
                           fix="export again with torch.onnx.export(..., dynamo=True)") from error
+    if not model.graph.node and not model.graph.output:
+        raise ConfigError("the ONNX model is empty", given=str(path),
+                          fix="export again with torch.onnx.export(..., dynamo=True)")
     outside = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     if not outside:
         return path.read_bytes()
@@ -126,7 +140,7 @@ def _with_external_data(path: Path) -> bytes:
         names = {e.key: e.value for e in tensor.external_data}
         target = (path.parent / names.get("location", "")).resolve()
         if path.parent.resolve() not in target.parents or not target.is_file():
-            raise DeviceError("the ONNX model points to weights outside its own folder, or to a missing file",
+            raise ConfigError("the ONNX model points to weights outside its own folder, or to a missing file",
                               given=f"{tensor.name}: {names.get('location')}",
                               fix="export again with external_data=False")
     onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))

@@ -74,14 +74,14 @@ class RunFolder:
         return self
 
     def _settle(self, wanted: Mapping[str, Any], fresh: bool) -> None:
-        """Compare the configuration with what is there, or write it."""
+        """Compare the configuration with what is there, and write it: what may differ is what this search goes by."""
         before = self._read()
         if fresh:
             self._clear()
         elif before is not None and (self.path / "study.db").exists():
             self._compare(before, wanted)
-            return
-        self.write("env.json", json.dumps(environment(), indent=1))
+        else:
+            self.write("env.json", json.dumps(environment(), indent=1))
         self.write("config.toml", to_toml(wanted))
 
     def _read(self) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoprune.devices.latency import Latency
+from autoprune.devices.node_table import NodeLatency
 from autoprune.devices.profiler import Profiler
 from autoprune.errors import AutopruneError
 
@@ -11,7 +12,8 @@ __all__ = ["check_profiler"]
 
 def check_profiler(profiler: Profiler, onnx_bytes: bytes) -> None:
     """`latency` gives a `Latency` of the profiler's device, leaves the bytes alone, says the same kind of thing every
-    time, refuses rubbish with an error of autoprune's, and `close` may be called twice.
+    time, refuses rubbish with an error of autoprune's, and `close` may be called twice. `nodes` gives none, or what
+    each takes.
     """
     copy = bytes(onnx_bytes)
     first = profiler.latency(onnx_bytes)
@@ -21,6 +23,8 @@ def check_profiler(profiler: Profiler, onnx_bytes: bytes) -> None:
     again = profiler.latency(onnx_bytes)
     for name in ("percentile", "source", "device", "runtime", "threads"):
         assert getattr(first, name) == getattr(again, name), f"{name} changed between two calls"
+    nodes = profiler.nodes(onnx_bytes)
+    assert all(isinstance(n, NodeLatency) and n.ms >= 0 for n in nodes), f"nodes() returned {nodes}"
     try:
         profiler.latency(b"not a model")
     except AutopruneError:

@@ -18,14 +18,10 @@ from autoprune import __version__
 from autoprune.cli.main import run
 
 COMMANDS = [["search"], ["front"], ["pick"], ["report"], ["layers"], ["profile"], ["devices", "list"],
-            ["devices", "show"], ["spaces", "list"], ["spaces", "show"], ["methods", "list"], ["methods", "show"],
-            ["doctor"]]
+            ["devices", "show"], ["devices", "new"], ["spaces", "list"], ["spaces", "show"], ["methods", "list"],
+            ["methods", "show"], ["doctor"]]
 
 MAIN = "from autoprune.cli.main import main; main()"
-
-
-def onnx_of(finished: Any) -> str:
-    return str(finished.run / "picked" / f"{finished.front.recommended:04d}" / "model.onnx")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -141,23 +137,6 @@ def test_layers(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*arguments, "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(rows) == len(found["groups"])
-
-
-def test_profile_of_a_file_and_of_a_model(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    found = json_of(capsys, ["profile", "--model", onnx_of(finished), "--device", "raspberrypi"])
-    assert found["latency"]["source"] == "profile"
-    assert found["latency"]["device"] == "rpi4"
-    assert sum(n["ms"] for n in found["nodes"]) == pytest.approx(found["latency"]["ms"], rel=0.05)
-    assert run(["profile", "--model", onnx_of(finished), "--device", "rpi5", "--format", "csv"]) == 0
-    assert list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert run(["profile", "--model", onnx_of(finished), "--device", "rpi5"]) == 0
-    assert "ms (profile, expect" in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_profile_measures_here(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    found = json_of(capsys, ["profile", "--model", onnx_of(finished), "--device", "cpu", "--threads", "1"])
-    assert found["latency"]["source"] == "measured"
-    assert found["latency"]["threads"] == 1
 
 
 def test_search_again_resumes_and_prints_json(finished: Any, capsys: pytest.CaptureFixture[str],

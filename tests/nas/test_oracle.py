@@ -45,9 +45,13 @@ def test_a_module_needs_example_inputs():
 
 def test_files_that_are_not_models(tmp_path, external):
     bad = tmp_path / "bad.onnx"
-    bad.write_bytes(b"garbage")
-    with pytest.raises(DeviceError):
-        to_onnx_bytes(bad)
-    bad.write_bytes(external)
-    with pytest.raises(DeviceError, match="outside"):
-        to_onnx_bytes(bad)
+    for content, words in ((b"garbage", "not an ONNX model"), (b"", "empty"), (external, "outside")):
+        bad.write_bytes(content)
+        with pytest.raises(ConfigError, match=words):
+            to_onnx_bytes(bad)
+
+
+def test_a_candidate_that_is_no_model_fails_alone():
+    """Bytes, not a user's file: the search goes on after a `DeviceError`."""
+    with LatencyOracle("rpi4") as oracle, pytest.raises(DeviceError):
+        oracle(b"garbage")

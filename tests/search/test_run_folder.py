@@ -87,7 +87,11 @@ def test_another_configuration_is_refused_with_a_diff_and_lets_go(tmp_path: Path
 
 def test_what_may_change_on_resume(tmp_path: Path) -> None:
     started(tmp_path, trials=10)
+    environment = (tmp_path / "env.json").read_text()
     started(tmp_path, trials=20, timeout="1h", max_drop="1pp")
+    written = tomllib.loads((tmp_path / "config.toml").read_text())
+    assert (written["trials"], written["timeout"], written["max_drop"]) == (20, "1h", "1pp")
+    assert (tmp_path / "env.json").read_text() == environment
 
 
 def test_a_search_that_never_began_does_not_bind_the_folder(tmp_path: Path) -> None:

@@ -34,12 +34,13 @@ def _around_indices(t: Typing, x: list[Expr], indices: list[fx.Node | None]) -> 
     """The axes of `x` that are not indexed, in front of and behind the indexed ones, which are frozen. None for a
     boolean mask, which selects a data-dependent number of positions.
     """
-    used = [i for i, v in enumerate(indices) if v is not None]
-    if not used or any(n.meta["val"].dtype.itemsize == 1 for n in indices if n is not None):
+    given = {i: index for i, index in enumerate(indices) if index is not None}
+    if not given or any(index.meta["val"].dtype.itemsize == 1 for index in given.values()):
         return None
-    for i in used:
+    for i, index in given.items():
         t.freeze(x[i])
-        t.freeze_node(indices[i])  # type: ignore[arg-type]
+        t.freeze_node(index)
+    used = list(given)
     if used == list(range(used[0], used[-1] + 1)):
         return x[: used[0]], x[used[-1] + 1 :]
     return [], [e for i, e in enumerate(x) if i not in used]

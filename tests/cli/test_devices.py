@@ -1,0 +1,85 @@
+"""`autoprune devices`: files that a user writes, by hand or by `new`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autoprune import resources
+from autoprune.cli.main import run
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_new_writes_a_file_that_every_command_takes(tmp_path: Path, capsys: Capture,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["devices", "new", "mine", "--like", "rpi4", "--clock-ghz", "1.5", "--threads", "2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "mine.toml\n"
+    assert "autoprune profile --device mine.toml" in captured.err
+    assert run(["devices", "show", "mine.toml", "--format", "json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["profile"]["clock_ghz"], shown["threads"]) == (1.5, 2)
+    assert shown["facts"]["clock_ghz"]["source"] == "given on the command line"
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["mine", "--like", "rpi44"], "did you mean 'rpi4'?"), (["mine"], "--like"),
+    (["mine", "--like", "cpu"], "is measured"), (["rpi4", "--like", "rpi5"], "ships with autoprune"),
+    (["mine", "--like", "rpi4", "--clock-ghz", "0"], "clock_ghz is out of range"),
+    (["mine", "--like", "rpi4", "--cores", "2", "--threads", "4"], "more threads than cores"),
+    (["a/b", "--like", "rpi4"], "not a device name")])
+def test_new_refuses(arguments: list[str], words: str, tmp_path: Path, capsys: Capture,
+                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["devices", "new", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "fix: " in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_does_not_overwrite(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["devices", "new", "mine", "--like", "rpi4"]
+    assert run(command) == 0
+    assert run(command) == 2
+    assert "--force" in capsys.readouterr().err
+    assert run([*command, "--force"]) == 0
+
+
+@pytest.mark.parametrize("command", [["devices", "show"], ["profile", "--device"], ["doctor", "--device"]],
+                         ids=" ".join)
+def test_a_broken_device_file_lists_every_problem_with_its_line(command: list[str], tmp_path: Path,
+                                                                capsys: Capture) -> None:
+    lines = (resources.folder("devices") / "rpi4.toml").read_text(encoding="utf-8").splitlines()
+    wrong = {"kind": 'kind = "profil"', "cores": 'cores = "four"', "clock_ghz": "clock_gz = 1.8",
+             "lo_ratio": "lo_ratio = 1.2"}
+    numbers = {}
+    for number, line in enumerate(lines, 1):
+        key = line.partition(" =")[0]
+        if key in wrong:
+            lines[number - 1], numbers[key] = wrong[key], number
+    path = tmp_path / "broken.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert run([*command, str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    for words in (f"line {numbers['kind']}: kind is 'profil'; did you mean 'profile'?",
+                  f"line {numbers['cores']}: profile.cores must be a whole number, not 'four'",
+                  f"line {numbers['clock_ghz']}: unknown key profile.clock_gz; did you mean 'clock_ghz'?",
+                  "profile.clock_ghz is missing",
+                  f"line {numbers['lo_ratio']}: error needs lo_ratio <= 1 <= hi_ratio", "5 problem(s)"):
+        assert words in captured.err
+
+
+def test_files_that_are_no_device_files(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "x.toml"
+    for text, words in (("name = ", "is not TOML"), ("", "name is missing")):
+        path.write_text(text)
+        assert run(["devices", "show", str(path)]) == 2
+        assert words in capsys.readouterr().err
+    assert run(["devices", "show", str(tmp_path / "nowhere.toml")]) == 2
