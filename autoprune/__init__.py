@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from autoprune.devices.device import Device as Device
     from autoprune.devices.device import load_device as load_device
     from autoprune.devices.latency import Latency as Latency
-    from autoprune.nas.oracle import LatencyOracle as LatencyOracle
-    from autoprune.nas.oracle import measure as measure
     from autoprune.errors import AutopruneError as AutopruneError
     from autoprune.front.front import Front as Front
     from autoprune.front.front import Point as Point
@@ -61,6 +59,8 @@ if TYPE_CHECKING:
     from autoprune.graph.module import PrunedModule as PrunedModule
     from autoprune.graph.plan import Cut as Cut
     from autoprune.graph.plan import Plan as Plan
+    from autoprune.nas.oracle import LatencyOracle as LatencyOracle
+    from autoprune.nas.oracle import measure as measure
     from autoprune.nas.session import Session as Session
     from autoprune.nas.session import space_of as space_of
     from autoprune.search.candidate import Candidate as Candidate

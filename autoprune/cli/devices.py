@@ -88,3 +88,30 @@ def new(
     write_device(device, path, force=force)
     result(str(path))
     note(f"next: autoprune profile --device {path}")
+
+
+@app.command("calibrate")
+def calibrate(device: Annotated[str, typer.Argument(help="cpu (this machine) or ssh://user@host.")],
+              name: Annotated[str, typer.Option(help="Name of the device: NAME.toml is written.")],
+              threads: Annotated[int | None, typer.Option(help="Threads of the runtime.", min=1)] = None,
+              minutes: Annotated[float, typer.Option(help="How long to time nets; fitting takes a minute more.")] = 3.0,
+              model: Annotated[list[str] | None, typer.Option(help="FILE.onnx to be timed too; may be repeated.")]
+              = None,
+              output: Annotated[str, typer.Option(help="Folder for NAME.toml and NAME.kernels.npz.")] = ".") -> None:
+    """Time small nets on a device and write a device file that predicts by what its kernels really take.
+
+    \b
+    autoprune devices calibrate cpu --name mine --threads 1
+    autoprune devices calibrate ssh://pi@raspberrypi.local --name mypi
+    autoprune search --device mypi.toml --budget 20ms
+    """
+    from autoprune.devices.calibrate import calibrate as run
+    from autoprune.nas.oracle import to_onnx_bytes
+
+    made = run(device, name, output, threads=threads, minutes=minutes, models=[to_onnx_bytes(m) for m in model or ()],
+               on_progress=lambda text: note(f"autoprune: {text}"))
+    error = made.error
+    if error is not None:
+        note(f"autoprune: on {error.rows} nets left out the median error is {100 * error.p50:.1f} %, and 90 % are within "
+             f"{100 * error.p90:.0f} %")
+    result(f"{output}/{name}.toml")

@@ -15,7 +15,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from autoprune.devices.node import Node
 from autoprune.devices.nodes import read_nodes
 from autoprune.errors import ConfigError, DeviceError
 
-__all__ = ["Timed", "calibrate", "join", "same_layout", "time_net"]
+__all__ = ["Timed", "calibrate", "join", "reachable", "same_layout", "time_net"]
 
 _LEAST_NETS = 40
 _NOISY, _SLOW = 1.3, 0.15
@@ -52,6 +52,13 @@ def same_layout(device: Device, machine: str) -> bool:
     return device.address is None or (machine == platform.machine() and machine in ("x86_64", "AMD64"))
 
 
+def reachable(device: Device) -> Device:
+    """The device behind a calibrated one, to be measured: at its address, or this machine. Connects to nothing."""
+    if device.address is not None:
+        return replace(load_device(device.address), runtime_version=device.runtime_version)
+    return load_device("cpu")
+
+
 def join(nodes: Sequence[Node], times: Sequence[NodeTime]) -> list[tuple[Node, float]]:
     """Nodes of the optimised graph with what each took; nodes that only one side knows are left out.
 
@@ -63,12 +70,13 @@ def join(nodes: Sequence[Node], times: Sequence[NodeTime]) -> list[tuple[Node, f
         if node.op == "nchwc.ReorderOutput":
             moves[node.out_shapes[0]].append(node)
     found = []
-    for time_ in times:
-        node = named.get(time_.name)
-        if time_.op == "ReorderOutput":
-            node = moves[time_.shape].pop() if moves[time_.shape] else None
-        if node is not None:
-            found.append((node, time_.ms))
+    for timed in times:
+        if timed.op == "ReorderOutput":
+            match = moves[timed.shape].pop() if moves[timed.shape] else None
+        else:
+            match = named.get(timed.name)
+        if match is not None:
+            found.append((match, timed.ms))
     return found
 
 
@@ -180,15 +188,15 @@ def _write(folder: Path, name: str, device: Device, model: KernelModel, ratios: 
     size = np.abs(np.log(ratios))
     low, high = np.quantile(ratios, _INTERVAL)
     where = device.address or "this machine"
-    error = {"p50": round(float(np.median(size)), 4), "p90": round(float(np.quantile(size, 0.9)), 4),
+    error: dict[str, object] = {"p50": round(float(np.median(size)), 4), "p90": round(float(np.quantile(size, 0.9)), 4),
              "rows": len(ratios), "lo_ratio": round(min(1.0, float(low)), 4),
              "hi_ratio": round(max(1.0, float(high)), 4),
              "source": f"{len(ratios)} of the nets timed, left out of the fit; the interval holds 90 % of them"}
-    top = {"schema": 1, "name": name, "kind": "calibrated", "description": f"{where}, calibrated",
+    top: dict[str, object] = {"schema": 1, "name": name, "kind": "calibrated", "description": f"{where}, calibrated",
            "align": device.align, "sparsity": list(device.sparsity)}
     if device.address:
         top["address"] = device.address
-    tables = {"runtime": {"name": device.runtime, "version": runtime_version, "provider": device.provider,
+    tables: dict[str, dict[str, object]] = {"runtime": {"name": device.runtime, "version": runtime_version, "provider": device.provider,
                           "precision": device.precision},
               "calibration": {"kernels": kernels.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
                               **facts},

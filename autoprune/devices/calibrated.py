@@ -48,15 +48,15 @@ def predict(nodes: Sequence[Node], device: Device, percentile: str, threads: int
     if percentile != "p50":
         notes.append(f"a calibration knows medians only; {percentile} on the device will be higher")
     lo_ms = max(0.0, (total_ms - loose_ms * (1 - 1 / _OPEN)) * error.lo_ratio)
-    return Latency(ms=total_ms, lo_ms=max(lo_ms, total_ms / 100), hi_ms=(total_ms + loose_ms * (_OPEN - 1)) * error.hi_ratio,
-                   percentile=percentile, source="calibrated", device=device.resolved, runtime=device.runtime,
+    hi_ms = (total_ms + loose_ms * (_OPEN - 1)) * error.hi_ratio
+    return Latency(ms=total_ms, lo_ms=max(lo_ms, total_ms / 100), hi_ms=hi_ms, percentile=percentile,
+                   source="calibrated", device=device.resolved, runtime=device.runtime,
                    runtime_version=device.runtime_version, threads=calibration.threads, n=error.rows,
                    notes=tuple(notes))
 
 
 def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = None) -> list[tuple[Node, float]]:
     """`(node, milliseconds)` in execution order; the sum is the predicted latency."""
-    calibration, _ = _parts(device, threads)
     if not nodes:
         raise DeviceError("the graph has no nodes, so there is nothing to price",
                           fix="check the export: onnxruntime folded the whole model into constants")

@@ -92,10 +92,11 @@ class Device:
     """A device that a model can be timed on or priced for.
 
     `kind` is "measured-local" (this machine, through onnxruntime), "measured-remote" (the same on another machine,
-    whose `address` is given), "calibrated" (priced by its own kernels) or "profile" (priced from facts). `runtime_version` of a measured device is the
-    one it must have, "" for any. `threads` None means all usable cores. `align` 0 means that `alignment` decides.
-    `alias_of` is the device that this name stands for, or None; `announce` is what to tell the user then. `sparsity`
-    names the weight patterns that the runtime turns into speed: none of the shipped runtimes does.
+    whose `address` is given), "calibrated" (priced by what its own kernels took) or "profile" (priced from facts).
+    `runtime_version` of a measured device is the one it must have, "" for any. `threads` None means all usable cores.
+    `align` 0 means that `alignment` decides. `alias_of` is the device that this name stands for, or None; `announce` is
+    what to tell the user then. `sparsity` names the weight patterns that the runtime turns into speed: none of the
+    shipped runtimes does.
     """
 
     name: str

@@ -1,10 +1,10 @@
 """What a device's kernels cost, learnt from timed nodes: `KernelModel.fit(samples)`, then `ms(nodes)`.
 
 One Gaussian process per kind of operator, on the logarithm of the time. Its mean is a power law of the node's work
-and memory traffic, with exponents from 0 up, so that it extrapolates; its kernel is Matérn 5/2 with a length per feature
-(Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 4.17 and ch. 5). Features that a smooth
-function of sizes cannot see, such as the part of a vector block that is padding, are given as features. A kind that
-was seldom or never timed is priced as its class (elementwise, copy, …) is; what was never seen at all, as a copy.
+and memory traffic, with exponents from 0 up, so that it extrapolates; its kernel is Matérn 5/2 with a length per
+feature (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 4.17 and ch. 5). What a smooth
+function of sizes cannot see, such as the part of a vector block that is padding, is a feature of its own. A kind that
+was seldom or never timed is priced as its class is (arithmetic, moving, …); what was never seen at all, as any node.
 
 What this is not: it knows one thread count, one runtime version and an otherwise idle device.
 """
@@ -107,7 +107,8 @@ def _gemm(node: Node) -> list[float]:
 def _rest(node: Node) -> list[float]:
     out, first = node.out_shapes[0] if node.out_shapes else (), node.in_shapes[0] if node.in_shapes else ()
     sizes = [math.prod(s) for s in node.in_shapes]
-    return [_log(node.run or _last(node)), _log(out[-2] if len(out) > 1 else 1), _log(_last(node)), _log(out[1] if len(out) > 1 else 1), float(len(out)), float(len(sizes)),
+    return [_log(node.run or _last(node)), _log(out[-2] if len(out) > 1 else 1), _log(_last(node)),
+            _log(out[1] if len(out) > 1 else 1), float(len(out)), float(len(sizes)),
             _log(min(sizes, default=1)), _log(math.prod(out[-2:])), _log(first[-1] if first else 1)]
 
 
@@ -275,5 +276,6 @@ class KernelModel:
                 continue
             key, _, part = name.rpartition("|")
             parts[key][part] = np.asarray(value, float)
-        return cls({key: _Process(p["points"], p["weights"], p["line"], p["centre"], p["scale"], p["lengths"],
-                                  float(p["amplitude"]), float(p["noise"])) for key, p in parts.items()}, float(arrays["least_ms"]))
+        kinds = {key: _Process(p["points"], p["weights"], p["line"], p["centre"], p["scale"], p["lengths"],
+                               float(p["amplitude"]), float(p["noise"])) for key, p in parts.items()}
+        return cls(kinds, float(arrays["least_ms"]))

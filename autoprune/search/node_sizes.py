@@ -20,7 +20,7 @@ from autoprune.devices.node import Node
 __all__ = ["CannotFollow", "NodeSizes"]
 
 _FIELDS = ("weights", "groups", "gather", "rows", "run")
-_FINER = ("gather", "rows", "run")  # may jump with a size (a kernel for few channels); then the dense model's stands for it
+_FINER = ("gather", "rows", "run")  # may jump with a size, as few channels have another kernel: the dense one's serves
 
 
 class CannotFollow(Exception):
@@ -58,8 +58,8 @@ class _Size:
 class NodeSizes:
     """The nodes of a model as functions of its groups' widths.
 
-    `widths` (plans, groups) are the probes' kept counts, the dense model's first; `nodes` their optimised graphs. Raises
-    `CannotFollow` when the graphs differ in structure or a size is not explained.
+    `widths` (plans, groups) are the probes' kept counts, the dense model's first; `nodes` their optimised graphs.
+    Raises `CannotFollow` when the graphs differ in structure or a size is not explained.
     """
 
     def __init__(self, widths: np.ndarray, nodes: Sequence[Sequence[Node]]):

@@ -1,8 +1,8 @@
 """Latency of a plan on a predicted device, without making the model: `PlanLatency(graph, device).latency(plan)`.
 
-The optimised graph's sizes are functions of the groups' widths (`node_sizes.py`); a node's price depends on the widths
-of the groups that it touches (c_in × c_out), is asked for once and kept, so that staircases stay as they are. What nodes
-of a small net save together (calibrated kernels know the net's size) is a factor that is read off a few uniform plans.
+The optimised graph's sizes are functions of the groups' widths (`node_sizes.py`). A node's price depends on the widths
+of the groups that it touches (c_in × c_out); it is asked for once and kept, so staircases stay as they are. What all
+nodes save together in a small net (calibrated kernels know its size) is a factor, read off a few uniform plans.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import pytest
 
 from autoprune.devices.device import load_device
 from autoprune.devices.latency import Latency
-from autoprune.devices.oracle import LatencyOracle
 from autoprune.devices.profiler import Profiler, open_profiler
 from autoprune.errors import ConfigError
+from autoprune.nas.oracle import LatencyOracle
 
 
 def test_predicted_nodes_sum_to_the_latency(cnn):

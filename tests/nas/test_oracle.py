@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from autoprune.devices.device import load_device
-from autoprune.nas.oracle import LatencyOracle, measure, to_onnx_bytes
 from autoprune.devices.profiler import MeasuredProfiler, PredictedProfiler, Profiler, open_profiler
 from autoprune.errors import ConfigError, DeviceError
+from autoprune.nas.oracle import LatencyOracle, measure, to_onnx_bytes
 
 
 def test_a_profile_answers_for_bytes_and_files(cnn, tmp_path):
