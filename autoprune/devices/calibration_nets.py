@@ -19,6 +19,7 @@ __all__ = ["calibration_nets", "many_small_nodes", "probe"]
 _OPSET = 20
 _MOST_MACS = 60e6  # per block: the mix of sizes matters more than the largest
 _MOST_ELEMENTS = 2e6
+_NARROW, _NARROW_SIDE = 80, 32  # channels and pixels of narrow nets
 
 
 class _Net:
@@ -33,6 +34,7 @@ class _Net:
         self.shape: dict[str, tuple[int, ...]] = {}
         self.last, self.chained = "", set[str]()  # what the latest block made; those that another block went on from
         self.dynamic = bool(rng.random() < 0.5)  # exporters leave the batch open, and then fewer operators fuse
+        self.narrow = bool(rng.random() < 0.4)  # as much pruned nets are: all of it stays in the cache
 
     def input(self, *shape: int, whole: int = 0) -> str:
         """A new input of floats, or of integers below `whole`."""
@@ -144,6 +146,7 @@ class _Net:
 
     def channels(self, low: int = 8, high: int = 640) -> int:
         """Mostly multiples of 8 or 16, as networks and pruned ones have; now and then any number."""
+        high = min(high, max(low, _NARROW)) if self.narrow else high
         step = int(self.rng.choice([1, 4, 8, 16, 16, 16, 32]))
         return max(step, round(self.log_uniform(low, high) / step) * step)
 
@@ -155,6 +158,7 @@ class _Net:
         `_MOST_MACS` and `_MOST_ELEMENTS` allow.
         """
         most = math.sqrt(min(_MOST_MACS / macs_per_pixel, _MOST_ELEMENTS / channels))
+        high = min(high, _NARROW_SIDE) if self.narrow else high
         before = self.shape.get(self.last, ())
         if len(before) == 4 and before[0] == 1 and before[1] <= 1024 and self.rng.random() < 0.8:
             for stride in (1, 2):
@@ -492,7 +496,7 @@ def many_small_nodes(count: int = 300) -> bytes:
 
 
 def calibration_nets(seed: int = 0) -> Iterator[bytes]:
-    """ONNX bytes of one random net after another, each of 1 to 10 blocks; the same ones for one seed.
+    """ONNX bytes of one random net after another, each of 1 to 12 blocks; the same ones for one seed.
 
     Their number differs because a node is faster in a small net, whose weights stay in the cache from run to run.
     """
@@ -500,7 +504,8 @@ def calibration_nets(seed: int = 0) -> Iterator[bytes]:
     weights = np.array([w for _, w in _BLOCKS], float)
     while True:
         net, made = _Net(rng), []
-        for index in rng.choice(len(_BLOCKS), net.pick(1, 1, 1, 2, 3, 4, 6, 8, 10), p=weights / weights.sum()):
+        count = net.pick(2, 4, 8, 12) if net.narrow else net.pick(1, 1, 2, 3, 4, 6, 8, 10)
+        for index in rng.choice(len(_BLOCKS), count, p=weights / weights.sum()):
             net.last = _BLOCKS[int(index)][0](net)
             made.append(net.last)
         for name in made:
