@@ -196,11 +196,11 @@ def _write(folder: Path, name: str, device: Device, model: KernelModel, ratios: 
            "align": device.align, "sparsity": list(device.sparsity)}
     if device.address:
         top["address"] = device.address
-    tables: dict[str, dict[str, object]] = {"runtime": {"name": device.runtime, "version": runtime_version, "provider": device.provider,
-                          "precision": device.precision},
-              "calibration": {"kernels": kernels.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-                              **facts},
-              "error": error}
+    tables: dict[str, dict[str, object]] = {
+        "runtime": {"name": device.runtime, "version": runtime_version, "provider": device.provider,
+                    "precision": device.precision},
+        "calibration": {"kernels": kernels.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest(), **facts},
+        "error": error}
     lines = ["# Made by `autoprune devices calibrate`; do not edit numbers by hand.", *_lines(top)]
     for table, values in tables.items():
         lines += ["", f"[{table}]", *_lines(values)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from autoprune.errors import DeviceError
@@ -70,6 +70,10 @@ class Latency:
         tag = "" if self.percentile == "p50" else f" {self.percentile}"
         return (f"{_short(self.ms, 3)} ms{tag} ({self.source}, {what} "
                 f"{_short(self.lo_ms, 2)}–{_short(self.hi_ms, 2)})")
+
+    def scaled(self, factor: float) -> Latency:
+        """The same with all its milliseconds multiplied by `factor`, above 0."""
+        return replace(self, ms=self.ms * factor, lo_ms=self.lo_ms * factor, hi_ms=self.hi_ms * factor)
 
     def to_json(self) -> dict[str, Any]:
         """Every field as plain JSON values."""

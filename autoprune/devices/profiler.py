@@ -8,8 +8,6 @@ from types import TracebackType
 from typing import final
 
 from autoprune.devices import compare
-from autoprune.devices.calibrate import reachable, time_net
-from autoprune.devices.correction import Correction
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import PERCENTILES, Latency
 from autoprune.devices.measure import Measurer
@@ -18,10 +16,9 @@ from autoprune.devices.nodes import read_nodes
 from autoprune.devices.prices import nodes_for, predict, predict_table
 from autoprune.errors import ConfigError
 
-__all__ = ["CalibratedProfiler", "MeasuredProfiler", "PredictedProfiler", "Profiler", "open_profiler"]
+__all__ = ["MeasuredProfiler", "PredictedProfiler", "Profiler", "open_profiler"]
 
 _PROFILE_RUNS = 20
-_LESSONS = 8  # measured candidates; more hardly lower the error
 
 
 class Profiler(ABC):
@@ -87,51 +84,6 @@ class PredictedProfiler(Profiler):
 
 
 @final
-class CalibratedProfiler(Profiler):
-    """Prices with the device's own kernels, and learns from the first candidates, which it measures too.
-
-    Every answer is a prediction, of the first candidates as well, so that all are told by the same rule. `lessons` is
-    how many are measured; 0 runs nothing.
-    """
-
-    def __init__(self, device: Device, percentile: str = "p50", threads: int | None = None, lessons: int = _LESSONS,
-                 timeout_s: float = 120.0):
-        self.device, self.percentile, self.threads = device, percentile, threads
-        self.correction, self._lessons = Correction(), lessons
-        assert device.calibration is not None  # `open_profiler` has looked
-        self._measurer = Measurer(reachable(device), device.calibration.threads, timeout_s) if lessons else None
-
-    def latency(self, onnx_bytes: bytes) -> Latency:
-        """The predicted latency, with its interval."""
-        if len(self.correction) < self._lessons:
-            self.learn(onnx_bytes)
-        nodes = nodes_for(onnx_bytes, self.device)
-        plain = predict(nodes, self.device, self.percentile, self.threads)
-        total_ms = self.correction.total_ms(predict_table(nodes, self.device, self.threads))
-        return _scaled(plain, total_ms / plain.ms, "")
-
-    def learn(self, onnx_bytes: bytes) -> None:
-        """Measure a variant of the model that is searched, and learn from it. Raises `DeviceError` when that fails."""
-        calibration = self.device.calibration
-        if self._measurer is None or calibration is None:
-            raise ConfigError("this profiler measures nothing", given="lessons=0")
-        timed = time_net(self._measurer, onnx_bytes, calibration.layout, runs=20, seconds=0.3, warmup_runs=5)
-        speed = calibration.probe_ms / timed.probe_ms
-        seen = {node.name: speed * max(ms - calibration.overhead_ms, ms / 100) for node, ms in timed.nodes}
-        self.correction.learn(predict_table(nodes_for(onnx_bytes, self.device), self.device), seen, speed * timed.ms)
-
-    def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
-        """The price of each node before anything was learnt."""
-        return [NodeLatency(n.name, n.op, n.macs, ms)
-                for n, ms in predict_table(nodes_for(onnx_bytes, self.device), self.device, self.threads)]
-
-    def close(self) -> None:
-        """End the worker process."""
-        if self._measurer is not None:
-            self._measurer.close()
-
-
-@final
 class MeasuredProfiler(Profiler):
     """Measures on this machine or a remote one, in turns with `reference` (the dense model) once that is set.
 
@@ -152,7 +104,7 @@ class MeasuredProfiler(Profiler):
             return found.latency
         if self.baseline_ms is None:
             self.baseline_ms = found.reference.ms
-        return _scaled(found.latency, self.baseline_ms / found.reference.ms, "the machine's speed had changed")
+        return _scaled(found.latency, self.baseline_ms / found.reference.ms)
 
     def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
         """The mean of 20 runs under onnxruntime's profiler, which takes time itself: the sum is above the latency.
@@ -181,10 +133,9 @@ class MeasuredProfiler(Profiler):
         self.measurer.close()
 
 
-def _scaled(latency: Latency, factor: float, why: str) -> Latency:
-    note = (f"scaled by {factor:.2f}: {why}",) if why and abs(factor - 1) > 0.03 else ()
-    return replace(latency, ms=latency.ms * factor, lo_ms=latency.lo_ms * factor, hi_ms=latency.hi_ms * factor,
-                   notes=(*latency.notes, *note))
+def _scaled(latency: Latency, factor: float) -> Latency:
+    note = (f"scaled by {factor:.2f}: the machine's speed had changed",) if abs(factor - 1) > 0.03 else ()
+    return replace(latency.scaled(factor), notes=(*latency.notes, *note))
 
 
 def open_profiler(device: Device | str, *, percentile: str = "p50", threads: int | None = None,
@@ -199,5 +150,7 @@ def open_profiler(device: Device | str, *, percentile: str = "p50", threads: int
     if found.is_measured:
         return MeasuredProfiler(found, percentile, threads, reference, timeout_s)
     if found.calibration is not None:
+        from autoprune.devices.calibrated_profiler import CalibratedProfiler
+
         return CalibratedProfiler(found, percentile, threads, timeout_s=timeout_s)
     return PredictedProfiler(found, percentile, threads)

@@ -66,9 +66,7 @@ class PlanLatency:
         """
         if self.exact or plan.dropped:
             return predict(self._nodes(plan), self.device, self.percentile, self.threads)
-        total_ms = self._total_ms(self._widths(plan))
-        ratio = total_ms / self._dense.ms
-        return replace(self._dense, ms=total_ms, lo_ms=self._dense.lo_ms * ratio, hi_ms=self._dense.hi_ms * ratio)
+        return self._dense.scaled(self._total_ms(self._widths(plan)) / self._dense.ms)
 
     def prepare(self, choices: Mapping[str, Sequence[int]]) -> int:
         """Ask for the prices that plans of these widths per group can need; how many are known afterwards."""

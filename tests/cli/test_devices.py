@@ -61,7 +61,7 @@ def test_a_broken_device_file_lists_every_problem_with_its_line(command: list[st
     numbers = {}
     for number, line in enumerate(lines, 1):
         key = line.partition(" =")[0]
-        if key in wrong:
+        if key in wrong and key not in numbers:
             lines[number - 1], numbers[key] = wrong[key], number
     path = tmp_path / "broken.toml"
     path.write_text("\n".join(lines), encoding="utf-8")

@@ -88,7 +88,7 @@ def test_published_pairs_of_the_raspberry_pi_5(monkeypatch):
     import yolo_nets
 
     nets, device = yolo_nets.nets(), load_device("rpi5")
-    text = (ROOT / "benchmarks/data/published_latencies_pi.csv").read_text(encoding="utf-8")
+    text = (ROOT / "benchmarks/data/published_latencies.csv").read_text(encoding="utf-8")
     published: dict[str, list[float]] = {}
     for row in csv.DictReader(text.splitlines()):
         if row["device"] == "Raspberry Pi 5" and row["runtime"].startswith("ONNX Runtime CPU") and row["model"] in nets:

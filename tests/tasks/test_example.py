@@ -31,7 +31,7 @@ def test_the_dense_example_is_over_budget_on_a_pi_4() -> None:
 
     task = digits_task()
     latency = autoprune.LatencyOracle("raspberrypi")(task.model, task.example_inputs)
-    assert latency.ms >= 30
+    assert latency.ms > 20
     assert latency.source == "profile"
     assert latency.device == "rpi4"
     assert latency.lo_ms < latency.ms < latency.hi_ms

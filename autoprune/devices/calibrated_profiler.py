@@ -1,0 +1,64 @@
+"""`CalibratedProfiler`: predictions of a calibrated device that get better with the first candidates."""
+
+from __future__ import annotations
+
+from typing import final
+
+from autoprune.devices.calibrate import reachable, time_net
+from autoprune.devices.correction import Correction
+from autoprune.devices.device import Device
+from autoprune.devices.latency import Latency
+from autoprune.devices.measure import Measurer
+from autoprune.devices.node_table import NodeLatency
+from autoprune.devices.prices import nodes_for, predict, predict_table
+from autoprune.devices.profiler import Profiler
+from autoprune.errors import ConfigError
+
+__all__ = ["CalibratedProfiler"]
+
+_LESSONS = 8  # measured candidates; more hardly lower the error
+
+
+@final
+class CalibratedProfiler(Profiler):
+    """Prices with the device's own kernels, and learns from the first candidates, which it measures too.
+
+    Every answer is a prediction, of the first candidates as well, so that all are told by the same rule. `lessons` is
+    how many are measured; 0 runs nothing.
+    """
+
+    def __init__(self, device: Device, percentile: str = "p50", threads: int | None = None, lessons: int = _LESSONS,
+                 timeout_s: float = 120.0):
+        self.device, self.percentile, self.threads = device, percentile, threads
+        self.correction, self._lessons = Correction(), lessons
+        assert device.calibration is not None  # `open_profiler` has looked
+        self._measurer = Measurer(reachable(device), device.calibration.threads, timeout_s) if lessons else None
+
+    def latency(self, onnx_bytes: bytes) -> Latency:
+        """The predicted latency, with its interval."""
+        if len(self.correction) < self._lessons:
+            self.learn(onnx_bytes)
+        nodes = nodes_for(onnx_bytes, self.device)
+        plain = predict(nodes, self.device, self.percentile, self.threads)
+        total_ms = self.correction.total_ms(predict_table(nodes, self.device, self.threads))
+        return plain.scaled(total_ms / plain.ms)
+
+    def learn(self, onnx_bytes: bytes) -> None:
+        """Measure a variant of the model that is searched, and learn from it. Raises `DeviceError` when that fails."""
+        calibration = self.device.calibration
+        if self._measurer is None or calibration is None:
+            raise ConfigError("this profiler measures nothing", given="lessons=0")
+        timed = time_net(self._measurer, onnx_bytes, calibration.layout, runs=20, seconds=0.3, warmup_runs=5)
+        speed = calibration.probe_ms / timed.probe_ms
+        seen = {node.name: speed * max(ms - calibration.overhead_ms, ms / 100) for node, ms in timed.nodes}
+        self.correction.learn(predict_table(nodes_for(onnx_bytes, self.device), self.device), seen, speed * timed.ms)
+
+    def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
+        """The price of each node before anything was learnt."""
+        return [NodeLatency(n.name, n.op, n.macs, ms)
+                for n, ms in predict_table(nodes_for(onnx_bytes, self.device), self.device, self.threads)]
+
+    def close(self) -> None:
+        """End the worker process."""
+        if self._measurer is not None:
+            self._measurer.close()
