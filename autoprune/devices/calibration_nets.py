@@ -2,8 +2,8 @@
 
 Blocks rather than lone operators, so that an operator is timed as it runs in a net: fused with what follows it, its
 input still in the cache from what came before. Sizes are drawn log-uniformly over what networks use (8 to 1024
-channels, 4 to 112 pixels, 8 to 400 tokens). Written in ONNX directly, one to two hundred nodes each, a few
-milliseconds at most on a desktop core.
+channels, 4 to 112 pixels, 8 to 400 tokens). Written in ONNX directly, up to several hundred nodes each, most
+of a few milliseconds on a desktop core.
 """
 
 from __future__ import annotations
