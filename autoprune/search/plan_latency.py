@@ -68,6 +68,7 @@ class PlanLatency:
 
         Which units stay does not matter, only how many. Raises `ConfigError` for a plan of another model.
         """
+        self.graph.check(plan)
         if self.exact or plan.dropped:
             return predict(self._nodes(plan), self.device, self.percentile, self.threads)
         total_ms = self._total_ms(self._widths(plan))
@@ -161,7 +162,6 @@ class PlanLatency:
         return best[1]
 
     def _widths(self, plan: Plan) -> list[int]:
-        self.graph.check(plan)
         return [plan.cuts[name].keep if name in plan.cuts else self.graph.groups[name].size for name in self._names]
 
     def _random(self, seed: int, align: int) -> Plan:

@@ -25,8 +25,9 @@ def conv(c_in: int, c_out: int, kernel: int = 3, side: int = 8) -> Node:
     gather = 0 if cls == "pointwise" else c_in * kernel * kernel * side * side
     return Node("conv", "FusedConv", cls, macs=c_in * c_out * kernel * kernel * side * side,
                 in_elems=c_in * side * side, out_elems=c_out * side * side,
-                weights=c_out * (c_in * kernel * kernel + 1), in_shapes=((1, c_in, side, side),), out_shapes=((1, c_out, side, side),),
-                kernel=(kernel, kernel), gather=gather, rows=gather // side, activation="relu")
+                weights=c_out * (c_in * kernel * kernel + 1), in_shapes=((1, c_in, side, side),),
+                out_shapes=((1, c_out, side, side),), kernel=(kernel, kernel), gather=gather, rows=gather // side,
+                activation="relu")
 
 
 def plain(op: str, cls: str, ins: Sequence[tuple[int, ...]], out: tuple[int, ...], **values: int) -> Node:
