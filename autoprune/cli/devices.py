@@ -112,6 +112,6 @@ def calibrate(device: Annotated[str, typer.Argument(help="cpu (this machine) or 
                on_progress=lambda text: note(f"autoprune: {text}"))
     error = made.error
     if error is not None:
-        note(f"autoprune: on {error.rows} nets left out the median error is {100 * error.p50:.1f} %, "
-             f"and 90 % are within {100 * error.p90:.0f} %")
+        note(f"autoprune: on {error.rows} nets left out the median error is {100 * error.p50:.1f} %, and 90 % are "
+             f"within {100 * error.p90:.0f} %")
     result(f"{output}/{name}.toml")

@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import platform
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -110,12 +111,13 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
         raise ConfigError("a device's name is letters, digits, - and _", given=repr(name))
     if not 0.1 <= minutes <= 600:
         raise ConfigError("the time to calibrate must be between 0.1 and 600 minutes", given=f"{minutes} minutes")
+    _check_folder(Path(folder))
     say = on_progress or (lambda _: None)
     with Measurer(found, threads) as measurer:
         hello = measurer.hello()
         layout = same_layout(found, hello.machine)
         used = measurer.measure(probe()).latency
-        overhead_ms = _overhead(measurer, layout)
+        overhead_ms = _overhead(measurer)
         timed = _gather(measurer, itertools.chain(models, calibration_nets(seed)), layout, 60 * minutes, say)
     kept, probe_ms = _usable(timed)
     if len(kept) < _LEAST_NETS:
@@ -131,7 +133,18 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
         used.runtime_version)
 
 
-def _overhead(measurer: Measurer, layout: bool) -> float:
+def _check_folder(folder: Path) -> None:
+    """Minutes of timing are not lost to a folder that cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError("the device file cannot be written", given=f"{folder}: {error.strerror or error}",
+                          fix="name a folder that you may write to") from error
+
+
+def _overhead(measurer: Measurer) -> float:
     """Milliseconds that the profiler itself takes per node."""
     found = measurer.measure(many_small_nodes(), min_runs=60, min_s=0.2, profile_runs=60)
     return max(0.0, (sum(n.ms for n in found.nodes) - found.stats.p50_ms) / max(1, len(found.nodes)))
@@ -182,18 +195,18 @@ def _write(folder: Path, name: str, device: Device, model: KernelModel, ratios: 
     """The two files. The kernels first: a device file never points to kernels that are not there."""
     content = io.BytesIO()
     np.savez_compressed(content, **model.to_arrays())  # type: ignore[arg-type]
-    folder.mkdir(parents=True, exist_ok=True)
     kernels = folder / f"{name}.kernels.npz"
     _replace(kernels, content.getvalue())
     size = np.abs(np.log(ratios))
     low, high = np.quantile(ratios, _INTERVAL)
     where = device.address or "this machine"
-    error: dict[str, object] = {"p50": round(float(np.median(size)), 4), "p90": round(float(np.quantile(size, 0.9)), 4),
-             "rows": len(ratios), "lo_ratio": round(min(1.0, float(low)), 4),
-             "hi_ratio": round(max(1.0, float(high)), 4),
-             "source": f"{len(ratios)} of the nets timed, left out of the fit; the interval holds 90 % of them"}
-    top: dict[str, object] = {"schema": 1, "name": name, "kind": "calibrated", "description": f"{where}, calibrated",
-           "align": device.align, "sparsity": list(device.sparsity)}
+    error: dict[str, object] = {
+        "p50": round(float(np.median(size)), 4), "p90": round(float(np.quantile(size, 0.9)), 4), "rows": len(ratios),
+        "lo_ratio": round(min(1.0, float(low)), 4), "hi_ratio": round(max(1.0, float(high)), 4),
+        "source": f"{len(ratios)} of the nets timed, left out of the fit; the interval holds 90 % of them"}
+    top: dict[str, object] = {
+        "schema": 1, "name": name, "kind": "calibrated", "description": f"{where}, calibrated", "align": device.align,
+        "sparsity": list(device.sparsity)}
     if device.address:
         top["address"] = device.address
     tables: dict[str, dict[str, object]] = {

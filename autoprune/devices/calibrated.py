@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -100,6 +101,6 @@ def load_kernels(path: str, sha256: str) -> KernelModel:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return KernelModel.from_arrays(dict(arrays))
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DeviceError("the calibration's kernels cannot be read", given=f"{path}: {error}",
                           fix="calibrate again: autoprune devices calibrate") from error

@@ -31,7 +31,7 @@ class ErrorFigures:
     """How wrong the profile was on measurements held out when it was fitted.
 
     `p50` and `p90` are quantiles of |log(predicted/measured)| (0.06 is about 6 %), `rows` how many measurements they
-    come from. `lo_ratio` and `hi_ratio` bound measured/predicted for 80 % of them.
+    come from. `lo_ratio` and `hi_ratio` bound measured/predicted for 80 % of them (90 % of a calibration's).
     """
 
     p50: float

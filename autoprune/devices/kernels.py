@@ -4,7 +4,7 @@ One Gaussian process per kind of operator, on the logarithm of the time. Its mea
 and memory traffic, with exponents from 0 up, so that it extrapolates; its kernel is Matérn 5/2 with a length per
 feature (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 4.17 and ch. 5). What a smooth
 function of sizes cannot see, such as the part of a vector block that is padding, is a feature of its own. A kind that
-was seldom or never timed is priced as its class is (arithmetic, moving, …); what was never seen at all, as any node.
+was hardly ever timed is priced as its class is (arithmetic, moving, …); what was never seen at all, as any node.
 
 What this is not: it knows one thread count, one runtime version and an otherwise idle device.
 """
@@ -23,8 +23,10 @@ from autoprune.devices.node import Node
 
 __all__ = ["KernelModel", "kind_of"]
 
-_TICK_MS = 0.0015  # what a node costs at least; keeps the logarithm of a node of no size finite
-_ENOUGH = 24  # nodes of a kind from which it gets a model of its own
+_TICK_MS = 0.0015  # added to what a node costs; keeps the logarithm of a node of no size finite
+_LEAST_MS = 1e-5  # of a price: where the profiler saw no time at all, some went by
+_ENOUGH = 24  # nodes of a kind from which what its power law leaves over is learnt too
+_ANY = 300  # nodes of whatever kind that price what was never seen
 _MOST, _TUNE = 1500, 300  # nodes that a model keeps, and that its length scales are fitted to
 _SMALL = 64
 _BLOCK, _TILE = 16, 6  # channels in a block and pixels in a tile of onnxruntime's AVX-512 convolution
@@ -161,6 +163,7 @@ class _Process:
         if len(features) < _ENOUGH:
             return cls(empty, np.zeros(0), line, centre, scale, np.ones(features.shape[1]), 0.0, 0.0)
         points, order = (features - centre) / scale, rng.permutation(len(features))
+        points = points.astype(np.float32).astype(float)  # as they are written, so that a model read back is the same
         if like is not None and len(like.points):
             lengths, amplitude, noise = like.lengths, like.amplitude, like.noise
         else:
@@ -218,10 +221,11 @@ class KernelModel:
         if sum(len(net) for net in nets) < 3:
             raise ValueError("fewer than 3 timed nodes are too few to learn from")
         rng, rows = np.random.default_rng(seed), defaultdict(list)
+        share = max(0.1, _ANY / sum(len(net) for net in nets))
         for net in nets:
             shared = _net([node for node, _ in net])
             for node, ms in net:
-                for kind in (kind_of(node), _class_of(node), *([_OTHER] if rng.random() < 0.1 else [])):
+                for kind in (kind_of(node), _class_of(node), *([_OTHER] if rng.random() < share else [])):
                     features = [*(_base(node) if kind == _OTHER else _features_of(kind, node)), *shared]
                     rows[kind, len(features)].append((features, math.log(ms + _TICK_MS)))
         fitted = {}
@@ -230,11 +234,11 @@ class KernelModel:
                 key = f"{kind}/{width}"
                 fitted[key] = _Process.fit(np.array([f for f, _ in found]), np.array([y for _, y in found]), rng,
                                            None if like is None else like._kinds.get(key))
-        return cls(fitted, float(np.quantile([ms for net in nets for _, ms in net], 0.02)))
+        return cls(fitted, max(_LEAST_MS, float(np.quantile([ms for net in nets for _, ms in net], 0.02))))
 
     def ms(self, nodes: Sequence[Node], net: Sequence[Node] | None = None) -> np.ndarray:
-        """Milliseconds of each node of one net, as a profiler would see them: (nodes,). `net` is the whole net, where
-        `nodes` are a part of it.
+        """Milliseconds (above 0) of each node of one net, as a profiler would see them: (nodes,). `net` is the whole
+        net, where `nodes` are a part of it.
         """
         out, groups, shared = np.zeros(len(nodes)), defaultdict(list), _net(nodes if net is None else net)
         for index, node in enumerate(nodes):
@@ -246,7 +250,7 @@ class KernelModel:
         return np.maximum(out, self._least_ms)
 
     def knows(self, node: Node) -> bool:
-        """Whether nodes of this kind were timed often enough to have a model of their own."""
+        """Whether nodes of this kind were timed often enough (3 times) to have a model of their own."""
         return self._process(node)[0] == kind_of(node)
 
     def _process(self, node: Node) -> tuple[str, str]:

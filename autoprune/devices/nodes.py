@@ -162,8 +162,8 @@ def _conv(base: dict[str, Any], attributes: dict[str, Any], first: Shape, weight
         return Node(cls="convtranspose", macs=math.prod(first) * math.prod(weight[1:]), kernel=kernel, stride=stride,
                     groups=groups, gather=gather, **base)
     channels_in, channels_out = weight[1] * groups, weight[0]
-    cls = classify(base["op"], channels_in=channels_in, channels_out=channels_out, groups=groups, kernel=kernel,
-                   stride=stride, dilation=dilation)
+    cls = classify(base["op"].removeprefix("nchwc."), channels_in=channels_in, channels_out=channels_out,
+                   groups=groups, kernel=kernel, stride=stride, dilation=dilation)
     plain = cls.removeprefix("int8_") in ("pointwise", "depthwise")  # a GEMM on the input, or a kernel of its own
     gather = 0 if plain else out[0] * channels_in * math.prod(kernel) * math.prod(out[2:])
     return Node(cls=cls, macs=math.prod(out) * math.prod(weight[1:]), kernel=kernel, stride=stride, groups=groups,

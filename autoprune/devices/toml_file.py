@@ -87,12 +87,12 @@ def _problems(data: Mapping[str, Any], text: str) -> list[str]:
 
 
 def _address(data: Mapping[str, Any], text: str) -> list[str]:
-    """What is wrong with the address: remote devices, and only they, have one."""
+    """What is wrong with the address: remote devices have one, calibrated ones may."""
     address, remote = data.get("address"), data.get("kind") == "measured-remote"
     if remote and address is None:
         return ["address is missing (kind measured-remote needs it)"]
-    if address is not None and not remote:
-        return [f"{_at(text, '', 'address')}address is for kind measured-remote only"]
+    if address is not None and not remote and data.get("kind") != "calibrated":
+        return [f"{_at(text, '', 'address')}address is for kinds measured-remote and calibrated only"]
     if isinstance(address, str):
         try:
             Address.parse(address)

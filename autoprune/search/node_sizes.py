@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autoprune.devices.node import Node
+from autoprune.search.node_rules import Rule, rule_of
 
 __all__ = ["CannotFollow", "NodeSizes"]
 
 _FIELDS = ("weights", "groups", "gather", "rows", "run")
-_FINER = ("gather", "rows", "run")  # may jump with a size, as few channels have another kernel: the dense one's serves
+_FINER = ("gather", "rows", "run")  # what `node_rules` cannot tell may jump with a size: the dense one's serves then
 
 
 class CannotFollow(Exception):
@@ -92,7 +93,9 @@ class NodeSizes:
                         sizes.append(self._find(values, seen, sizes, attribute == "out_shapes"))
                         places.append((attribute, t, axis))
         inner = [node.macs / node.out_elems if node.out_elems else 0.0 for node in seen]
-        for name, values in [("inner", inner), *((f, [float(getattr(n, f)) for n in seen]) for f in _FIELDS)]:
+        rule = rule_of(seen)
+        fitted = _FIELDS if rule is None else [f for f in _FIELDS if f not in _FINER]
+        for name, values in [("inner", inner), *((f, [float(getattr(n, f)) for n in seen]) for f in fitted)]:
             if len(set(values)) > 1:
                 try:
                     size = self._find(values, seen, sizes)
@@ -102,7 +105,7 @@ class NodeSizes:
                     continue
                 sizes.append(size)
                 places.append((name, 0, 0))
-        return sizes, lambda values: _build(dense, places, values)
+        return sizes, lambda values: _build(dense, places, values, rule)
 
     def _find(self, values: Sequence[float], seen: Sequence[Node], own: Sequence[_Size] = (),
               joined: bool = False) -> _Size:
@@ -184,7 +187,7 @@ def _two(values: np.ndarray, sizes: Sequence[_Size], columns: Sequence[np.ndarra
     return None
 
 
-def _build(dense: Node, places: Sequence[tuple[str, int, int]], values: Sequence[int]) -> Node:
+def _build(dense: Node, places: Sequence[tuple[str, int, int]], values: Sequence[int], rule: Rule | None) -> Node:
     shapes: Mapping[str, list[list[int]]] = {"in_shapes": [list(s) for s in dense.in_shapes],
                                              "out_shapes": [list(s) for s in dense.out_shapes]}
     inner = dense.macs / dense.out_elems if dense.out_elems else 0.0
@@ -198,5 +201,6 @@ def _build(dense: Node, places: Sequence[tuple[str, int, int]], values: Sequence
             numbers[name] = value
     ins, outs = (tuple(tuple(s) for s in shapes[k]) for k in ("in_shapes", "out_shapes"))
     out_elems = sum(math.prod(s) for s in outs) if dense.out_elems else 0
-    return replace(dense, in_shapes=ins, out_shapes=outs, out_elems=out_elems, macs=round(inner * out_elems),
+    node = replace(dense, in_shapes=ins, out_shapes=outs, out_elems=out_elems, macs=round(inner * out_elems),
                    in_elems=sum(math.prod(s) for s in ins) if dense.in_elems else 0, **numbers)
+    return node if rule is None else rule(node)

@@ -30,7 +30,7 @@ from autoprune.search.node_sizes import CannotFollow, NodeSizes
 __all__ = ["PlanLatency"]
 
 _Key = tuple[int, ...]  # a node's place and the widths of the groups that it touches
-_PROBES = 4
+_PROBES, _DRAWS = 4, 40
 _LEVELS = (1.0, 0.8, 0.6, 0.4, 0.25, 0.12)
 _TRUST = 0.02
 
@@ -50,6 +50,8 @@ class PlanLatency:
                               fix="autoprune devices calibrate, or a profile such as rpi4")
         self.graph, self.threads, self.percentile = graph, threads, percentile
         self._names = list(graph.groups)
+        blocked = self.device.calibration is not None and self.device.calibration.layout
+        self._align = self.device.alignment() if blocked else 1  # channels that fill no block have other kernels
         self._prices: dict[_Key, tuple[float, int]] = {}
         self._template: OnnxTemplate | None = None
         self.exact, self.why = False, ""
@@ -62,8 +64,11 @@ class PlanLatency:
     def latency(self, plan: Plan) -> Latency:
         """Latency of one inference of the pruned model, as the device's prediction of its ONNX would be.
 
+        The interval is as wide as the dense model's, as a ratio, and the notes are that one's.
+
         Which units stay does not matter, only how many. Raises `ConfigError` for a plan of another model.
         """
+        self.graph.check(plan)
         if self.exact or plan.dropped:
             return predict(self._nodes(plan), self.device, self.percentile, self.threads)
         return self._dense.scaled(self._total_ms(self._widths(plan)) / self._dense.ms)
@@ -88,7 +93,7 @@ class PlanLatency:
 
     def _follow(self) -> None:
         """Find out how sizes follow widths, and check it on one more plan."""
-        probes = [Plan(), *(self._random(seed) for seed in range(_PROBES))]
+        probes = self._probes()
         found = [self._nodes(plan) for plan in probes]
         self._sizes = NodeSizes(np.array([self._widths(plan) for plan in probes]), found)
         self._net = found[0]
@@ -98,7 +103,7 @@ class PlanLatency:
             self._offset_ms = self._dense.ms - self._sum(self._widths(Plan()))[0]
         else:
             self._levels = self._read_levels()
-        check = self._random(_PROBES)
+        check = self._random(-1, self._align)
         there, here = self._predict(self._nodes(check)).ms, self.latency(check).ms
         if abs(here / there - 1) > _TRUST:
             raise CannotFollow(f"the table says {here:.3g} ms for a plan whose model says {there:.3g} ms")
@@ -138,18 +143,29 @@ class PlanLatency:
     def _predict(self, nodes: Sequence[Node]) -> Latency:
         return predict(nodes, self.device, self.percentile, self.threads)
 
+    def _probes(self) -> list[Plan]:
+        """The dense plan and random ones, of many draws those that tell most groups apart: two groups of one width in
+        every probe would be taken for each other. More probes, and unaligned ones, where it takes them.
+        """
+        best: tuple[int, list[Plan]] | None = None
+        for align, count in itertools.product(dict.fromkeys((self._align, 1)), range(_PROBES, 2 * _PROBES)):
+            for draw in range(_DRAWS):
+                plans = [Plan(), *(self._random(draw * count + i, align) for i in range(count))]
+                alike = _alike(np.array([self._widths(plan) for plan in plans]))
+                if best is None or alike < best[0]:
+                    best = alike, plans
+                if not alike:
+                    return plans
+        assert best is not None
+        return best[1]
+
     def _widths(self, plan: Plan) -> list[int]:
-        unknown = set(plan.cuts) - set(self._names)
-        if unknown:
-            raise ConfigError("the plan names groups that this model does not have", given=sorted(unknown)[0],
-                              fix="use a plan of this graph")
         return [plan.cuts[name].keep if name in plan.cuts else self.graph.groups[name].size for name in self._names]
 
-    def _random(self, seed: int) -> Plan:
-        rng, align = random.Random(seed), self.device.alignment()
-        groups = self.graph.groups.items()
+    def _random(self, seed: int, align: int) -> Plan:
+        rng = random.Random(seed)
         return Plan({name: Cut(aligned(rng.uniform(0.25, 1.0) * g.size, g.size, g.step(align)), "random")
-                     for name, g in groups})
+                     for name, g in self.graph.groups.items()})
 
     def _nodes(self, plan: Plan) -> list[Node]:
         """The optimised graph of a plan's model, by way of its ONNX."""
@@ -159,3 +175,9 @@ class PlanLatency:
             with contextlib.suppress(CannotSlice):
                 return nodes_for(self._template.slice(model.plan, model.tensors()), self.device)
         return nodes_for(export_onnx(model, self.graph.example_inputs), self.device)
+
+
+def _alike(widths: np.ndarray) -> int:
+    """How many columns of `widths` (plans, groups) never change or are multiples of another one."""
+    shares = np.column_stack([widths / widths[:1], np.ones(len(widths))])
+    return int(shares.shape[1] - np.unique(shares.round(9), axis=1).shape[1])

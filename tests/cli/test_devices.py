@@ -61,7 +61,7 @@ def test_a_broken_device_file_lists_every_problem_with_its_line(command: list[st
     numbers = {}
     for number, line in enumerate(lines, 1):
         key = line.partition(" =")[0]
-        if key in wrong and key not in numbers:
+        if key in wrong and key not in numbers:  # the profile's; facts come later
             lines[number - 1], numbers[key] = wrong[key], number
     path = tmp_path / "broken.toml"
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -83,3 +83,28 @@ def test_files_that_are_no_device_files(tmp_path: Path, capsys: Capture) -> None
         assert run(["devices", "show", str(path)]) == 2
         assert words in capsys.readouterr().err
     assert run(["devices", "show", str(tmp_path / "nowhere.toml")]) == 2
+
+
+def test_calibrate_explains_itself(capsys: Capture) -> None:
+    assert run(["devices", "calibrate", "--help"]) == 0
+    out = capsys.readouterr().out
+    for words in ("--name", "--threads", "--minutes", "--model", "--output", "autoprune devices calibrate cpu"):
+        assert words in out
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["nowhere", "--name", "mine"], "unknown device"), (["rpi4", "--name", "mine"], "cannot be measured"),
+    (["cpu", "--name", "a b"], "name is letters"), (["cpu", "--name", "../a"], "name is letters"), (["cpu"], "--name"),
+    (["cpu", "--name", "mine", "--minutes", "0"], "between 0.1 and 600 minutes"),
+    (["cpu", "--name", "mine", "--minutes", "nan"], "between 0.1 and 600 minutes"),
+    (["cpu", "--name", "mine", "--threads", "0"], "--threads"),
+    (["cpu", "--name", "mine", "--threads", "100000"], "more threads than usable cores"),
+    (["ssh://", "--name", "mine"], "address"), (["cpu", "--name", "mine", "--model", "no.onnx"], "not an ONNX file")])
+def test_calibrate_refuses(arguments: list[str], words: str, tmp_path: Path, capsys: Capture,
+                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["devices", "calibrate", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []

@@ -72,7 +72,7 @@ def test_remote_devices_in_files(tmp_path):
     for good, bad, message in (
             ("ssh://pi@board", "ssh://pi board", "line 7: address: not the address of a device"),
             ('address = "ssh://pi@board"\n', "", "address is missing"),
-            ("measured-remote", "measured-local", "line 7: address is for kind measured-remote only"),
+            ("measured-remote", "measured-local", "line 7: address is for kinds measured-remote and calibrated only"),
             ("measured-remote", "measured-remot", "did you mean 'measured-remote'?")):
         file.write_text(text.replace(good, bad))
         with pytest.raises(ConfigError) as caught:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections import Counter
 
 import pytest
 
+from autoprune.devices.device import load_device
+from autoprune.devices.measure import Measurer
+from autoprune.devices.measurement import NodeTime
 from autoprune.devices.node import Node
 from autoprune.devices.nodes import read_nodes
 from autoprune.errors import DeviceError
@@ -91,3 +96,44 @@ def test_multiply_adds_of_einsum_and_int8(einsum, int8):
     assert [(n.cls, n.macs, n.priced) for n in read_nodes(einsum)] == [("gemm", 2 * 3 * 5 * 7, False)]
     conv = next(n for n in read_nodes(int8) if n.op == "QLinearConv")
     assert (conv.cls, conv.macs, conv.priced) == ("int8_conv", 36 * 16 * 8 * 9, True)
+
+
+@pytest.fixture(scope="module")
+def blocked() -> list[tuple[list[Node], list[NodeTime]]]:
+    """Nets of blocks: their nodes as read here, and as the runtime's own profiler lists them."""
+    from autoprune.devices.calibration_nets import calibration_nets
+
+    models = list(itertools.islice(calibration_nets(1), 12))
+    found = [read_nodes(model, layout=True) for model in models]
+    if not any(n.op.startswith("nchwc.") for nodes in found for n in nodes):
+        pytest.skip("this machine's onnxruntime has no layout with blocked channels")
+    with Measurer(load_device("cpu"), 1) as measurer:
+        return [(nodes, list(measurer.measure(model, min_runs=1, min_s=0.0, warmup_runs=0, warmup_s=0.0, repeats=0,
+                                              profile_runs=1).nodes))
+                for nodes, model in zip(found, models, strict=True)]
+
+
+def test_with_its_layout_a_graph_is_the_one_that_the_profiler_sees(blocked) -> None:
+    """Moves between layouts are numbered anew in every session, so they are compared by operator and shape only."""
+    right = total = 0
+    for nodes, times in blocked:
+        assert len(nodes) == pytest.approx(len(times), rel=0.03, abs=1)
+        known = {(n.name, n.out_shapes[0] if n.out_shapes else ()) for n in nodes}
+        moves = Counter(n.out_shapes[0] for n in nodes if "Reorder" in n.op)
+        for timed in times:
+            total += 1
+            if "Reorder" in timed.op:
+                right += moves[timed.shape] > 0
+                moves[timed.shape] -= 1
+            else:
+                right += (timed.name, timed.shape) in known
+    assert total > 100
+    assert right >= 0.97 * total
+
+
+def test_blocked_convolutions_have_the_classes_of_plain_ones(blocked) -> None:
+    convs = Counter(n.cls for nodes, _ in blocked for n in nodes if n.op == "nchwc.Conv")
+    assert {"conv3x3", "pointwise", "stem"} <= set(convs)
+    assert any(cls.startswith("depthwise") for cls in convs)
+    assert "unknown" not in convs
+    assert all(n.macs > 0 for nodes, _ in blocked for n in nodes if n.op == "nchwc.Conv")

@@ -5,6 +5,8 @@ import pytest
 from autoprune.devices.device import load_device
 from autoprune.devices.profiler import MeasuredProfiler, PredictedProfiler, Profiler, open_profiler
 from autoprune.errors import ConfigError, DeviceError
+from autoprune.graph.graph import trace
+from autoprune.graph.plan import Cut, Plan
 from autoprune.nas.oracle import LatencyOracle, measure, to_onnx_bytes
 
 
@@ -55,3 +57,36 @@ def test_a_candidate_that_is_no_model_fails_alone():
     """Bytes, not a user's file: the search goes on after a `DeviceError`."""
     with LatencyOracle("rpi4") as oracle, pytest.raises(DeviceError):
         oracle(b"garbage")
+
+
+def test_a_plan_of_a_graph_is_priced_without_its_model(tiny_graph, monkeypatch):
+    plan = Plan.uniform(tiny_graph, 0.5)
+    pruned = tiny_graph.prune(plan)
+    with LatencyOracle("rpi4", threads=2) as oracle:
+        found = oracle.latency(tiny_graph, plan)
+        wanted = oracle(pruned, tiny_graph.example_inputs)
+        assert found.ms == pytest.approx(wanted.ms, rel=0.005)
+        assert (found.device, found.threads, found.source) == (wanted.device, 2, wanted.source)
+        dense = oracle.latency(tiny_graph)
+        assert dense == oracle.latency(tiny_graph, Plan())
+        assert found.ms < dense.ms
+        monkeypatch.setattr(type(tiny_graph), "cut", lambda *_: pytest.fail("the model is made"))
+        assert oracle.latency(tiny_graph, Plan.uniform(tiny_graph, 0.25)).ms < found.ms
+        with pytest.raises(ConfigError, match="does not fit"):
+            oracle.latency(tiny_graph, Plan({"nowhere": Cut(1)}))
+
+
+def test_a_plan_of_another_graph_gets_a_table_of_its_own(tiny_graph):
+    torch = pytest.importorskip("torch")
+    other = trace(torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.ReLU(), torch.nn.Linear(30, 4)).eval(),
+                  (torch.randn(1, 40),))
+    with LatencyOracle("rpi4") as oracle:
+        first, second = oracle.latency(tiny_graph), oracle.latency(other)
+        assert first.ms != second.ms
+        assert oracle.latency(tiny_graph) == first
+
+
+def test_a_plan_on_a_measured_device_is_measured(tiny_graph):
+    with LatencyOracle("cpu", threads=1) as oracle:
+        found = oracle.latency(tiny_graph, Plan.uniform(tiny_graph, 0.5))
+    assert (found.source, found.device) == ("measured", "cpu")
