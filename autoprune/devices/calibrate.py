@@ -26,6 +26,7 @@ from autoprune.devices.device import Device, load_device
 from autoprune.devices.kernels import KernelModel
 from autoprune.devices.measure import Measurer
 from autoprune.devices.measurement import NodeTime
+from autoprune.devices.new_device import check_name
 from autoprune.devices.node import Node
 from autoprune.devices.nodes import read_nodes
 from autoprune.errors import ConfigError, DeviceError
@@ -107,11 +108,10 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
     Raises `ConfigError` for bad arguments, `DeviceError` when too few nets could be timed or the machine is too noisy.
     """
     found = load_device(device) if isinstance(device, str) else device
-    if not name or not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError("a device's name is letters, digits, - and _", given=repr(name))
+    check_name(name)
     if not 0.1 <= minutes <= 600:
         raise ConfigError("the time to calibrate must be between 0.1 and 600 minutes", given=f"{minutes} minutes")
-    _check_folder(Path(folder))
+    _check_folder(Path(folder), name)
     say = on_progress or (lambda _: None)
     with Measurer(found, threads) as measurer:
         hello = measurer.hello()
@@ -133,8 +133,12 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
         used.runtime_version)
 
 
-def _check_folder(folder: Path) -> None:
-    """Minutes of timing are not lost to a folder that cannot be written to."""
+def _check_folder(folder: Path, name: str) -> None:
+    """Minutes of timing are not lost to a folder that cannot be written to, nor another device file to them."""
+    path = folder / f"{name}.toml"
+    if path.exists() and load_device(str(path)).calibration is None:
+        raise ConfigError(f"{path} exists, and is no calibration that could be renewed", given=name,
+                          fix="another --name, or another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -13,9 +13,19 @@ from autoprune.config import to_toml
 from autoprune.devices.device import Device, ErrorFigures, Fact, ProfileConstants, list_devices
 from autoprune.errors import ConfigError
 
-__all__ = ["derive", "write_device"]
+__all__ = ["check_name", "derive", "write_device"]
 
 _GIVEN = "given on the command line"
+
+
+def check_name(name: str) -> None:
+    """Raises `ConfigError` for what is no name of a device, and for one that ships with autoprune."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None or name.endswith(".toml"):
+        raise ConfigError("not a device name", given=repr(name), allowed="letters, digits, '.', '-' and '_'",
+                          fix="a name such as mine; the file will be mine.toml")
+    if name in {d.name for d in list_devices()}:
+        raise ConfigError("a device of this name ships with autoprune", given=repr(name), allowed="any other name",
+                          fix=f"my-{name}")
 
 
 def derive(name: str, like: Device, facts: Mapping[str, float | bool], *, threads: int | None = None,
@@ -30,12 +40,7 @@ def derive(name: str, like: Device, facts: Mapping[str, float | bool], *, thread
     for facts that are unknown, out of range, or do not fit one another.
     """
     shipped = list_devices()
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None or name.endswith(".toml"):
-        raise ConfigError("not a device name", given=repr(name), allowed="letters, digits, '.', '-' and '_'; the file "
-                          "is written to the current folder", fix="autoprune devices new mine --like rpi4")
-    if name in {d.name for d in shipped}:
-        raise ConfigError("a device of this name ships with autoprune", given=repr(name), allowed="any other name",
-                          fix=f"autoprune devices new my-{name} --like {name}")
+    check_name(name)
     if like.kind != "profile" or like.profile is None or like.error is None:
         raise ConfigError(f"{like.name} is measured, so it has no facts to start from", given=f"--like {like.name}",
                           allowed=", ".join(d.name for d in shipped if d.kind == "profile"), fix="--like rpi4")

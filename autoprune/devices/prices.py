@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 
 from autoprune.devices import profile
@@ -15,8 +16,15 @@ __all__ = ["nodes_for", "predict", "predict_table", "prices_within"]
 
 
 def nodes_for(onnx_bytes: bytes, device: Device) -> list[Node]:
-    """The nodes that the device's runtime makes of a model, as `read_nodes`."""
-    return read_nodes(onnx_bytes, layout=device.calibration is not None and device.calibration.layout)
+    """The nodes that the device's runtime makes of a model, as `read_nodes`.
+
+    Raises `ConfigError` where this machine's runtime cannot make them: a calibration on blocked channels, read on Arm.
+    """
+    layout = device.calibration is not None and device.calibration.layout
+    if layout and platform.machine() not in ("x86_64", "AMD64"):
+        raise ConfigError(f"{device.name} was calibrated on blocked channels, which this machine's runtime cannot make",
+                          given=platform.machine(), allowed="x86_64", fix="search on an x86 machine, or measure here")
+    return read_nodes(onnx_bytes, layout=layout)
 
 
 def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", threads: int | None = None) -> Latency:

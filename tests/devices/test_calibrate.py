@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoprune import resources
 from autoprune.devices import calibrate as calibration
 from autoprune.devices.calibrate import Timed, calibrate, join, reachable, same_layout
 from autoprune.devices.calibrated import load_kernels
@@ -128,11 +129,28 @@ def test_the_files_may_move_together(copied: Path, made: tuple[Device, Path, lis
     assert predict(nodes, moved).ms == predict(nodes, made[0]).ms
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "../a", "a.toml", "-", "a\nb"])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "../a", "a.toml", "-", "a\nb", "rpi4"])
 def test_bad_names(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name"):
         calibrate("cpu", name, tmp_path, minutes=0.1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_device_file_is_not_overwritten(tmp_path: Path) -> None:
+    shipped = (resources.folder("devices") / "rpi5.toml").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(shipped, encoding="utf-8")
+    with pytest.raises(ConfigError, match="no calibration that could be renewed"):
+        calibrate("cpu", "mine", tmp_path, minutes=0.1)
+    assert (tmp_path / "mine.toml").read_text(encoding="utf-8") == shipped
+
+
+def test_blocked_channels_are_not_read_on_another_processor(made: tuple[Device, Path, list[str]], cnn: Make,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    calibration = made[0].calibration
+    assert calibration is not None
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(ConfigError, match="blocked channels"):
+        nodes_for(cnn(8), replace(made[0], calibration=replace(calibration, layout=True)))
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, 0.05, 601.0, float("nan"), float("inf")])
