@@ -94,7 +94,8 @@ def test_calibrate_explains_itself(capsys: Capture) -> None:
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["nowhere", "--name", "mine"], "unknown device"), (["rpi4", "--name", "mine"], "cannot be measured"),
-    (["cpu", "--name", "a b"], "not a device name"), (["cpu", "--name", "../a"], "not a device name"), (["cpu"], "--name"),
+    (["cpu", "--name", "a b"], "not a device name"), (["cpu", "--name", "../a"], "not a device name"),
+    (["cpu"], "--name"),
     (["cpu", "--name", "mine", "--minutes", "0"], "between 0.1 and 600 minutes"),
     (["cpu", "--name", "mine", "--minutes", "nan"], "between 0.1 and 600 minutes"),
     (["cpu", "--name", "mine", "--threads", "0"], "--threads"),
