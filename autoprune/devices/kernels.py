@@ -31,6 +31,7 @@ _MOST, _TUNE = 1500, 300  # nodes that a model keeps, and that its length scales
 _SMALL = 64
 _BLOCK, _TILE = 16, 6  # channels in a block and pixels in a tile of onnxruntime's AVX-512 convolution
 _OTHER = "other"
+_FEATURES = 1  # raise it when kinds, classes or features change: what was learnt before fits no more
 
 
 def kind_of(node: Node) -> str:
@@ -264,7 +265,7 @@ class KernelModel:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Arrays by name, for `numpy.savez`."""
         fields = ("points", "weights", "line", "centre", "scale", "lengths")
-        out = {"least_ms": np.array(self._least_ms)}
+        out = {"least_ms": np.array(self._least_ms), "features": np.array(_FEATURES)}
         for key, process in self._kinds.items():
             for name in fields:
                 out[f"{key}|{name}"] = np.asarray(getattr(process, name), np.float32 if name == "points" else float)
@@ -273,10 +274,14 @@ class KernelModel:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> KernelModel:
-        """The inverse of `to_arrays`. Raises `KeyError` or `ValueError` for arrays that are not from there."""
+        """The inverse of `to_arrays`. Raises `KeyError` or `ValueError` for arrays that are not from there, or from an
+        autoprune that told nodes apart in another way.
+        """
+        if int(arrays["features"]) != _FEATURES:
+            raise ValueError(f"made for version {int(arrays['features'])} of the nodes' features, not {_FEATURES}")
         parts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         for name, value in arrays.items():
-            if name == "least_ms":
+            if name in ("least_ms", "features"):
                 continue
             key, _, part = name.rpartition("|")
             parts[key][part] = np.asarray(value, float)

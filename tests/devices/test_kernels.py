@@ -182,3 +182,10 @@ def test_the_order_of_nodes_does_not_matter(model: KernelModel) -> None:
     np.testing.assert_allclose(model.ms(nodes[::-1])[::-1], model.ms(nodes), rtol=1e-9)
     np.testing.assert_allclose(model.ms(nodes[3:5], nodes), model.ms(nodes)[3:5], rtol=1e-9)
     assert model.ms([]).shape == (0,)
+
+
+def test_kernels_of_other_features_are_refused() -> None:
+    net = [(Node("a", "Relu", "relu", in_elems=n, out_elems=n), 0.1) for n in (10, 100, 1000)]
+    arrays = KernelModel.fit([net]).to_arrays()
+    with pytest.raises(ValueError, match="version 99"):
+        KernelModel.from_arrays({**arrays, "features": np.array(99)})
