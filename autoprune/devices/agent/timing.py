@@ -153,7 +153,7 @@ def _time(runners: list[Callable[[], None]], request: dict[str, Any]) -> list[li
     """Milliseconds per run and model, in blocks A B B A …; the run after a switch refills caches and is dropped."""
     guess_s = [_warm_up(run, request["warmup_runs"], request["warmup_s"]) for run in runners]
     min_runs, min_s = request["min_runs"], request["min_s"]
-    block = [max(3, min_runs // 4, min(200, round(min_s / 8 / max(g, 1e-7)))) for g in guess_s]
+    block = [max(3, min_runs // 4, min(20_000, round(min_s / 8 / max(g, 1e-7)))) for g in guess_s]
     times: list[list[float]] = [[] for _ in runners]
     order = list(range(len(runners)))
     while any(len(t) < min_runs or sum(t) < 1e3 * min_s for t in times):
