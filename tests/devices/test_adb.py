@@ -48,9 +48,10 @@ def test_a_full_phone_and_a_failing_program(phone, matmul):
         (phone / "full").unlink()
         program = phone / "data/local/tmp/onnxruntime_perf_test"
         text = program.read_text()
-        for broken in ("#!/bin/sh\necho Segmentation fault >&2; exit 139\n", "#!/bin/sh\necho x,nan,1 > result\n"):
-            program.write_text(broken)
-            with pytest.raises(DeviceError):
+        for broken, words in (("echo Segmentation fault >&2; exit 139", "Segmentation fault"),
+                              ('for result; do :; done; echo x,nan,1 > "$result"', "told 0 runs")):
+            program.write_text(f"#!/bin/sh\n{broken}\n")
+            with pytest.raises(DeviceError, match=words):
                 device.measure(matmul(), **QUICK)
         program.write_text(text)
         assert device.measure(matmul(), **QUICK).latency.ms > 0
