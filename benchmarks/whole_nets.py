@@ -130,9 +130,9 @@ def net_bytes(name: str) -> bytes:
 def _quantised(exported: bytes, example: Any) -> bytes:
     """onnxruntime's own static quantisation (QDQ, uint8 activations, int8 weights per channel), one random sample."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
+    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_static
 
-    class One(CalibrationDataReader):  # type: ignore[misc]
+    class One:
         def __init__(self) -> None:
             name = onnx.load_model_from_string(exported).graph.input[0].name
             self.samples = iter([{name: torch.randn(example.shape).numpy()}])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-__all__ = ["FREE", "GEMMS", "INT8_CONVS", "OPERATOR_CLASS", "PRICED", "classify"]
+__all__ = ["FREE", "GEMMS", "INT8_CONVS", "OPERATOR_CLASS", "PRICED", "classify", "gathered"]
 
 Shape = tuple[int, ...]
 
@@ -83,3 +83,14 @@ def classify(op: str, *, channels_in: int = 0, channels_out: int = 0, groups: in
     if op in GEMMS:
         return "gemm"
     return "free" if op in FREE else OPERATOR_CLASS.get(op, "unknown")
+
+
+def gathered(cls: str, channels_in: int, kernel: Shape, out: Shape) -> tuple[int, int]:
+    """How many elements im2col lays out for a convolution of price class `cls`, and in how many contiguous runs.
+
+    (0, 0) where there is none: a pointwise one is a GEMM on its input, and a depthwise one has a kernel of its own.
+    """
+    if cls.removeprefix("int8_") in ("pointwise", "depthwise"):
+        return 0, 0
+    count = out[0] * channels_in * math.prod(kernel) * math.prod(out[2:])
+    return count, count // max(out[-1], 1)

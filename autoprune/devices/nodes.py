@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.devices.classes import INT8_CONVS, OPERATOR_CLASS, PRICED, classify
+from autoprune.devices.classes import INT8_CONVS, OPERATOR_CLASS, PRICED, classify, gathered
 from autoprune.devices.node import Node
-from autoprune.devices.runs import broadcast_run, copied_run, transpose_kind
+from autoprune.devices.runs import broadcast_kind, copied_run, reduce_kind, transpose_kind
 from autoprune.devices.shapes import NCHWC, Shape, concretise, infer, run_for_shapes
 from autoprune.errors import DeviceError
 
@@ -130,8 +130,7 @@ def _moved(cls: str, op: str, attributes: dict[str, Any], operands: list[Shape],
     if not outs or not operands:
         return cls, 0
     if cls in ("add", "where", "pow"):
-        run = broadcast_run([s for s in operands if s], outs[0])
-        return ("broadcast" if cls == "add" and run < math.prod(outs[0]) else cls), run
+        return broadcast_kind(cls, operands, outs[0])
     if cls == "transpose":
         shape = operands[0]
         perm = list(attributes["perm"].ints) if "perm" in attributes else list(reversed(range(len(shape))))
@@ -139,11 +138,9 @@ def _moved(cls: str, op: str, attributes: dict[str, Any], operands: list[Shape],
     if op == "Gather":
         return cls, math.prod(operands[0][1:])
     if cls in ("copy", "pad", "int8_copy"):
-        parts = ((s, outs[0]) for s in operands) if op.endswith("Concat") else ((operands[0], s) for s in outs)
-        pairs = [(a, b) for a, b in parts if a and b]
-        return cls, min((copied_run(a, b) for a, b in pairs), default=0)
-    if cls == "reduce" and operands[0][-1] != 1 and outs[0] and outs[0][-1] == operands[0][-1]:
-        return "reduce_middle", 0  # the last axis stays, so sums are not of neighbours
+        return cls, copied_run(operands, outs[0]) if op.endswith("Concat") else copied_run(outs, operands[0])
+    if cls == "reduce":
+        return reduce_kind(operands[0], outs[0]), 0
     if cls == "resize" and operands[0] == outs[0]:
         return "copy", math.prod(outs[0])
     mode = attributes["mode"].s.decode() if "mode" in attributes else "nearest"
@@ -164,10 +161,9 @@ def _conv(base: dict[str, Any], attributes: dict[str, Any], first: Shape, weight
     channels_in, channels_out = weight[1] * groups, weight[0]
     cls = classify(base["op"].removeprefix("nchwc."), channels_in=channels_in, channels_out=channels_out,
                    groups=groups, kernel=kernel, stride=stride, dilation=dilation)
-    plain = cls.removeprefix("int8_") in ("pointwise", "depthwise")  # a GEMM on the input, or a kernel of its own
-    gather = 0 if plain else out[0] * channels_in * math.prod(kernel) * math.prod(out[2:])
+    gather, rows = gathered(cls, channels_in, kernel, out)
     return Node(cls=cls, macs=math.prod(out) * math.prod(weight[1:]), kernel=kernel, stride=stride, groups=groups,
-                gather=gather, rows=gather // max(out[-1], 1),
+                gather=gather, rows=rows,
                 activation=OPERATOR_CLASS.get(act, "relu" if act else ""), **base)
 
 

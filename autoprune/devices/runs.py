@@ -6,9 +6,9 @@ A sum of two equal shapes is one run; a sum of (1, 900, 40) and (40,) is 900 run
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-__all__ = ["broadcast_run", "copied_run", "transpose_kind"]
+__all__ = ["broadcast_kind", "broadcast_run", "copied_run", "reduce_kind", "transpose_kind"]
 
 Shape = tuple[int, ...]
 
@@ -28,8 +28,21 @@ def broadcast_run(shapes: Sequence[Shape], out: Shape) -> int:
     return run
 
 
-def copied_run(one: Shape, other: Shape) -> int:
-    """Length of the runs that stay together when part of the bigger shape becomes the smaller (split, slice, pad)."""
+def broadcast_kind(cls: str, shapes: Sequence[Shape], out: Shape) -> tuple[str, int]:
+    """Price class ("broadcast" instead of "add" where there is more than one run) and run."""
+    run = broadcast_run(shapes, out)
+    return ("broadcast" if cls == "add" and run < math.prod(out) else cls), run
+
+
+def copied_run(parts: Iterable[Shape], whole: Shape) -> int:
+    """Length of the shortest runs that stay together when a tensor is taken apart into parts, or put together from
+    them (concatenation, split, slice, pad); 0 for scalars.
+    """
+    return min((_run_between(part, whole) for part in parts if part and whole), default=0)
+
+
+def _run_between(one: Shape, other: Shape) -> int:
+    """The same for one of the two shapes that becomes a part of the other."""
     small, big = sorted((one, other), key=math.prod)
     run = 1
     for a, b in zip(reversed(small), reversed(big), strict=False):
@@ -37,6 +50,11 @@ def copied_run(one: Shape, other: Shape) -> int:
         if a != b:
             break
     return max(run, 1)
+
+
+def reduce_kind(read: Shape, out: Shape) -> str:
+    """Price class of a reduction: "reduce_middle" where the last axis stays, so that sums are not of neighbours."""
+    return "reduce_middle" if read and out and read[-1] != 1 and out[-1] == read[-1] else "reduce"
 
 
 def transpose_kind(shape: Shape, perm: Sequence[int]) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -265,7 +266,7 @@ def test_further_models_are_timed_first(cnn: Make, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(calibration, "time_net", time_net)
     nets = itertools.chain([cnn(8)], itertools.islice(calibration_nets(), 3))
-    found = calibration._gather(None, nets, True, 60.0, print)  # type: ignore[arg-type]
+    found = calibration._gather(mock.Mock(spec=Measurer), nets, True, 60.0, print)
     assert seen[0] == cnn(8)
     assert (len(seen), len(found)) == (4, 3)
 
@@ -276,4 +277,4 @@ def test_a_device_on_which_nothing_can_be_timed(cnn: Make, monkeypatch: pytest.M
 
     monkeypatch.setattr(calibration, "time_net", fails)
     with pytest.raises(DeviceError, match="on fire"):
-        calibration._gather(None, itertools.chain([cnn(8)] * 50), True, 60.0, print)  # type: ignore[arg-type]
+        calibration._gather(mock.Mock(spec=Measurer), itertools.chain([cnn(8)] * 50), True, 60.0, print)

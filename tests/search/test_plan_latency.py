@@ -11,7 +11,7 @@ import pytest
 from autoprune.devices.device import load_device
 from autoprune.devices.latency import Latency
 from autoprune.devices.prices import nodes_for, predict
-from autoprune.errors import ConfigError, DeviceError
+from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.onnx import export_onnx
 from autoprune.graph.plan import Cut, Plan
@@ -158,9 +158,9 @@ def test_a_measured_device_is_refused() -> None:
 
 
 def test_bad_threads_and_percentile_are_refused() -> None:
-    for values in ({"threads": 99}, {"percentile": "p1"}):
-        with pytest.raises((ConfigError, DeviceError)):
-            PlanLatency(graph_of("flat"), "rpi4", **values)  # type: ignore[arg-type]
+    for threads, percentile, words in ((99, "p50", "that many threads"), (None, "p1", "unknown percentile")):
+        with pytest.raises(ConfigError, match=words):
+            PlanLatency(graph_of("flat"), "rpi4", threads=threads, percentile=percentile)
 
 
 @pytest.mark.parametrize("bad", ["group", "none left", "too many", "model", "branch"])
