@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+from autoprune.devices.device import ProfileConstants
 
 __all__ = ["ASSUMED_MEMCPY", "CORES", "Board", "all_facts", "boards"]
 
@@ -42,6 +45,10 @@ class Board:
     in_order: bool
     measured_memcpy: bool
     core_sources: str
+
+    def constants(self) -> dict[str, Any]:
+        """What `ProfileConstants` has of it, by its names there."""
+        return {f.name: getattr(self, f.name) for f in fields(ProfileConstants) if hasattr(self, f.name)}
 
 
 def all_facts(data: Path) -> dict[str, dict[str, str]]:

@@ -128,11 +128,9 @@ class NcnnFit:
         act, weights, gemv, tau = np.exp(p[7:11])
         stall = math.exp(residual[4]) * (.5 * math.exp(p[n + 2]) if half else 1.)
         return ProfileConstants(
-            costs="ncnn", value_bytes=2 if half else 4, cores=board.cores, clock_ghz=board.clock_ghz,
-            fmla_per_cycle=board.fmla_per_cycle, issue_width=board.issue_width, memcpy_gbs=board.memcpy_gbs,
-            in_order=board.in_order, stall=_r(stall), in_order_factor=_r(math.exp(p[n])),
+            costs="ncnn", value_bytes=2 if half else 4, stall=_r(stall), in_order_factor=_r(math.exp(p[n])),
             thread_exponent=_r(max(0., exponent)), k_act=_r(act), k_weights=_r(weights), k_gemv=_r(gemv),
-            tau_us_ghz=_r(tau))
+            tau_us_ghz=_r(tau), **board.constants())
 
 
 def _r(value: float) -> float:

@@ -99,9 +99,8 @@ def arm_profiles(data: Path, facts: dict[str, Board], fit: NcnnFit, held: dict[s
     def base(name: str) -> ProfileConstants:
         board = facts[name]
         old = any(core in board.row["soc_or_chip"] for core in DOTPROD)
-        return replace(shared, costs="onnxruntime_aarch64" + ("" if old else "_dotprod"), cores=board.cores,
-                       clock_ghz=board.clock_ghz, fmla_per_cycle=board.fmla_per_cycle, issue_width=board.issue_width,
-                       memcpy_gbs=board.memcpy_gbs, in_order=board.in_order, k_gemv=GEMV, stall=1., k_act=1.)
+        return replace(shared, costs="onnxruntime_aarch64" + ("" if old else "_dotprod"), k_gemv=GEMV, stall=1.,
+                       k_act=1., **board.constants())
     best, out = fit_ort(rows, nets, base("rpi5")), held_out_ort(rows, nets, base("rpi5"))
     exponent = round(min(float(p[len(p) - len(fit.groups) - 2]), max(0., math.log(best.stall) / math.log(4))), 3)
     print(f"onnxruntime on a Raspberry Pi 5: stall {best.stall}, k_act {best.k_act}, thread exponent {exponent}")
@@ -139,9 +138,7 @@ def x86_profiles(data: Path, facts: dict[str, Board], arm: dict[str, Any], moved
         board = facts[name]
         exponent = .18  # as on Arm; `stall` makes up for it, so that one thread is what was measured
         constants = replace(fit.machine(p), costs=f"onnxruntime_{'avx512' if block == 16 else 'avx2'}",
-                            cores=board.cores, clock_ghz=board.clock_ghz, fmla_per_cycle=board.fmla_per_cycle,
-                            issue_width=board.issue_width, memcpy_gbs=board.memcpy_gbs, thread_exponent=exponent,
-                            stall=round(4 ** exponent, 3))
+                            thread_exponent=exponent, stall=round(4 ** exponent, 3), **board.constants())
         error = figures(combined(out, moved, np.array([-.15, 0., .15])), len(out) + len(moved),
                         catalogue.X86_ROWS.format(len(out), len(moved)))
         shipped.append((catalogue.x86(name, file, block, board), constants, error))

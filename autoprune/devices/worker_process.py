@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from autoprune.devices.agent import source
@@ -178,26 +178,24 @@ def local_worker() -> WorkerProcess:
     return WorkerProcess([sys.executable, "-c", BOOTSTRAP], source())
 
 
+_REFUSALS: Mapping[str, tuple[type[DeviceError] | type[ConfigError], str, str]] = {
+    "missing": (WorkerLost, "the device has lost a file that it was given", "measure again"),
+    "setup": (DeviceError, "the device is not ready to be measured on", "docs/remote-devices.md"),
+    "busy": (DeviceError, "another measurement holds the device", "wait for the other search, or stop it"),
+    "disk": (DeviceError, "the device has no room for the model",
+             "free some space there, or delete its cache folder"),
+    "throttled": (DeviceError, "the device's chip was slowed down while it measured, twice",
+                  "a heat sink or fan against heat, a stronger power supply against under-voltage"),
+    "provider": (ConfigError, "onnxruntime on the device lacks the execution provider",
+                 "pip install onnxruntime-gpu (instead of onnxruntime), with its CUDA and cuDNN"),
+    "model": (DeviceError, "the model could not be measured",
+              "check it with onnx.checker.check_model and onnxruntime")}
+
+
 def _refusal(kind: str, text: str) -> DeviceError | ConfigError:
     """The agent's refusal as an error that names the fix."""
-    if kind == "missing":
-        return WorkerLost("the device has lost a file that it was given", given=text, fix="measure again")
-    if kind == "setup":
-        return DeviceError("the device is not ready to be measured on", given=text, fix="docs/remote-devices.md")
-    if kind == "busy":
-        return DeviceError("another measurement holds the device", given=text,
-                           fix="wait for the other search, or stop it")
-    if kind == "disk":
-        return DeviceError("the device has no room for the model", given=text,
-                           fix="free some space there, or delete its cache folder")
-    if kind == "throttled":
-        return DeviceError("the device's chip was slowed down while it measured, twice", given=text,
-                           fix="a heat sink or fan against heat, a stronger power supply against under-voltage")
-    if kind == "provider":
-        return ConfigError("onnxruntime on the device lacks the execution provider", given=text,
-                           fix="pip install onnxruntime-gpu (instead of onnxruntime), with its CUDA and cuDNN")
-    return DeviceError("the model could not be measured", given=text,
-                       fix="check it with onnx.checker.check_model and onnxruntime")
+    error, message, fix = _REFUSALS.get(kind, _REFUSALS["model"])
+    return error(message, given=text, fix=fix)
 
 
 def _plain(text: str) -> str:
