@@ -27,7 +27,7 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
     if output is Format.json:
         print_json([d.to_json() for d in devices])
         return
-    rows = [[d.name + (f" → {d.alias_of}" if d.alias_of else ""), "measured" if d.is_measured else "profile",
+    rows = [[d.name + (f" → {d.alias_of}" if d.alias_of else ""), "measured" if d.is_measured else d.kind,
              d.threads or "all usable", f"{100 * d.error.p50:.0f} %" if d.error else "", d.description]
             for d in devices]
     print_table(["device", "source", "threads", "typical error", "description"], rows, output)

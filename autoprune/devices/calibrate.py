@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import platform
 import tempfile
 import time
@@ -18,9 +17,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from autoprune.devices.calibrated import without_overhead
 from autoprune.devices.calibration_nets import calibration_nets, many_small_nodes, probe
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.kernels import KernelModel
@@ -29,7 +30,9 @@ from autoprune.devices.measurement import NodeTime
 from autoprune.devices.new_device import check_name
 from autoprune.devices.node import Node
 from autoprune.devices.nodes import read_nodes
+from autoprune.devices.toml_file import device_text
 from autoprune.errors import ConfigError, DeviceError
+from autoprune.files import replace_file
 
 __all__ = ["Timed", "calibrate", "join", "reachable", "same_layout", "time_net"]
 
@@ -190,7 +193,7 @@ def _held_out(kept: Sequence[Timed], overhead_ms: float, fitted: KernelModel) ->
     """
     test = kept[::_HELD_OUT]
     model = KernelModel.fit([t.nodes for i, t in enumerate(kept) if i % _HELD_OUT], like=fitted)
-    predicted = [np.maximum(p - overhead_ms, p / 100).sum() for p in (model.ms([n for n, _ in t.nodes]) for t in test)]
+    predicted = [sum(without_overhead(model.ms([n for n, _ in t.nodes]).tolist(), overhead_ms)) for t in test]
     return np.array([t.ms / p for t, p in zip(test, predicted, strict=True)])
 
 
@@ -198,40 +201,25 @@ def _write(folder: Path, name: str, device: Device, model: KernelModel, ratios: 
            facts: dict[str, object], runtime_version: str) -> Device:
     """The two files. The kernels first: a device file never points to kernels that are not there."""
     content = io.BytesIO()
-    np.savez_compressed(content, **model.to_arrays())  # type: ignore[arg-type]
+    arrays: dict[str, Any] = {**model.to_arrays()}
+    np.savez_compressed(content, **arrays)
     kernels = folder / f"{name}.kernels.npz"
-    _replace(kernels, content.getvalue())
+    replace_file(kernels, content.getvalue())
     size = np.abs(np.log(ratios))
     low, high = np.quantile(ratios, _INTERVAL)
     where = device.address or "this machine"
-    error: dict[str, object] = {
+    error = {
         "p50": round(float(np.median(size)), 4), "p90": round(float(np.quantile(size, 0.9)), 4), "rows": len(ratios),
         "lo_ratio": round(min(1.0, float(low)), 4), "hi_ratio": round(max(1.0, float(high)), 4),
         "source": f"{len(ratios)} of the nets timed, left out of the fit; the interval holds 90 % of them"}
-    top: dict[str, object] = {
-        "schema": 1, "name": name, "kind": "calibrated", "description": f"{where}, calibrated", "align": device.align,
-        "sparsity": list(device.sparsity)}
-    if device.address:
-        top["address"] = device.address
+    top = {"schema": 1, "name": name, "kind": "calibrated", "description": f"{where}, calibrated",
+           "align": device.align, "sparsity": list(device.sparsity), "address": device.address}
     tables: dict[str, dict[str, object]] = {
         "runtime": {"name": device.runtime, "version": runtime_version, "provider": device.provider,
                     "precision": device.precision},
         "calibration": {"kernels": kernels.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest(), **facts},
         "error": error}
-    lines = ["# Made by `autoprune devices calibrate`; do not edit numbers by hand.", *_lines(top)]
-    for table, values in tables.items():
-        lines += ["", f"[{table}]", *_lines(values)]
     path = folder / f"{name}.toml"
-    _replace(path, ("\n".join(lines) + "\n").encode())
+    replace_file(path, "# Made by `autoprune devices calibrate`; do not edit numbers by hand.\n"
+                 + device_text(top, tables))
     return load_device(str(path))
-
-
-def _lines(values: dict[str, object]) -> list[str]:
-    """A JSON text, number, boolean or list of texts is one of TOML too."""
-    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -12,17 +12,19 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from autoprune.devices.device import Calibration, Device, ErrorFigures
-from autoprune.devices.kernels import KernelModel
-from autoprune.devices.latency import Latency
+from autoprune.devices.latency import Latency, check_percentile
 from autoprune.devices.node import Node
+from autoprune.devices.node_table import ms_by_operator
 from autoprune.errors import ConfigError, DeviceError
+
+if TYPE_CHECKING:
+    from autoprune.devices.kernels import KernelModel
 
 __all__ = ["load_kernels", "predict", "predict_table", "prices_within", "without_overhead"]
 
@@ -32,25 +34,23 @@ _OPEN = 1.5  # a kind of node that was never timed may be this many times cheape
 def predict(nodes: Sequence[Node], device: Device, percentile: str, threads: int | None) -> Latency:
     """Latency of one inference in milliseconds, with the interval that held 90 % of held-out nets.
 
-    Raises `DeviceError` for an empty graph or a kernels file that is missing or was changed, `ConfigError` for another
-    thread count than the calibrated one.
+    Raises `DeviceError` for an empty graph or a kernels file that is missing or was changed, `ConfigError` for an
+    unknown percentile or another thread count than the calibrated one.
     """
+    check_percentile(percentile)
     calibration, error = _parts(device, threads)
     table = predict_table(nodes, device, threads)
     kernels = load_kernels(calibration.kernels, calibration.sha256)
     total_ms = sum(ms for _, ms in table)
-    strange = {node.op: 0.0 for node in nodes if not kernels.knows(node)}
-    for node, ms in table:
-        if node.op in strange and not kernels.knows(node):
-            strange[node.op] += ms
+    strange = ms_by_operator((node, ms) for node, ms in table if not kernels.knows(node))
     loose_ms = sum(strange.values())
     notes = [f"operator {op} was not timed when {device.name} was calibrated ({100 * ms / total_ms:.0f} % of the sum)"
              for op, ms in sorted(strange.items()) if ms > 0.01 * total_ms]
     if percentile != "p50":
         notes.append(f"a calibration knows medians only; {percentile} on the device will be higher")
-    lo_ms = max(0.0, (total_ms - loose_ms * (1 - 1 / _OPEN)) * error.lo_ratio)
+    lo_ms = (total_ms - loose_ms * (1 - 1 / _OPEN)) * error.lo_ratio
     hi_ms = (total_ms + loose_ms * (_OPEN - 1)) * error.hi_ratio
-    return Latency(ms=total_ms, lo_ms=max(lo_ms, total_ms / 100), hi_ms=hi_ms, percentile=percentile,
+    return Latency(ms=total_ms, lo_ms=lo_ms, hi_ms=hi_ms, percentile=percentile,
                    source="calibrated", device=device.resolved, runtime=device.runtime,
                    runtime_version=device.runtime_version, threads=calibration.threads, n=error.rows,
                    notes=tuple(notes))
@@ -69,12 +69,12 @@ def prices_within(nodes: Sequence[Node], net: Sequence[Node], device: Device, th
     """Milliseconds of each of `nodes` if it were part of `net`."""
     calibration, _ = _parts(device, threads)
     seen = load_kernels(calibration.kernels, calibration.sha256).ms(nodes, net)
-    return [float(ms) for ms in without_overhead(seen, calibration)]
+    return without_overhead(seen.tolist(), calibration.overhead_ms)
 
 
-def without_overhead(seen_ms: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """What nodes take when no profiler looks: (nodes,) → (nodes,), never below a hundredth of what it saw."""
-    return np.asarray(np.maximum(seen_ms - calibration.overhead_ms, seen_ms / 100))
+def without_overhead(seen_ms: Iterable[float], overhead_ms: float) -> list[float]:
+    """What each node takes when no profiler looks, never below a hundredth of what it saw."""
+    return [max(ms - overhead_ms, ms / 100) for ms in seen_ms]
 
 
 def _parts(device: Device, threads: int | None) -> tuple[Calibration, ErrorFigures]:
@@ -90,6 +90,10 @@ def _parts(device: Device, threads: int | None) -> tuple[Calibration, ErrorFigur
 @cache
 def load_kernels(path: str, sha256: str) -> KernelModel:
     """The kernels beside a device file. Raises `DeviceError` when they are missing, damaged or not those."""
+    import numpy as np  # here, so that devices can be listed and loaded without it
+
+    from autoprune.devices.kernels import KernelModel
+
     try:
         content = Path(path).read_bytes()
     except OSError as error:

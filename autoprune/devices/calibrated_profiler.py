@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import final
 
 from autoprune.devices.calibrate import reachable, time_net
+from autoprune.devices.calibrated import without_overhead
+from autoprune.devices.compare import Comparison, plain
 from autoprune.devices.correction import Correction
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
@@ -36,8 +38,20 @@ class CalibratedProfiler(Profiler):
 
     def latency(self, onnx_bytes: bytes) -> Latency:
         """The predicted latency, with its interval."""
+        self._attend(onnx_bytes)
+        return self._told(onnx_bytes)
+
+    def compare(self, onnx_bytes: bytes, reference: bytes) -> Comparison:
+        """The ratio of the two predictions, told after both models were learnt from; without an interval."""
+        self._attend(onnx_bytes)
+        self._attend(reference)
+        return plain(self._told(onnx_bytes), self._told(reference))
+
+    def _attend(self, onnx_bytes: bytes) -> None:
         if len(self.correction) < self._lessons:
             self.learn(onnx_bytes)
+
+    def _told(self, onnx_bytes: bytes) -> Latency:
         nodes = nodes_for(onnx_bytes, self.device)
         plain = predict(nodes, self.device, self.percentile, self.threads)
         total_ms = self.correction.total_ms(predict_table(nodes, self.device, self.threads))
@@ -50,7 +64,8 @@ class CalibratedProfiler(Profiler):
             raise ConfigError("this profiler measures nothing", given="lessons=0")
         timed = time_net(self._measurer, onnx_bytes, calibration.layout, runs=20, seconds=0.3, warmup_runs=5)
         speed = calibration.probe_ms / timed.probe_ms
-        seen = {node.name: speed * max(ms - calibration.overhead_ms, ms / 100) for node, ms in timed.nodes}
+        taken = without_overhead((ms for _, ms in timed.nodes), calibration.overhead_ms)
+        seen = {node.name: speed * ms for (node, _), ms in zip(timed.nodes, taken, strict=True)}
         self.correction.learn(predict_table(nodes_for(onnx_bytes, self.device), self.device), seen, speed * timed.ms)
 
     def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:

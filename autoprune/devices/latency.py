@@ -6,12 +6,18 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from autoprune.errors import DeviceError
+from autoprune.errors import ConfigError, DeviceError
 
-__all__ = ["PERCENTILES", "SOURCES", "Latency"]
+__all__ = ["PERCENTILES", "SOURCES", "Latency", "check_percentile"]
 
 PERCENTILES = ("p50", "p90", "p99")
 SOURCES = ("measured", "calibrated", "profile")
+
+
+def check_percentile(percentile: str) -> None:
+    """Raises `ConfigError` for what is none of `PERCENTILES`."""
+    if percentile not in PERCENTILES:
+        raise ConfigError("unknown percentile", given=repr(percentile), allowed=", ".join(PERCENTILES))
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,11 @@ class Latency:
 
     Units: milliseconds, all greater than 0 and finite, `lo_ms <= ms <= hi_ms`.
 
-    What the interval means depends on `source`: for "measured" it is the p10–p90 of the runs; for "profile" and
-    "calibrated" it is the range that held 80 % of held-out measurements when the profile was fitted.
+    What the interval means depends on `source`: for "measured" it is the p10–p90 of the runs; for "profile" the range
+    that held 80 % of held-out measurements when the profile was fitted, for "calibrated" 90 % of the held-out nets.
 
-    `n` is the number of timed runs ("measured") or of published rows behind the error figure. `notes` says what a
-    reader must know before trusting the number ("noisy", "drift 7 %", "operator Foo never priced").
+    `n` is the number of timed runs ("measured"), or of held-out rows or nets behind the error figure. `notes` says what
+    a reader must know before trusting the number ("noisy", "drift 7 %", "operator Foo never priced").
 
     Raises `DeviceError` when a value is not finite, not positive, out of order, or of an unknown kind.
     """

@@ -16,7 +16,7 @@ from autoprune.devices.address import Address
 from autoprune.devices.agent.facts import usable_cores
 from autoprune.devices.device import Device
 from autoprune.devices.hello import Hello
-from autoprune.devices.latency import PERCENTILES
+from autoprune.devices.latency import check_percentile
 from autoprune.devices.measurement import Measurement, NodeTime, RunStats, read_measurement
 from autoprune.devices.nodes import load_model
 from autoprune.devices.remote import ssh_worker
@@ -45,7 +45,7 @@ class Measurer:
 
     def __init__(self, device: Device, threads: int | None = None, timeout_s: float = 120.0):
         if not device.is_measured:
-            raise ConfigError(f"{device.name!r} is a profile, so it cannot be measured", given=f"kind {device.kind}",
+            raise ConfigError(f"{device.name!r} is priced, so it cannot be measured", given=f"kind {device.kind}",
                               allowed="cpu, cuda, tensorrt, or the address of a device: ssh://user@host")
         if not math.isfinite(timeout_s) or timeout_s <= 0:
             raise ConfigError("the timeout must be above 0 seconds", given=repr(timeout_s))
@@ -193,8 +193,7 @@ def _npz(inputs: dict[str, np.ndarray]) -> bytes:
 
 def _check(percentile: str, min_runs: int, min_s: float, warmup_runs: int, warmup_s: float, repeats: int,
            profile_runs: int) -> None:
-    if percentile not in PERCENTILES:
-        raise ConfigError("unknown percentile", given=repr(percentile), allowed=", ".join(PERCENTILES))
+    check_percentile(percentile)
     if min_runs < 1 or min(warmup_runs, repeats, profile_runs) < 0 or not 0 <= min_s < math.inf \
             or not 0 <= warmup_s < math.inf:
         raise ConfigError("runs, seconds and repeats must not be negative, and at least one run is needed",

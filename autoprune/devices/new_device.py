@@ -9,8 +9,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import to_toml
 from autoprune.devices.device import Device, ErrorFigures, Fact, ProfileConstants, list_devices
+from autoprune.devices.toml_file import device_text
 from autoprune.errors import ConfigError
 
 __all__ = ["check_name", "derive", "write_device"]
@@ -94,7 +94,7 @@ def _toml(device: Device) -> str:
         **{f"facts.{key}": asdict(fact) for key, fact in device.facts.items()}}
     top = {"schema": 1, "name": device.name, "kind": device.kind, "description": device.description,
            "threads": device.threads, "align": device.align, "sparsity": list(device.sparsity)}
-    return "\n".join([to_toml(top), *(f"[{name}]\n{to_toml(table)}" for name, table in tables.items())])
+    return device_text(top, tables)
 
 
 def write_device(device: Device, path: Path, *, force: bool = False) -> None:

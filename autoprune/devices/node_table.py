@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["NodeLatency", "OperatorLatency", "by_operator", "side_by_side", "slowest"]
+from autoprune.devices.node import Node
+
+__all__ = ["NodeLatency", "OperatorLatency", "by_operator", "ms_by_operator", "side_by_side", "slowest"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ def by_operator(nodes: Iterable[NodeLatency]) -> list[OperatorLatency]:
     total = sum(sums.values())
     return [OperatorLatency(op, len(groups[op]), _sum([n.macs for n in groups[op]]), ms, ms / total if total else 0.0)
             for op, ms in sorted(sums.items(), key=lambda item: -item[1])]
+
+
+def ms_by_operator(table: Iterable[tuple[Node, float]]) -> dict[str, float]:
+    """Sums of `(node, milliseconds)` by operator."""
+    sums: dict[str, float] = {}
+    for node, ms in table:
+        sums[node.op] = sums.get(node.op, 0.0) + ms
+    return sums
 
 
 def side_by_side(first: Iterable[NodeLatency], second: Iterable[NodeLatency]

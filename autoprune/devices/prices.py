@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
-from autoprune.devices import profile
+from autoprune.devices import calibrated, profile
 from autoprune.devices.device import Device
-from autoprune.devices.latency import PERCENTILES, Latency
+from autoprune.devices.latency import Latency
 from autoprune.devices.node import Node
 from autoprune.devices.nodes import read_nodes
 from autoprune.errors import ConfigError
@@ -33,11 +33,7 @@ def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", thre
     Raises `DeviceError` for an empty graph, `ConfigError` for a device that cannot be predicted, an unknown percentile
     or a thread count that the device does not have.
     """
-    if percentile not in PERCENTILES:
-        raise ConfigError("unknown percentile", given=repr(percentile), allowed=", ".join(PERCENTILES))
     if device.calibration is not None:
-        from autoprune.devices import calibrated  # needs numpy
-
         return calibrated.predict(nodes, device, percentile, threads)
     return profile.predict(nodes, device, percentile, threads)
 
@@ -45,8 +41,6 @@ def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", thre
 def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = None) -> list[tuple[Node, float]]:
     """`(node, milliseconds)` in execution order; the sum is the predicted latency."""
     if device.calibration is not None:
-        from autoprune.devices import calibrated  # needs numpy
-
         return calibrated.predict_table(nodes, device, threads)
     return profile.predict_table(nodes, device, threads)
 
@@ -55,7 +49,5 @@ def prices_within(nodes: Sequence[Node], net: Sequence[Node], device: Device, th
                   ) -> list[float]:
     """Milliseconds of each of `nodes` if it were part of `net`; what a call costs beside its nodes is left out."""
     if device.calibration is not None:
-        from autoprune.devices import calibrated  # needs numpy
-
         return calibrated.prices_within(nodes, net, device, threads)
     return profile.prices(nodes, device, threads)

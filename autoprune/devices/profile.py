@@ -23,12 +23,13 @@ from collections.abc import Sequence
 
 from autoprune.devices.costs import call_instructions, counts, fixed_instructions, int8_counted
 from autoprune.devices.device import Device, ErrorFigures, ProfileConstants
-from autoprune.devices.latency import PERCENTILES, Latency
+from autoprune.devices.latency import Latency, check_percentile
 from autoprune.devices.node import Node
+from autoprune.devices.node_table import ms_by_operator
 from autoprune.devices.roofline import RooflineConstants, roofline_ms
 from autoprune.errors import ConfigError, DeviceError
 
-__all__ = ["UNPRICED_RANGE", "node_ms", "predict", "predict_table"]
+__all__ = ["UNPRICED_RANGE", "node_ms", "predict", "predict_table", "prices"]
 
 _REFERENCE_THREADS = 4  # `stall` was fitted to rows measured with 4 threads
 UNPRICED_RANGE = 4.0  # a node nobody counted may be this many times cheaper or dearer than its stand-in
@@ -40,8 +41,7 @@ def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", thre
     `threads` overrides the device's. Raises `DeviceError` for an empty graph, `ConfigError` for a device without
     profile constants, an unknown percentile, or more threads than cores.
     """
-    if percentile not in PERCENTILES:
-        raise ConfigError("unknown percentile", given=repr(percentile), allowed=", ".join(PERCENTILES))
+    check_percentile(percentile)
     table = predict_table(nodes, device, threads)
     constants, error = _constants(device)
     total_ms = sum(ms for _, ms in table)
@@ -128,12 +128,8 @@ def _priced(node: Node, constants: ProfileConstants | RooflineConstants) -> bool
 
 
 def _notes(unpriced: Sequence[tuple[Node, float]], total_ms: float, percentile: str) -> tuple[str, ...]:
-    notes = []
-    shares: dict[str, float] = {}
-    for node, ms in unpriced:
-        shares[node.op] = shares.get(node.op, 0.0) + ms
-    for op, ms in sorted(shares.items()):
-        notes.append(f"operator {op} never priced ({math.ceil(100 * ms / total_ms)} % of the sum, by a stand-in)")
+    notes = [f"operator {op} never priced ({math.ceil(100 * ms / total_ms)} % of the sum, by a stand-in)"
+             for op, ms in sorted(ms_by_operator(unpriced).items())]
     if percentile != "p50":
         notes.append(f"a profile knows medians only; {percentile} on the device will be higher")
     return tuple(notes)

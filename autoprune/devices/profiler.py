@@ -9,7 +9,7 @@ from typing import final
 
 from autoprune.devices import compare
 from autoprune.devices.device import Device, load_device
-from autoprune.devices.latency import PERCENTILES, Latency
+from autoprune.devices.latency import Latency, check_percentile
 from autoprune.devices.measure import Measurer
 from autoprune.devices.node_table import NodeLatency
 from autoprune.devices.nodes import read_nodes
@@ -144,8 +144,7 @@ def open_profiler(device: Device | str, *, percentile: str = "p50", threads: int
 
     Raises `ConfigError` for unknown devices, percentiles and thread counts.
     """
-    if percentile not in PERCENTILES:
-        raise ConfigError("unknown percentile", given=repr(percentile), allowed=", ".join(PERCENTILES))
+    check_percentile(percentile)
     found = load_device(device) if isinstance(device, str) else device
     if found.is_measured:
         return MeasuredProfiler(found, percentile, threads, reference, timeout_s)

@@ -1,4 +1,4 @@
-"""Reading a device file: every problem at once, each with its line."""
+"""Device files: reading one, with every problem at once and its line; and the text of one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune.config import to_toml
 from autoprune.devices.address import Address
 from autoprune.errors import ConfigError, did_you_mean
 
-__all__ = ["read_device_file"]
+__all__ = ["device_text", "read_device_file"]
 
 _KINDS = ("measured-local", "measured-remote", "calibrated", "profile")
 _TEXT, _WHOLE, _NUMBER, _FLAG = "text", "a whole number", "a number", "true or false"
@@ -52,6 +53,11 @@ def read_device_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a device file: {len(problems)} problem(s)",
                           given="\n           ".join(problems), fix="see devices/rpi4.toml for the layout")
     return data
+
+
+def device_text(top: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text of a device file: its keys without a table, then its tables by name. What is None is left out."""
+    return "\n".join([to_toml(top), *(f"[{name}]\n{to_toml(table)}" for name, table in tables.items())])
 
 
 def _problems(data: Mapping[str, Any], text: str) -> list[str]:

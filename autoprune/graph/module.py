@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from autoprune.errors import ConfigError
+from autoprune.files import replace_file
 from autoprune.graph.kept import Kept
 from autoprune.graph.plan import Plan
 from autoprune.graph.program import Program
@@ -75,8 +76,8 @@ class PrunedModule(fx.GraphModule):
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().contiguous() for k, v in self.tensors().items()}
-        _write(path / "graph.json", json.dumps(graph_to_json(self)))
-        _write(path / "plan.json", json.dumps(self.plan.to_json(), indent=1))
+        replace_file(path / "graph.json", json.dumps(graph_to_json(self)))
+        replace_file(path / "plan.json", json.dumps(self.plan.to_json(), indent=1))
         temporary = path / "weights.safetensors.tmp"
         save_file(tensors, str(temporary))
         temporary.replace(path / "weights.safetensors")
@@ -215,10 +216,3 @@ def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
     except (AttributeError, KeyError, RecursionError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ConfigError("the saved model is damaged", given=f"{path}: {type(error).__name__}: {error}"[:300],
                           fix="write it again with save()") from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace `path` in one step, so that a reader never sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

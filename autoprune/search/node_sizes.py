@@ -130,16 +130,13 @@ class NodeSizes:
                 return size.times(factor)
         one = _Size(((1.0, ()),))
         found = _two(values, [*single, one], [*columns, np.ones(len(values))]) \
-            or _two(values, *self._sharing())
+            or _two(values, [_Size(((1.0, groups),)) for groups, _ in self._products], [c for _, c in self._products])
         if found is None:
             raise CannotFollow(f"no group explains the sizes {values[:4].tolist()} in {seen[0].name}")
         return found
 
     def _column(self, size: _Size) -> np.ndarray:
         return np.array([float(size([int(w) for w in row])) for row in self._widths])
-
-    def _sharing(self) -> tuple[list[_Size], list[np.ndarray]]:
-        return [_Size(((1.0, groups),)) for groups, _ in self._products], [column for _, column in self._products]
 
     def _joined(self, values: np.ndarray, seen: Sequence[Node]) -> _Size:
         """The joined axis of a concatenation: the sum of its parts and a constant."""
@@ -148,7 +145,7 @@ class NodeSizes:
         terms: list[tuple[float, tuple[int, ...]]] = []
         for t in range(len(seen[0].in_shapes)):
             part = [float(n.in_shapes[t][axis]) for n in seen]
-            terms += [(part[0], ())] if len(set(part)) == 1 else self._find(part, (replace(seen[0], op=""),)).terms
+            terms += [(part[0], ())] if len(set(part)) == 1 else self._find(part, seen).terms
         rest = values[0] - _Size(tuple(terms))([int(w) for w in self._widths[0]])
         size = _Size((*terms, (float(rest), ())))
         if any(size([int(w) for w in row]) != v for row, v in zip(self._widths, values, strict=True)):

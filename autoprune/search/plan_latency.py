@@ -74,7 +74,13 @@ class PlanLatency:
         return self._dense.scaled(self._total_ms(self._widths(plan)) / self._dense.ms)
 
     def prepare(self, choices: Mapping[str, Sequence[int]]) -> int:
-        """Ask for the prices that plans of these widths per group can need; how many are known afterwards."""
+        """Ask for the prices that plans of these widths (units kept) per group can need; how many are known afterwards.
+
+        Raises `ConfigError` for a group that the model does not have, or a width that it cannot have.
+        """
+        for name, widths in choices.items():
+            for width in widths:
+                self.graph.check(Plan({name: Cut(width, "random")}))
         if not self.exact:
             dense, missing = self._widths(Plan()), dict[_Key, Node]()
             for place, groups in enumerate(self._sizes.groups):

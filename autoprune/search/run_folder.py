@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from autoprune.config import differences, to_toml
 from autoprune.errors import ConfigError
+from autoprune.files import replace_file
 from autoprune.graph.module import PrunedModule
 
 __all__ = ["RunFolder", "environment"]
@@ -153,10 +154,8 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Replace a file in one step."""
-        temporary = self.path / (name + ".tmp")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.path / name)
+            replace_file(self.path / name, text)
         except OSError as error:
             raise ConfigError("a file of the run folder cannot be written",
                               given=f"{self.path / name}: {error.strerror or error}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autoprune import resources
 from autoprune.cli.main import run
+from autoprune.devices.device import load_device
 
 Capture = pytest.CaptureFixture[str]
 
@@ -83,6 +85,15 @@ def test_files_that_are_no_device_files(tmp_path: Path, capsys: Capture) -> None
         assert run(["devices", "show", str(path)]) == 2
         assert words in capsys.readouterr().err
     assert run(["devices", "show", str(tmp_path / "nowhere.toml")]) == 2
+
+
+def test_list_tells_where_latencies_come_from(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [load_device("cpu"), load_device("rpi4"), replace(load_device("rpi5"), kind="calibrated", name="mine")]
+    monkeypatch.setattr("autoprune.devices.device.list_devices", lambda: found)
+    assert run(["devices", "list", "--format", "csv"]) == 0
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    assert [(row[0], row[1]) for row in rows] == [("device", "source"), ("cpu", "measured"), ("rpi4", "profile"),
+                                                  ("mine", "calibrated")]
 
 
 def test_calibrate_explains_itself(capsys: Capture) -> None:

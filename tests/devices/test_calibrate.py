@@ -18,6 +18,7 @@ from autoprune import resources
 from autoprune.devices import calibrate as calibration
 from autoprune.devices.calibrate import Timed, calibrate, join, reachable, same_layout
 from autoprune.devices.calibrated import load_kernels
+from autoprune.devices.calibrated_profiler import CalibratedProfiler
 from autoprune.devices.calibration_nets import calibration_nets
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.kernels import KernelModel
@@ -101,6 +102,26 @@ def test_what_is_refused_of_a_calibrated_device(made: tuple[Device, Path, list[s
         calibrate(device, "again")
 
 
+def test_two_models_compare_alike_in_either_order(made: tuple[Device, Path, list[str]], cnn: Make,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are learnt from before either is told: a device that takes twice its prices, and thrice for large nets."""
+    device = made[0]
+
+    def time_net(_: object, net: bytes, *__: object, **___: object) -> Timed:
+        factor = 2 if net == cnn(8) else 3
+        assert device.calibration is not None
+        return Timed(factor * predict(nodes_for(net, device), device).ms, device.calibration.probe_ms, (), 1.0)
+
+    monkeypatch.setattr("autoprune.devices.calibrated_profiler.time_net", time_net)
+    found = []
+    for models in ((cnn(8), cnn(64)), (cnn(64), cnn(8))):
+        with CalibratedProfiler(device) as profiler:
+            found.append(profiler.compare(*models))
+    assert found[0].ratio == pytest.approx(1 / found[1].ratio)
+    assert found[0].latency.ms == pytest.approx(found[1].reference.ms)
+    assert found[0].lo is None
+
+
 @pytest.mark.parametrize(("harm", "words"), [
     (lambda path: path.unlink(), "are missing"), (lambda path: path.write_bytes(path.read_bytes() + b"x"), "not those"),
     (lambda path: path.write_bytes(b""), "not those")])
@@ -176,7 +197,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_timed(tmp_p
         calibrate("cpu", "mine", tmp_path / "file", minutes=0.1)
 
 
-@pytest.mark.parametrize("moment", ["_gather", "_held_out", "_lines"])
+@pytest.mark.parametrize("moment", ["_gather", "_held_out", "device_text"])
 def test_an_interrupted_calibration_leaves_no_half_device(moment: str, tmp_path: Path,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
@@ -191,7 +212,7 @@ def test_an_interrupted_calibration_leaves_no_half_device(moment: str, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         calibrate("cpu", "mine", tmp_path, threads=1, minutes=0.1)
     assert not list(tmp_path.glob("*.toml*"))
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_too_few_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

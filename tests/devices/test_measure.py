@@ -89,7 +89,7 @@ def test_bad_models_and_arguments(measurer, external):
         measurer.measure(b"x", percentile="p42")
     with pytest.raises(ConfigError):
         measurer.measure(b"x", min_runs=0)
-    with pytest.raises(ConfigError, match="is a profile"):
+    with pytest.raises(ConfigError, match="is priced, so it cannot be measured"):
         Measurer(load_device("rpi4"))
     with pytest.raises(ConfigError, match="more threads"):
         Measurer(load_device("cpu"), threads=100_000)

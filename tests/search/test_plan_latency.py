@@ -186,6 +186,16 @@ def test_dropped_branches() -> None:
         assert found.ms < priced.latency(Plan(plan.cuts)).ms
 
 
+@pytest.mark.parametrize(("name", "width", "words"), [("nowhere", 1, "no such group"), (None, 0, "is not in 1"),
+                                                      (None, 999, "is not in 1")])
+def test_prices_are_prepared_for_plans_of_this_model_only(name: str | None, width: int, words: str) -> None:
+    priced = table("flat")
+    known = len(priced._prices)
+    with pytest.raises(ConfigError, match=words):
+        priced.prepare({name or next(iter(priced.graph.groups)): [width]})
+    assert len(priced._prices) == known
+
+
 def test_prepare_asks_for_all_that_plans_need(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of("flat")
     priced = PlanLatency(graph, "rpi4")
