@@ -212,6 +212,8 @@ def _constants(graph: Any) -> dict[str, Any]:
                 out[node.output[0]] = np.asarray(a.ints, dtype=np.int64)
             elif a.name == "value_int":
                 out[node.output[0]] = np.asarray(a.i, dtype=np.int64)
-        if node.op_type in ("Cast", "Reshape", "Identity", "Squeeze", "Unsqueeze") and node.input[0] in out:
+            elif a.name == "value_float":
+                out[node.output[0]] = np.asarray(a.f, dtype=np.float32)
+        if node.op_type in ("Cast", "CastLike", "Reshape", "Identity", "Squeeze", "Unsqueeze") and node.input[0] in out:
             out[node.output[0]] = out[node.input[0]]  # the same numbers, only ever read as a flat list
     return out

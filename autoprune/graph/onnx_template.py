@@ -20,7 +20,7 @@ from autoprune.graph.kept import Kept
 from autoprune.graph.onnx import export_program
 from autoprune.graph.onnx_bytes import array_of, serialize
 from autoprune.graph.onnx_sizes import CannotSlice, Sizes
-from autoprune.graph.onnx_tidy import drop_unused, settle_casts, settle_shapes, split_directly
+from autoprune.graph.onnx_tidy import drop_unused, settle_casts, settle_shapes, skip_repeats, split_directly
 from autoprune.graph.typing import TensorType, Typing
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class OnnxTemplate:
         split_directly(proto.graph, sizes.constants, sizes.parts)
         sizes.read(proto.graph)
         self._write_static_shapes(proto.graph)
-        needed = drop_unused(proto.graph)
+        needed = drop_unused(proto.graph, skip_repeats(proto.graph, sizes.constants, {}))
         sizes.read(proto.graph)
         self._initializers = {i.name: None if i.name in graph.captured.tensors else i
                               for i in proto.graph.initializer if i.name in needed}
@@ -93,7 +93,8 @@ class OnnxTemplate:
             if any(kept.touches(e) for e in patch.axes):
                 constants.update(patch.apply(model.graph, kept))
         if plan.dropped:
-            needed = drop_unused(model.graph, self._skips(plan.dropped))
+            skips = skip_repeats(model.graph, self._sizes.constants, self._skips(plan.dropped))
+            needed = drop_unused(model.graph, skips)
             constants = {name: value for name, value in constants.items() if name in needed}
         return serialize(model, constants)
 
@@ -120,6 +121,7 @@ class OnnxTemplate:
         for i, e in enumerate(axes):
             value = value.take(kept.indices(e), axis=i)
         return np.asarray(value, order="C")
+
 
 def _write_shape(value: Any, axes: TensorType | None, kept: Kept) -> None:
     for dim, e in zip(value.type.tensor_type.shape.dim, axes or (), strict=False):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["drop_unused", "settle_casts", "settle_shapes", "split_directly"]
+__all__ = ["drop_unused", "settle_casts", "settle_shapes", "skip_repeats", "split_directly"]
 
 _INT = 2  # AttributeProto.AttributeType
 _INTS = 7
@@ -75,19 +75,34 @@ def split_directly(graph: Any, constants: Mapping[str, Any], count: Callable[[st
         node.attribute.add(name="axis", type=_INT, i=axis)
 
 
-def drop_unused(graph: Any, instead: Mapping[str, str] | None = None) -> set[str]:
+def skip_repeats(graph: Any, constants: Mapping[str, Any], instead: Mapping[str, str]) -> dict[str, str]:
+    """`instead` (for `drop_unused`), and the results of clamping what is clamped already: by a ReLU, or to the same
+    bounds by a Clip. Without a residual branch, the activation behind its sum often follows that before it.
+
+    `constants`: small constants by value name, as arrays.
+    """
+    found, clamped = dict(instead), dict[str, tuple[Any, ...]]()
+    for node in graph.node:
+        if node.op_type not in ("Relu", "Clip"):
+            continue
+        bounds = [None if (value := constants.get(name)) is None else value.item() for name in node.input[1:]]
+        how, source = (node.op_type, *bounds), _replaced(node.input[0], found)
+        if None not in bounds and clamped.get(source) == how:
+            found[node.output[0]] = source
+        clamped[node.output[0]] = how
+    return found
+
+
+def drop_unused(graph: Any, instead: Mapping[str, str]) -> set[str]:
     """Remove the nodes that nothing uses; the names of the values that are used.
 
     `instead`: values that are to be replaced by others wherever they are read.
     """
-    instead = instead or {}
     needed: set[str] = {o.name for o in graph.output}
     kept: list[Any] = []
     for node in reversed(graph.node):
         for i, name in enumerate(node.input):
-            while name in instead:
-                name = instead[name]
-            node.input[i] = name
+            node.input[i] = _replaced(name, instead)
         if any(o in needed for o in node.output):
             needed.update(node.input)
             kept.append(type(node).FromString(node.SerializeToString()))
@@ -95,6 +110,11 @@ def drop_unused(graph: Any, instead: Mapping[str, str] | None = None) -> set[str
     graph.node.extend(reversed(kept))
     return needed
 
+
+def _replaced(name: str, instead: Mapping[str, str]) -> str:
+    while name in instead:
+        name = instead[name]
+    return name
 
 
 def _attribute(node: Any, name: str, default: int) -> int:

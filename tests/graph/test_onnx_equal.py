@@ -70,3 +70,28 @@ def test_slicing_gives_what_exporting_gives(name: str, tmp_path: Path) -> None:
         session = ort.InferenceSession(model_bytes, providers=["CPUExecutionProvider"])
         results.append(session.run(None, {session.get_inputs()[0].name: SMALL.repeat(2, 1, 1, 1).numpy()})[0])
     assert np.abs(results[0] - results[1]).max() <= 1e-4
+
+
+class Blocks(nn.Module):
+    """Residual blocks whose activation follows the sum: without the branch it would come twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first, self.second = (nn.Sequential(nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1)) for _ in range(2))
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu(self.stem(x))
+        x = nn.functional.relu(x + self.first(x))
+        x = nn.functional.relu6(x)
+        out: torch.Tensor = self.head(nn.functional.relu6(x + self.second(x)))
+        return out
+
+
+def test_a_model_without_its_branches_has_the_nodes_of_its_own_export(tmp_path: Path) -> None:
+    graph = autoprune.trace(Blocks().eval(), (SMALL,))
+    assert len(graph.branches) == 2
+    small = graph.cut(Plan(dropped=tuple(graph.branches)))
+    sliced = OnnxTemplate(graph).slice(small.plan, small.tensors())
+    assert optimised(sliced, tmp_path) == optimised(export_onnx(small, (SMALL,)), tmp_path)

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from autoprune.graph.onnx_tidy import drop_unused, settle_casts, settle_shapes, split_directly
+from autoprune.graph.onnx_tidy import drop_unused, settle_casts, settle_shapes, skip_repeats, split_directly
 
 X = np.arange(24, dtype=np.float32).reshape(2, 12)
 
@@ -100,3 +100,29 @@ def test_unused_nodes_go_and_values_are_replaced() -> None:
     assert [n.op_type for n in proto.graph.node] == ["Relu", "Abs"]
     assert needed == {"x", "a", "y"}
     assert np.array_equal(run(proto), np.abs(np.maximum(X, 0)))
+
+
+def test_what_is_clamped_already_is_not_clamped_again() -> None:
+    """A repeated ReLU goes, across a sum that is left out too; other bounds stay, and so do computed ones."""
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
+             helper.make_node("Add", ["b", "b"], ["sum"]), helper.make_node("Relu", ["sum"], ["c"]),
+             helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0)]
+    for index, (zero, top) in enumerate((("zero", "six"), ("zero2", "six"), ("zero", "one"), ("zero", "top"))):
+        nodes.append(helper.make_node("Clip", ["cdefg"[index], zero, top], ["defg"[index]]))
+    nodes.append(helper.make_node("Clip", ["g", "zero", "top"], ["y"]))
+    constants = {"zero": np.float32(0), "zero2": np.float32(0), "six": np.float32(6), "one": np.float32(1)}
+    proto = model(nodes, constants)
+    tidy = copied(proto)
+    drop_unused(tidy.graph, skip_repeats(tidy.graph, constants, {"sum": "b"}))
+    assert [n.op_type for n in tidy.graph.node] == ["Relu", "ReduceMax", "Clip", "Clip", "Clip", "Clip"]
+    assert np.array_equal(run(tidy), np.clip(X, 0, 1))
+    whole = copied(proto)
+    drop_unused(whole.graph, skip_repeats(whole.graph, constants, {}))
+    assert [n.op_type for n in whole.graph.node][:3] == ["Relu", "Add", "Relu"]
+    assert np.array_equal(run(whole), run(proto))
+
+
+def test_an_output_keeps_the_node_that_makes_it() -> None:
+    proto = model([helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Relu", ["a"], ["y"])], {})
+    drop_unused(proto.graph, skip_repeats(proto.graph, {}, {}))
+    assert np.array_equal(run(proto), np.maximum(X, 0))
