@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import platform
 import tomllib
 from collections.abc import Callable
@@ -33,15 +34,26 @@ Make = Callable[..., bytes]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Device, Path, list[str]]:
-    """A machine that is busy with other things times few nets well; here any will do."""
+    """A machine that is busy with other things times few nets well, and slowly; here any will do."""
     folder, said = tmp_path_factory.mktemp("calibration") / "new", list[str]()
     gather = calibration._gather
     with pytest.MonkeyPatch.context() as patch:
         for limit, value in (("_LEAST_NETS", 6), ("_NOISY", 1e3), ("_SLOW", 1e3)):
             patch.setattr(calibration, limit, value)
-        patch.setattr(calibration, "_gather", lambda measurer, nets, *rest: gather(
-            measurer, itertools.chain(itertools.islice(nets, 12)), *rest))
+        patch.setattr(calibration, "_gather", lambda measurer, nets, layout, seconds, say: gather(
+            measurer, itertools.chain(itertools.islice(nets, 8)), layout, math.inf, say))
         return calibrate("cpu", "mine", folder, threads=1, minutes=0.1, on_progress=said.append), folder, said
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is opened and asked, and never measures."""
+    measurer = mock.MagicMock(spec=Measurer)
+    measurer.__enter__.return_value = measurer
+    measurer.hello.return_value = mock.Mock(machine="x86_64", model="a machine")
+    measurer.measure.return_value = mock.Mock(latency=mock.Mock(threads=1, runtime_version="1.0"))
+    monkeypatch.setattr(calibration, "Measurer", lambda *_: measurer)
+    monkeypatch.setattr(calibration, "_overhead", lambda *_: 0.0)
 
 
 @pytest.fixture
@@ -198,6 +210,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_timed(tmp_p
 
 
 @pytest.mark.parametrize("moment", ["_gather", "_held_out", "device_text"])
+@pytest.mark.usefixtures("idle")
 def test_an_interrupted_calibration_leaves_no_half_device(moment: str, tmp_path: Path,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
@@ -206,7 +219,6 @@ def test_an_interrupted_calibration_leaves_no_half_device(moment: str, tmp_path:
     nets = [Timed(1.0, 1.0, ((Node(f"n{i}", "Add", "add", in_elems=i + 1, out_elems=i + 1), 0.1),) * 3, 1.1)
             for i in range(10)]
     monkeypatch.setattr(calibration, "_LEAST_NETS", 6)
-    monkeypatch.setattr(calibration, "_overhead", lambda *_: 0.0)
     monkeypatch.setattr(calibration, "_gather", lambda *_: nets)
     monkeypatch.setattr(calibration, moment, interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -215,8 +227,8 @@ def test_an_interrupted_calibration_leaves_no_half_device(moment: str, tmp_path:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.usefixtures("idle")
 def test_too_few_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_overhead", lambda *_: 0.0)
     monkeypatch.setattr(calibration, "_gather", lambda *_: [])
     with pytest.raises(DeviceError, match="too few nets") as caught:
         calibrate("cpu", "mine", tmp_path, threads=1, minutes=0.1)
