@@ -14,7 +14,7 @@ import platform
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def _overhead(measurer: Measurer) -> float:
     return max(0.0, (sum(n.ms for n in found.nodes) - found.stats.p50_ms) / max(1, len(found.nodes)))
 
 
-def _gather(measurer: Measurer, nets: itertools.chain[bytes], layout: bool, seconds: float,
+def _gather(measurer: Measurer, nets: Iterable[bytes], layout: bool, seconds: float,
             say: Callable[[str], None]) -> list[Timed]:
     start, timed, failed, last = time.monotonic(), list[Timed](), 0, 0.0
     for net in nets:
@@ -169,7 +169,8 @@ def _gather(measurer: Measurer, nets: itertools.chain[bytes], layout: bool, seco
             say(f"timed {len(timed)} nets, {seconds - spent:.0f} s left")
         try:
             timed.append(time_net(measurer, net, layout))
-        except DeviceError:
+        except DeviceError as error:
+            say(f"a net is left out: {error.message}")
             failed += 1
             if failed > 10 and failed > len(timed):
                 raise

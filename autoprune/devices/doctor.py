@@ -40,9 +40,10 @@ def examine(device: Device) -> list[Row]:
             hello = measurer.hello()
         rows += [("device", f"{hello.model or hello.machine}, {hello.system}", "ok"),
                  ("its python", hello.python, "ok"), ("its onnxruntime", hello.onnxruntime, "ok"), *_facts(hello)]
-    source = "predicted from a profile, not measured"
     if device.is_measured:
         source = "measured here" if device.address is None else "measured there"
+    else:
+        source = f"predicted ({device.kind}), not measured"
     return [*rows, (f"device {device.name}", f"{source}; widths in multiples of {device.alignment()}", "ok")]
 
 

@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Device, Path, list[s
         for limit, value in (("_LEAST_NETS", 6), ("_NOISY", 1e3), ("_SLOW", 1e3)):
             patch.setattr(calibration, limit, value)
         patch.setattr(calibration, "_gather", lambda measurer, nets, layout, seconds, say: gather(
-            measurer, itertools.chain(itertools.islice(nets, 8)), layout, math.inf, say))
+            measurer, itertools.islice(nets, 8), layout, math.inf, say))
         return calibrate("cpu", "mine", folder, threads=1, minutes=0.1, on_progress=said.append), folder, said
 
 
@@ -299,9 +299,11 @@ def test_further_models_are_timed_first(cnn: Make, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(calibration, "time_net", time_net)
     nets = itertools.chain([cnn(8)], itertools.islice(calibration_nets(), 3))
-    found = calibration._gather(mock.Mock(spec=Measurer), nets, True, 60.0, print)
+    said: list[str] = []
+    found = calibration._gather(mock.Mock(spec=Measurer), nets, True, math.inf, said.append)
     assert seen[0] == cnn(8)
     assert (len(seen), len(found)) == (4, 3)
+    assert "a net is left out: one net that cannot be timed" in said
 
 
 def test_a_device_on_which_nothing_can_be_timed(cnn: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,4 +312,4 @@ def test_a_device_on_which_nothing_can_be_timed(cnn: Make, monkeypatch: pytest.M
 
     monkeypatch.setattr(calibration, "time_net", fails)
     with pytest.raises(DeviceError, match="on fire"):
-        calibration._gather(mock.Mock(spec=Measurer), itertools.chain([cnn(8)] * 50), True, 60.0, print)
+        calibration._gather(mock.Mock(spec=Measurer), [cnn(8)] * 50, True, math.inf, print)
