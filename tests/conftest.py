@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,14 @@ def tiny_graph() -> Graph:
 @pytest.fixture(scope="session")
 def tiny_template(tiny_graph: Graph) -> OnnxTemplate:
     return OnnxTemplate(tiny_graph)
+
+
+@pytest.fixture(scope="module")
+def one_export_per_graph() -> Iterator[None]:
+    """Tables of one graph share its template, which none of them changes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autoprune.search.plan_latency.OnnxTemplate", cache(OnnxTemplate))
+        yield
 
 
 @pytest.fixture

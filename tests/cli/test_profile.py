@@ -81,7 +81,7 @@ def test_tables(write: Write, capsys: Capture) -> None:
     assert "ms (profile, expect" in capsys.readouterr().out.splitlines()[-1]
 
 
-@pytest.mark.parametrize("device", ["cpu", "rpi4"])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), "rpi4"])
 def test_two_models(write: Write, capsys: Capture, device: str) -> None:
     found = told(capsys, "--model", write(8), "--compare", write(512), "--device", device, "--threads", "1")
     assert found["ratio"] == pytest.approx(found["latency"]["ms"] / found["reference"]["ms"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from functools import cache
 from unittest import mock
 
@@ -15,7 +14,6 @@ from autoprune.devices.prices import nodes_for, predict
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.onnx import export_onnx
-from autoprune.graph.onnx_template import OnnxTemplate
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.node_sizes import CannotFollow, NodeSizes
 from autoprune.search.plan_latency import PlanLatency
@@ -25,13 +23,7 @@ from . import latency_nets
 NETS = ("residual", "dense", "excite", "attention", "flat", "recurrent", "bert", "resnet")
 QUICK = ("residual", "dense", "attention", "bert")
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_export_per_graph() -> Iterator[None]:
-    """A template is a graph's, and none of its tables changes it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoprune.search.plan_latency.OnnxTemplate", cache(OnnxTemplate))
-        yield
+pytestmark = pytest.mark.usefixtures("one_export_per_graph")
 
 
 @cache
