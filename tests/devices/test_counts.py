@@ -17,7 +17,7 @@ COSTS = "onnxruntime_aarch64"
 
 @pytest.mark.skipif(not (ROOT / "benchmarks/data").is_dir(), reason="the wheel has no benchmarks")
 @pytest.mark.filterwarnings("ignore")  # the exporter's
-@pytest.mark.parametrize("name", ["poolformer", "lstm", "distilbert"])
+@pytest.mark.parametrize("name", [pytest.param("poolformer", marks=pytest.mark.slow), "lstm", "distilbert"])
 def test_nodes_add_up_to_the_net(name, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
