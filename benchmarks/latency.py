@@ -38,9 +38,9 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import autoprune
-from autoprune.devices.calibrate import calibrate, time_net
-from autoprune.devices.calibrated_profiler import CalibratedProfiler
-from autoprune.devices.calibration_nets import probe
+from autoprune.devices.calibration.calibrate import calibrate, time_net
+from autoprune.devices.calibration.nets import probe
+from autoprune.devices.calibration.profiler import CalibratedProfiler
 from autoprune.devices.device import load_device
 from autoprune.devices.measure import Measurer
 from autoprune.devices.prices import nodes_for, predict

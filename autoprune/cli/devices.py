@@ -105,7 +105,7 @@ def calibrate(device: Annotated[str, typer.Argument(help="cpu (this machine) or 
     autoprune devices calibrate ssh://pi@raspberrypi.local --name mypi
     autoprune search --device mypi.toml --budget 20ms
     """
-    from autoprune.devices.calibrate import calibrate as run
+    from autoprune.devices.calibration.calibrate import calibrate as run
     from autoprune.nas.oracle import to_onnx_bytes
 
     made = run(device, name, output, threads=threads, minutes=minutes, models=[to_onnx_bytes(m) for m in model or ()],

@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from autoprune.devices.agent import facts
-from autoprune.devices.calibration_nets import probe
+from autoprune.devices.calibration.nets import probe
 from autoprune.devices.device import Device
 from autoprune.devices.hello import Hello
 from autoprune.devices.measure import Measurer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
-from autoprune.devices import calibrated, profile
+from autoprune.devices import profile
+from autoprune.devices.calibration import calibrated
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
 from autoprune.devices.node import Node

@@ -149,7 +149,7 @@ def open_profiler(device: Device | str, *, percentile: str = "p50", threads: int
     if found.is_measured:
         return MeasuredProfiler(found, percentile, threads, reference, timeout_s)
     if found.calibration is not None:
-        from autoprune.devices.calibrated_profiler import CalibratedProfiler
+        from autoprune.devices.calibration.profiler import CalibratedProfiler
 
         return CalibratedProfiler(found, percentile, threads, timeout_s=timeout_s)
     return PredictedProfiler(found, percentile, threads)

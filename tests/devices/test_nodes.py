@@ -101,7 +101,7 @@ def test_multiply_adds_of_einsum_and_int8(einsum, int8):
 @pytest.fixture(scope="module")
 def blocked() -> list[tuple[list[Node], list[NodeTime]]]:
     """Nets of blocks: their nodes as read here, and as the runtime's own profiler lists them."""
-    from autoprune.devices.calibration_nets import calibration_nets
+    from autoprune.devices.calibration.nets import calibration_nets
 
     models = list(itertools.islice(calibration_nets(1), 12))
     found = [read_nodes(model, layout=True) for model in models]

@@ -24,7 +24,7 @@ from autoprune.devices.node_table import ms_by_operator
 from autoprune.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
-    from autoprune.devices.kernels import KernelModel
+    from autoprune.devices.calibration.kernels import KernelModel
 
 __all__ = ["load_kernels", "predict", "predict_table", "prices_within", "without_overhead"]
 
@@ -92,7 +92,7 @@ def load_kernels(path: str, sha256: str) -> KernelModel:
     """The kernels beside a device file. Raises `DeviceError` when they are missing, damaged or not those."""
     import numpy as np  # here, so that devices can be listed and loaded without it
 
-    from autoprune.devices.kernels import KernelModel
+    from autoprune.devices.calibration.kernels import KernelModel
 
     try:
         content = Path(path).read_bytes()

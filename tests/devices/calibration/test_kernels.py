@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autoprune.devices.kernels import KernelModel, kind_of
+from autoprune.devices.calibration.kernels import KernelModel, kind_of
 from autoprune.devices.node import Node
 
 Nets = list[list[tuple[Node, float]]]
@@ -138,7 +138,8 @@ def test_arrays_that_are_not_from_there(model: KernelModel, broken: str) -> None
 
 
 def test_like_takes_the_length_scales_of_another(model: KernelModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoprune.devices.kernels._tune", lambda *_: pytest.fail("length scales fitted anew"))
+    monkeypatch.setattr("autoprune.devices.calibration.kernels._tune",
+                        lambda *_: pytest.fail("length scales fitted anew"))
     found = KernelModel.fit(nets(50, 5), like=model)
     assert np.median(np.abs(errors(found, "conv"))) < 0.04
     names = {name for name in model.to_arrays() if name.endswith("|lengths")}

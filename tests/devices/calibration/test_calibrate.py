@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from autoprune import resources
-from autoprune.devices import calibrate as calibration
-from autoprune.devices.calibrate import Timed, calibrate, join, reachable, same_layout
-from autoprune.devices.calibrated import load_kernels
-from autoprune.devices.calibrated_profiler import CalibratedProfiler
-from autoprune.devices.calibration_nets import calibration_nets
+from autoprune.devices.calibration import calibrate as calibration
+from autoprune.devices.calibration.calibrate import Timed, calibrate, join, reachable, same_layout
+from autoprune.devices.calibration.calibrated import load_kernels
+from autoprune.devices.calibration.kernels import KernelModel
+from autoprune.devices.calibration.nets import calibration_nets
+from autoprune.devices.calibration.profiler import CalibratedProfiler
 from autoprune.devices.device import Device, load_device
-from autoprune.devices.kernels import KernelModel
 from autoprune.devices.measure import Measurer
 from autoprune.devices.measurement import NodeTime
 from autoprune.devices.node import Node
@@ -124,7 +124,7 @@ def test_two_models_compare_alike_in_either_order(made: tuple[Device, Path, list
         assert device.calibration is not None
         return Timed(factor * predict(nodes_for(net, device), device).ms, device.calibration.probe_ms, (), 1.0)
 
-    monkeypatch.setattr("autoprune.devices.calibrated_profiler.time_net", time_net)
+    monkeypatch.setattr("autoprune.devices.calibration.profiler.time_net", time_net)
     found = []
     for models in ((cnn(8), cnn(64)), (cnn(64), cnn(8))):
         with CalibratedProfiler(device) as profiler:

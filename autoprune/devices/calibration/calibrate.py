@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.devices.calibrated import without_overhead
-from autoprune.devices.calibration_nets import calibration_nets, many_small_nodes, probe
+from autoprune.devices.calibration.calibrated import without_overhead
+from autoprune.devices.calibration.kernels import KernelModel
+from autoprune.devices.calibration.nets import calibration_nets, many_small_nodes, probe
 from autoprune.devices.device import Device, load_device
-from autoprune.devices.kernels import KernelModel
 from autoprune.devices.measure import Measurer
 from autoprune.devices.measurement import NodeTime
 from autoprune.devices.new_device import check_name

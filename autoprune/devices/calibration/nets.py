@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from autoprune.devices.net_builder import MOST_ELEMENTS, MOST_MACS, NetBuilder
+from autoprune.devices.calibration.net_builder import MOST_ELEMENTS, MOST_MACS, NetBuilder
 
 __all__ = ["calibration_nets", "many_small_nodes", "probe"]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from autoprune.devices.correction import Correction
+from autoprune.devices.calibration.correction import Correction
 from autoprune.devices.node import Node
 
 A, B = Node("a", "Conv", "conv"), Node("b", "Gemm", "gemm")

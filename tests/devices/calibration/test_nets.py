@@ -9,9 +9,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from autoprune.devices import calibration_nets as nets
 from autoprune.devices.agent.timing import make_inputs
-from autoprune.devices.calibration_nets import calibration_nets, many_small_nodes, probe
+from autoprune.devices.calibration import nets
+from autoprune.devices.calibration.nets import calibration_nets, many_small_nodes, probe
 
 COUNT = 40
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-from autoprune.devices.calibrate import reachable, time_net
-from autoprune.devices.calibrated import without_overhead
+from autoprune.devices.calibration.calibrate import reachable, time_net
+from autoprune.devices.calibration.calibrated import without_overhead
+from autoprune.devices.calibration.correction import Correction
 from autoprune.devices.compare import Comparison, plain
-from autoprune.devices.correction import Correction
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
 from autoprune.devices.measure import Measurer

@@ -1,0 +1,1 @@
+"""Learning what one device's kernels cost from nets timed on it, and predicting by that."""
