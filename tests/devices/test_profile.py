@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import statistics
 import sys
 from pathlib import Path
 
 import pytest
 
-from autoprune.devices import profile
+from autoprune.devices import compare, profile
 from autoprune.devices.classes import OPERATOR_CLASS
 from autoprune.devices.costs import Counts, call_instructions, counts, formula_of, table, tables
 from autoprune.devices.device import list_devices, load_device
@@ -165,6 +167,14 @@ def test_published_rows_of_the_raspberry_pi_5(monkeypatch):
               for lat in [predict(nets[r["model"]], device)]]
     assert len(rows) == 13
     assert sum(inside) >= 11
+    medians = {name: statistics.median(float(r["latency_ms"]) for r in rows if r["model"] == name) for name in nets}
+    tables = {name: (predict_table(nodes, device), predict(nodes, device)) for name, nodes in nets.items()}
+    held = []
+    for a, b in itertools.combinations(nets, 2):
+        (ours, latency), (theirs, reference) = tables[a], tables[b]
+        found = compare.predicted(ours, theirs, device.error, (latency, reference))
+        held.append(found.lo <= medians[a] / medians[b] <= found.hi)
+    assert (sum(held), len(held)) == (30, 36)  # what `compare.predicted` says of itself
 
 
 def test_counts_add_up():

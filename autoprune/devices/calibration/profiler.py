@@ -18,7 +18,7 @@ from autoprune.errors import ConfigError
 
 __all__ = ["CalibratedProfiler"]
 
-_LESSONS = 8  # measured candidates; more hardly lower the error
+_LESSONS = 8  # measured candidates, as in docs/benchmarks.md; other numbers were not tried
 
 
 @final
