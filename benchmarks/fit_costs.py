@@ -11,7 +11,7 @@ from operators import OPERATORS
 from operators_int8 import INT8_OPERATORS
 from scipy.optimize import nnls
 
-from autoprune.devices.classes import classify
+from autoprune.devices.classes import OPERATOR_CLASS, classify
 from autoprune.devices.costs import formula_of
 from autoprune.devices.node import Node
 from autoprune.devices.nodes import read_nodes
@@ -115,7 +115,8 @@ def _fused(rows: list[tuple[str, Node, np.ndarray]], formulas: dict[str, dict[st
     for name, node, counts in rows:
         if node.activation and name.startswith("fused"):
             alone = plain[name.partition(" ")[2].rpartition(" ")[0].removesuffix(" 1")]
-            found.setdefault(node.activation, []).append(np.maximum(counts - alone, 0) / node.out_elems)
+            cls = OPERATOR_CLASS.get(node.activation, "relu")
+            found.setdefault(cls, []).append(np.maximum(counts - alone, 0) / node.out_elems)
     return {f"fused_{act}": {"out": [float(f"{v:.6g}") for v in np.mean(extra, 0)]} for act, extra in found.items()}
 
 

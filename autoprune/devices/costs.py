@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from autoprune.devices.classes import OPERATOR_CLASS
 from autoprune.devices.node import Node
 from autoprune.errors import ConfigError, did_you_mean
 
@@ -100,8 +101,8 @@ def counts(node: Node, costs: str) -> Counts:
         return Counts(0.0, 0.0, 0.0, 0.0)
     found = _apply(_terms(node, costs), node.features)
     if node.activation:
-        formulas = table(costs)
-        terms = formulas.get(f"fused_{node.activation}", formulas[node.activation])
+        formulas, cls = table(costs), OPERATOR_CLASS.get(node.activation, "relu")
+        terms = formulas.get(f"fused_{cls}", formulas[cls])
         found = found + _apply(terms, {"out": float(node.out_elems), "one": 0.0})
     return found
 

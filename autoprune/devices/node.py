@@ -19,7 +19,7 @@ class Node:
     Units: elements (not bytes) for `in_elems` (activations read), `out_elems`, `weights` (parameters read);
     multiply-adds for `macs`. `cls` is the price class ("conv3x3", "pointwise", "stem", "conv", "grouped",
     "depthwise", "depthwise_other", "gemm", an elementwise class, "free" or "unknown"; see `classes.py`). `activation`
-    is the class of the activation fused into this node, or "". `gather` is the number of elements that im2col lays
+    is the operator fused into this node as its activation, or "". `gather` is the number of elements that im2col lays
     out, `rows` the number of contiguous runs they come in; both 0 where there is no im2col. `run` is how many elements
     are handled at once by a broadcast, copy or transpose (`runs.py`), 0 for the length of the last axis.
     """

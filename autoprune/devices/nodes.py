@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.devices.classes import INT8_CONVS, OPERATOR_CLASS, PRICED, classify, gathered
+from autoprune.devices.classes import INT8_CONVS, PRICED, classify, gathered
 from autoprune.devices.node import Node
 from autoprune.devices.runs import broadcast_kind, copied_run, reduce_kind, transpose_kind
 from autoprune.devices.shapes import NCHWC, Shape, concretise, infer, run_for_shapes
@@ -164,7 +164,7 @@ def _conv(base: dict[str, Any], attributes: dict[str, Any], first: Shape, weight
     gather, rows = gathered(cls, channels_in, kernel, out)
     return Node(cls=cls, macs=math.prod(out) * math.prod(weight[1:]), kernel=kernel, stride=stride, groups=groups,
                 gather=gather, rows=rows,
-                activation=OPERATOR_CLASS.get(act, "relu" if act else ""), **base)
+                activation=act, **base)
 
 
 def _matmul_macs(op: str, attributes: dict[str, Any], operands: list[Shape], second: Shape,

@@ -19,7 +19,7 @@ def test_fused_nodes_with_their_classes_and_sizes(cnn):
     classes = [n.cls for n in nodes.values()]
     assert classes == ["stem", "conv3x3", "depthwise", "depthwise_other", "pointwise", "reduce", "free", "gemm"]
     stem, mid, *_ = nodes.values()
-    assert stem.activation == mid.activation == "relu"
+    assert stem.activation == mid.activation == "Relu"
     assert mid.macs == 16 * 16 * 32 * 32 * 9
     assert (mid.in_elems, mid.out_elems, mid.weights) == (32 * 256, 32 * 256, 32 * 32 * 9)
     assert mid.gather == 32 * 9 * 256

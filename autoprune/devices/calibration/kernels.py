@@ -31,7 +31,7 @@ _MOST, _TUNE = 1500, 300  # nodes that a model keeps, and that its length scales
 _SMALL = 64
 _BLOCK, _TILE = 16, 6  # channels in a block and pixels in a tile of onnxruntime's AVX-512 convolution
 _OTHER = "other"
-_FEATURES = 1  # raise it when kinds, classes or features change: what was learnt before fits no more
+_FEATURES = 2  # raise it when kinds, classes or features change: what was learnt before fits no more
 
 
 def kind_of(node: Node) -> str:
@@ -85,18 +85,18 @@ def _padding(size: int, step: int) -> float:
 
 def _base(node: Node) -> list[float]:
     """Work and traffic (the mean sees these two), and what the traffic is made of."""
-    traffic = node.in_elems + node.out_elems + node.weights
-    return [_log(node.macs), _log(traffic), _log(node.in_elems), _log(node.out_elems), _log(node.weights)]
+    traffic = node.in_elems + node.out_elems + _read(node)
+    return [_log(node.macs), _log(traffic), _log(node.in_elems), _log(node.out_elems), _log(_read(node))]
 
 
 def _conv(node: Node) -> list[float]:
     out, first = node.out_shapes[0], node.in_shapes[0] if node.in_shapes else ()
     channels, width = out[1] if len(out) > 1 else 1, out[-1]
-    fused = {"": 0.0, "relu": 0.0}.get(node.activation, 1.0)
+    act = node.activation  # the kernel itself stops at zero; what else follows is a pass of its own over the output
     return [_log(first[1] if len(first) > 1 else 1), _log(channels), _log(math.prod(out[2:])),
             _log(math.prod(node.kernel)), float(node.stride > 1), _log(node.groups), _log(width),
             _padding(channels, _BLOCK), _padding(-(-channels // _BLOCK), 4), _padding(width, _TILE),
-            float(len(node.in_shapes) > 1), fused]
+            float(len(node.in_shapes) > 1), float(act == "Clip"), float(act not in ("", "Relu", "Clip"))]
 
 
 def _gemm(node: Node) -> list[float]:
@@ -117,7 +117,12 @@ def _rest(node: Node) -> list[float]:
 
 def _net(nodes: Sequence[Node]) -> list[float]:
     """What all nodes of a net share: how much memory one run of it goes through, weights and activations."""
-    return [_log(sum(n.weights for n in nodes)), _log(sum(n.out_elems for n in nodes))]
+    return [_log(sum(_read(n) for n in nodes)), _log(sum(n.out_elems for n in nodes))]
+
+
+def _read(node: Node) -> int:
+    """Weights that one run reads: of a table that is looked up, the rows that are found."""
+    return min(node.weights, node.out_elems) if node.op.startswith("Gather") else node.weights
 
 
 def _features_of(kind: str, node: Node) -> list[float]:
@@ -126,7 +131,12 @@ def _features_of(kind: str, node: Node) -> list[float]:
         more = _conv
     elif node.cls == "gemm":
         more = _gemm
-    return _base(node) if kind.startswith("work ") else [*_base(node), *more(node)]
+    return _base(node) if kind == _OTHER or kind.startswith("work ") else [*_base(node), *more(node)]
+
+
+def _key(kind: str, node: Node) -> str:
+    """Name of a process: nodes of one kind may have different features."""
+    return f"{kind}/{len(_features_of(kind, node))}"
 
 
 @dataclass(frozen=True)
@@ -227,12 +237,11 @@ class KernelModel:
             shared = _net([node for node, _ in net])
             for node, ms in net:
                 for kind in (kind_of(node), _class_of(node), *([_OTHER] if rng.random() < share else [])):
-                    features = [*(_base(node) if kind == _OTHER else _features_of(kind, node)), *shared]
-                    rows[kind, len(features)].append((features, math.log(ms + _TICK_MS)))
+                    features = [*_features_of(kind, node), *shared]
+                    rows[_key(kind, node)].append((features, math.log(ms + _TICK_MS)))
         fitted = {}
-        for (kind, width), found in rows.items():
+        for key, found in rows.items():
             if len(found) >= 3:
-                key = f"{kind}/{width}"
                 fitted[key] = _Process.fit(np.array([f for f, _ in found]), np.array([y for _, y in found]), rng,
                                            None if like is None else like._kinds.get(key))
         return cls(fitted, max(_LEAST_MS, float(np.quantile([ms for net in nets for _, ms in net], 0.02))))
@@ -243,24 +252,20 @@ class KernelModel:
         """
         out, groups, shared = np.zeros(len(nodes)), defaultdict(list), _net(nodes if net is None else net)
         for index, node in enumerate(nodes):
-            groups[self._process(node)].append(index)
+            kind = self._priced_as(node)
+            groups[kind, _key(kind, node)].append(index)
         for (kind, key), places in groups.items():
-            features = np.array([[*(_base(nodes[i]) if kind == _OTHER else _features_of(kind, nodes[i])), *shared]
-                                 for i in places])
+            features = np.array([[*_features_of(kind, nodes[i]), *shared] for i in places])
             out[places] = np.exp(self._kinds[key].log_ms(features)) - _TICK_MS
         return np.maximum(out, self._least_ms)
 
     def knows(self, node: Node) -> bool:
         """Whether nodes of this kind were timed often enough (3 times) to have a model of their own."""
-        return self._process(node)[0] == kind_of(node)
+        return self._priced_as(node) == kind_of(node)
 
-    def _process(self, node: Node) -> tuple[str, str]:
-        """The kind that prices a node, and the name of its process."""
-        for kind in (kind_of(node), _class_of(node)):
-            key = f"{kind}/{len(_features_of(kind, node)) + 2}"
-            if key in self._kinds:
-                return kind, key
-        return _OTHER, f"{_OTHER}/7"
+    def _priced_as(self, node: Node) -> str:
+        """The most particular kind of this node that was learnt."""
+        return next((k for k in (kind_of(node), _class_of(node)) if _key(k, node) in self._kinds), _OTHER)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Arrays by name, for `numpy.savez`."""

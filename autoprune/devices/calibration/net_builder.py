@@ -27,6 +27,7 @@ class NetBuilder:
         self.shape: dict[str, tuple[int, ...]] = {}
         self.last, self.chained = "", set[str]()  # what the latest block made; those that another block went on from
         self.dynamic = bool(rng.random() < 0.5)  # exporters leave the batch open, and then fewer operators fuse
+        self.biased, self.rows = bool(rng.random() < 0.75), bool(rng.random() < 0.25)  # linear layers
         self.narrow = bool(rng.random() < 0.4)  # as much pruned nets are: all of it stays in the cache
 
     def input(self, *shape: int, whole: int = 0) -> str:
@@ -101,14 +102,19 @@ class NetBuilder:
         return self.op("Add", a, b, shape=self.shape[a])
 
     def linear(self, x: str, out: int, act: str = "") -> str:
-        """MatMul and Add, as exporters write a linear layer on more than two axes; Gemm on two."""
+        """MatMul and Add (or no bias), as exporters write a linear layer on more than two axes; Gemm on two, and now
+        and then on rows that were put together for it (GPT-2's way), where no bias fuses with the activation.
+        """
         *lead, width = self.shape[x]
         shape = (*lead, out)
+        if len(lead) == 2 and self.rows:
+            return self.act(self.reshape(self.linear(self.reshape(x, math.prod(lead), width), out), *shape), act)
         if len(lead) == 1:
             y = self.op("Gemm", x, self.weight(out, width), self.weight(out), shape=shape, transB=1)
         else:
             y = self.op("MatMul", x, self.weight(width, out), shape=shape)
-            y = self.op("Add", y, self.weight(out), shape=shape)
+            if self.biased:
+                y = self.op("Add", y, self.weight(out), shape=shape)
         return self.act(y, act)
 
     def norm(self, x: str) -> str:

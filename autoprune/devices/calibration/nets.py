@@ -19,7 +19,7 @@ __all__ = ["calibration_nets", "many_small_nodes", "probe"]
 
 
 def _act(net: NetBuilder) -> str:
-    return str(net.pick("Relu", "Relu", "relu6", "silu", "HardSwish", "Sigmoid", "Gelu", ""))
+    return str(net.pick("Relu", "Relu", "relu6", "relu6", "silu", "HardSwish", "Sigmoid", "Gelu", ""))
 
 
 def _plain(net: NetBuilder) -> str:

@@ -18,7 +18,7 @@ def conv(c_in: int, c_out: int, side: int) -> Node:
     return Node(f"conv{c_in}_{c_out}_{side}", "FusedConv", "conv3x3", macs=9 * c_in * c_out * side * side,
                 in_elems=c_in * side * side, out_elems=c_out * side * side, weights=9 * c_in * c_out,
                 in_shapes=((1, c_in, side, side),), out_shapes=((1, c_out, side, side),), kernel=(3, 3),
-                activation="relu")
+                activation="Relu")
 
 
 def add(channels: int, side: int) -> Node:
@@ -128,11 +128,10 @@ def test_arrays_round_trip_exactly(model: KernelModel) -> None:
     assert [again.knows(n) for n in nodes] == [model.knows(n) for n in nodes]
 
 
-@pytest.mark.parametrize("broken", ["least_ms", "conv/19|line"])
+@pytest.mark.parametrize("broken", ["least_ms", "|line"])
 def test_arrays_that_are_not_from_there(model: KernelModel, broken: str) -> None:
     arrays = model.to_arrays()
-    assert broken in arrays
-    del arrays[broken]
+    del arrays[next(name for name in arrays if name.endswith(broken))]
     with pytest.raises(KeyError):
         KernelModel.from_arrays(arrays)
 
