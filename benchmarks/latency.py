@@ -39,15 +39,14 @@ from torch import nn
 
 import autoprune
 from autoprune.devices.calibration.calibrate import calibrate, time_net
-from autoprune.devices.calibration.nets import probe
 from autoprune.devices.calibration.profiler import CalibratedProfiler
 from autoprune.devices.device import load_device
 from autoprune.devices.measure import Measurer
 from autoprune.devices.prices import nodes_for, predict
-from autoprune.graph.onnx import export_onnx
-from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
-from autoprune.graph.plan import Cut, Plan, aligned
+from autoprune.devices.profiler import open_profiler
+from autoprune.graph.plan import Plan
 from autoprune.search.plan_latency import PlanLatency
+from autoprune.search.variants import OnnxMaker, variety
 
 IDS = torch.arange(96)[None] % 1000 + 5
 MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
@@ -71,18 +70,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)), None),
     "GPT-2": (lambda: hf.GPT2ForSequenceClassification(hf.GPT2Config(
         n_embd=256, n_layer=4, n_head=4, pad_token_id=0, use_cache=False)), None)}
-LEVELS = (1.0, 0.8, 0.65, 0.5, 0.35)
 TAUGHT = ("ResNet-50", "MobileNetV2", "ViT", "GPT-2")
-
-
-def plans(graph: autoprune.Graph, count: int, align: int) -> list[Plan]:
-    """Dense, uniform ones, and random ones up to `count`."""
-    found = [Plan() if level == 1 else Plan.uniform(graph, level, "random", align) for level in LEVELS]
-    for seed in range(count - len(found)):
-        rng = random.Random(seed)
-        found.append(Plan({name: Cut(aligned(rng.uniform(0.25, 1.0) * g.size, g.size, g.step(align)), "random")
-                           for name, g in graph.groups.items()}))
-    return found[:count]
 
 
 class Model:
@@ -93,16 +81,7 @@ class Model:
         torch.manual_seed(0)
         example = {"input_ids": IDS} if side is None else torch.randn(1, 3, side, side)
         self.name, self.graph = name, autoprune.trace(make().eval(), example)
-        try:
-            self._template: OnnxTemplate | None = OnnxTemplate(self.graph)
-        except CannotSlice:
-            self._template = None
-
-    def onnx(self, plan: Plan) -> bytes:
-        model = self.graph.cut(plan)
-        if self._template is None:
-            return export_onnx(model, self.graph.example_inputs)
-        return self._template.slice(model.plan, model.tensors())
+        self.onnx = OnnxMaker(self.graph).onnx
 
 
 def figures(errors: list[float]) -> dict[str, Any]:
@@ -117,7 +96,7 @@ def unseen(device: Any, measurer: Measurer, models: list[Model], variants: int) 
     rows, ranks = [], {}
     for model in models:
         pairs = []
-        for number, plan in enumerate(plans(model.graph, variants, device.alignment())):
+        for number, plan in enumerate(variety(model.graph, variants, device.alignment())):
             content = model.onnx(plan)
             timed = time_net(measurer, content, True, runs=20, seconds=0.4, warmup_runs=8)
             measured = timed.ms * device.calibration.probe_ms / timed.probe_ms
@@ -139,7 +118,7 @@ def taught(device: Any, measurer: Measurer, models: list[Model]) -> dict[str, An
     """Errors on further variants of a model once eight of it were measured."""
     out, everything = {}, []
     for model in (m for m in models if m.name in TAUGHT):
-        variants = plans(model.graph, 16, device.alignment())
+        variants = variety(model.graph, 16, device.alignment())
         random.Random(1).shuffle(variants)
         errors = []
         with CalibratedProfiler(device) as profiler:
@@ -164,7 +143,7 @@ def tables(device: Any, models: list[Model]) -> list[dict[str, Any]]:
         table = PlanLatency(model.graph, device)
         made_s = time.perf_counter() - start
         align = device.alignment()
-        tried = plans(model.graph, 45, align)[5:]
+        tried = variety(model.graph, 45, align)[5:]
         widths = {name: sorted({aligned(share / 8 * g.size, g.size, g.step(align)) for share in range(2, 9)})
                   for name, g in model.graph.groups.items()}
         start = time.perf_counter()
@@ -187,19 +166,19 @@ def tables(device: Any, models: list[Model]) -> list[dict[str, Any]]:
     return rows
 
 
-def repeated(measurer: Measurer, models: list[Model]) -> dict[str, Any]:
-    """Two measurements of the same model, with all others in between."""
-    nets = [(f"{m.name} {k}", m.onnx(p)) for m in models for k, p in enumerate(plans(m.graph, 3, 16))]
+def repeated(models: list[Model]) -> dict[str, Any]:
+    """Two measurements of the same model, as a search or an oracle makes them, with all others in between."""
+    nets = [(f"{m.name} {k}", m.onnx(p)) for m in models for k, p in enumerate(variety(m.graph, 3, 16))]
     found: list[dict[str, Any]] = [{} for _ in nets]
-    for turn in ("first", "second"):
-        for row, (name, content) in zip(found, nets, strict=True):
-            result = measurer.measure(content, reference=probe(), min_runs=30, min_s=1.0, warmup_s=0.5)
-            row |= {"net": name, turn: result.latency.ms, f"{turn}_flags": list(result.latency.notes)}
-    ratios = [r["second"] / r["first"] for r in found]
-    calm = [x for x, r in zip(ratios, found, strict=True) if not r["first_flags"] and not r["second_flags"]]
-    return {"pairs": len(ratios), "within_3_percent": round(statistics.mean(abs(x - 1) <= .03 for x in ratios), 4),
-            "unflagged": len(calm),
-            "unflagged_within_3_percent": round(statistics.mean(abs(x - 1) <= .03 for x in calm), 4) if calm else None}
+    with open_profiler("cpu", threads=1) as profiler:
+        for turn in ("first", "second"):
+            for row, (name, content) in zip(found, nets, strict=True):
+                latency = profiler.latency(content)
+                row |= {"net": name, f"{turn}_ms": round(latency.ms, 4), f"{turn}_flags": list(latency.notes)}
+    within = [abs(r["second_ms"] / r["first_ms"] - 1) <= .03 for r in found]
+    calm = [w for w, r in zip(within, found, strict=True) if not r["first_flags"] and not r["second_flags"]]
+    return {"pairs": len(within), "within_3_percent": round(statistics.mean(within), 4), "unflagged": len(calm),
+            "unflagged_within_3_percent": round(statistics.mean(calm), 4) if calm else None, "rows": found}
 
 
 def over_ssh(address: str, content: bytes) -> dict[str, Any]:
@@ -240,14 +219,14 @@ def main() -> None:
     with Measurer(load_device("cpu"), 1) as measurer:
         out["unseen"] = unseen(device, measurer, models, args.variants)
         out["after_8_measured"] = taught(device, measurer, models)
-        out["repeated"] = repeated(measurer, models)
+    out["repeated"] = repeated(models)
     out["plans"] = tables(device, models)
     out["plans_rpi4"] = tables(load_device("rpi4"), models)
     if args.ssh:
         out["ssh"] = over_ssh(args.ssh, models[2].onnx(Plan()))
     args.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
-    print({k: v for k, v in out["unseen"].items() if k != "rows"}, out["after_8_measured"]["all"], out["repeated"],
-          out.get("ssh"), sep="\n")
+    print({k: v for k, v in out["unseen"].items() if k != "rows"}, out["after_8_measured"]["all"],
+          {k: v for k, v in out["repeated"].items() if k != "rows"}, out.get("ssh"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def tiny_template(tiny_graph: Graph) -> OnnxTemplate:
 def one_export_per_graph() -> Iterator[None]:
     """Tables of one graph share its template, which none of them changes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoprune.search.plan_latency.OnnxTemplate", cache(OnnxTemplate))
+        patch.setattr("autoprune.search.variants.OnnxTemplate", cache(OnnxTemplate))
         yield
 
 

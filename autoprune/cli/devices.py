@@ -95,20 +95,28 @@ def calibrate(device: Annotated[str, typer.Argument(help="cpu (this machine) or 
               name: Annotated[str, typer.Option(help="Name of the device: NAME.toml is written.")],
               threads: Annotated[int | None, typer.Option(help="Threads of the runtime.", min=1)] = None,
               minutes: Annotated[float, typer.Option(help="How long to time nets; fitting takes a minute more.")] = 3.0,
-              model: Annotated[list[str] | None, typer.Option(help="FILE.onnx to be timed too; may be repeated.")]
+              model: Annotated[list[str] | None, typer.Option(help="FILE.onnx, or a model (with --data or --input) "
+                                                                   "that is timed whole and pruned; may be repeated.")]
               = None,
+              data: Annotated[str | None, typer.Option(help="The data, for the models' example inputs.")] = None,
+              shape: Annotated[list[str] | None, typer.Option("--input", help="Shape of an input of the models: "
+                                                                              "1x3x224x224, 1x128:int.")] = None,
               output: Annotated[str, typer.Option(help="Folder for NAME.toml and NAME.kernels.npz.")] = ".") -> None:
     """Time small nets on a device and write a device file that predicts by what its kernels really take.
 
     \b
     autoprune devices calibrate cpu --name mine --threads 1
     autoprune devices calibrate ssh://pi@raspberrypi.local --name mypi
+    autoprune devices calibrate cpu --name mine --model nets.py:make --input 1x3x224x224
     autoprune search --device mypi.toml --budget 20ms
     """
+    from autoprune.cli.inputs import load_variants
     from autoprune.devices.calibration.calibrate import calibrate as run
-    from autoprune.nas.oracle import to_onnx_bytes
+    from autoprune.devices.device import load_device
 
-    made = run(device, name, output, threads=threads, minutes=minutes, models=[to_onnx_bytes(m) for m in model or ()],
+    found = load_device(device)
+    models = [variant for spec in model or () for variant in load_variants(spec, data, shape, found.alignment())]
+    made = run(found, name, output, threads=threads, minutes=minutes, models=models,
                on_progress=lambda text: note(f"autoprune: {text}"))
     error = made.error
     if error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import ConfigError
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
 
     from autoprune.graph.graph import Graph
 
-__all__ = ["load_model_and_inputs", "load_onnx", "load_traced", "parse_shape"]
+__all__ = ["load_model_and_inputs", "load_onnx", "load_traced", "load_variants", "parse_shape"]
+
+_VARIANTS = 12
 
 
 def parse_shape(text: str) -> Any:
@@ -53,6 +56,18 @@ def load_onnx(model: str | None, data: str | None, shapes: list[str] | None) -> 
     if model is not None and model.endswith(".onnx"):
         return to_onnx_bytes(model)
     return to_onnx_bytes(*load_model_and_inputs(model, data, shapes))
+
+
+def load_variants(model: str, data: str | None, shapes: list[str] | None, align: int) -> Iterator[bytes]:
+    """ONNX bytes of a model and of pruned variants of it, at widths that are multiples of `align`; an ONNX file as it
+    is.
+    """
+    if model.endswith(".onnx"):
+        yield load_onnx(model, data, shapes)
+    else:
+        from autoprune.search.variants import variants
+
+        yield from variants(load_traced(model, data, shapes), _VARIANTS, align)
 
 
 def load_traced(model: str | None, data: str | None, shapes: list[str] | None) -> Graph:

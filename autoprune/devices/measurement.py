@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from autoprune.devices.latency import Latency
@@ -57,6 +57,11 @@ class Measurement:
     drift: float
     attempts: int
     nodes: tuple[NodeTime, ...] = ()
+
+    def scaled(self, factor: float) -> Measurement:
+        """The latency and the nodes' times `factor` times as long; the runs behind them stay what they were."""
+        nodes = tuple(replace(n, ms=factor * n.ms) for n in self.nodes)
+        return replace(self, latency=self.latency.scaled(factor), nodes=nodes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

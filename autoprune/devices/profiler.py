@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import final
 
 from autoprune.devices import compare
+from autoprune.devices.calibration.nets import probe
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency, check_percentile
 from autoprune.devices.measure import Measurer
+from autoprune.devices.measurement import Measurement
 from autoprune.devices.node_table import NodeLatency
 from autoprune.devices.nodes import read_nodes
 from autoprune.devices.prices import nodes_for, predict, predict_table
@@ -88,23 +90,31 @@ class MeasuredProfiler(Profiler):
     """Measures on this machine or a remote one, in turns with `reference` (the dense model) once that is set.
 
     A machine is not equally fast all day. So that candidates measured minutes apart can be compared, a latency is
-    scaled by what the dense model took in the same measurement against `baseline_ms`, what it took at first.
+    scaled by what the dense model took in the same measurement against `baseline_ms`, what it took at first; without a
+    dense model, by what a fixed small one took. `last` is the latest measurement, with the time of each node.
     """
 
     def __init__(self, device: Device, percentile: str = "p50", threads: int | None = None,
                  reference: bytes | None = None, timeout_s: float = 120.0):
         self.device, self.percentile, self.reference = device, percentile, reference
         self.baseline_ms: float | None = None
+        self.last: Measurement | None = None
+        self._probe_ms: float | None = None
         self.measurer = Measurer(device, threads, timeout_s)
 
     def latency(self, onnx_bytes: bytes) -> Latency:
         """The measured percentile, with p10–p90 of the runs."""
-        found = self.measurer.measure(onnx_bytes, reference=self.reference, percentile=self.percentile)
-        if found.reference is None:
-            return found.latency
-        if self.baseline_ms is None:
-            self.baseline_ms = found.reference.ms
-        return _scaled(found.latency, self.baseline_ms / found.reference.ms)
+        sentinel = probe() if self.reference is None else self.reference
+        found = self.measurer.measure(onnx_bytes, reference=sentinel, percentile=self.percentile,
+                                      profile_runs=_PROFILE_RUNS)
+        assert found.reference is not None  # one was given
+        if self.reference is None:
+            self._probe_ms = baseline_ms = self._probe_ms or found.reference.ms
+        else:
+            self.baseline_ms = baseline_ms = self.baseline_ms or found.reference.ms
+        factor = baseline_ms / found.reference.ms
+        self.last = found.scaled(factor)
+        return _noted(self.last.latency, factor)
 
     def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
         """The mean of 20 runs under onnxruntime's profiler, which takes time itself: the sum is above the latency.
@@ -133,9 +143,9 @@ class MeasuredProfiler(Profiler):
         self.measurer.close()
 
 
-def _scaled(latency: Latency, factor: float) -> Latency:
+def _noted(latency: Latency, factor: float) -> Latency:
     note = (f"scaled by {factor:.2f}: the machine's speed had changed",) if abs(factor - 1) > 0.03 else ()
-    return replace(latency.scaled(factor), notes=(*latency.notes, *note))
+    return replace(latency, notes=(*latency.notes, *note))
 
 
 def open_profiler(device: Device | str, *, percentile: str = "p50", threads: int | None = None,

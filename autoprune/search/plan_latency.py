@@ -7,25 +7,23 @@ nodes save together in a small net (calibrated kernels know its size) is a facto
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from autoprune.devices.calibration.correction import Correction
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency
+from autoprune.devices.measurement import Measurement
 from autoprune.devices.node import Node
-from autoprune.devices.prices import nodes_for, predict, prices_within
+from autoprune.devices.prices import nodes_for, predict, predict_table, prices_within
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph
-from autoprune.graph.onnx import export_onnx
-from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
-from autoprune.graph.plan import Cut, Plan, aligned
+from autoprune.graph.plan import Cut, Plan
 from autoprune.search.node_sizes import CannotFollow, NodeSizes
+from autoprune.search.variants import OnnxMaker, random_plan
 
 __all__ = ["PlanLatency"]
 
@@ -53,25 +51,48 @@ class PlanLatency:
         blocked = self.device.calibration is not None and self.device.calibration.layout
         self._align = self.device.alignment() if blocked else 1  # channels that fill no block have other kernels
         self._prices: dict[_Key, tuple[float, int]] = {}
-        self._template: OnnxTemplate | None = None
-        self.exact, self.why = False, ""
-        try:
-            self._template = OnnxTemplate(graph)
-            self._follow()
-        except (CannotSlice, CannotFollow) as error:
-            self.exact, self.why = True, str(error)
+        self._correction = Correction()
+        self._maker = OnnxMaker(graph)
+        self.exact, self.why = bool(self._maker.why), self._maker.why
+        if not self.exact:
+            try:
+                self._follow()
+            except CannotFollow as error:
+                self.exact, self.why = True, str(error)
 
     def latency(self, plan: Plan) -> Latency:
         """Latency of one inference of the pruned model, as the device's prediction of its ONNX would be.
 
-        The interval is as wide as the dense model's, as a ratio, and the notes are that one's.
+        The interval is as wide as the dense model's, as a ratio, and the notes are that one's. Once `learn` was called,
+        it is what the measured plans make of that.
 
         Which units stay does not matter, only how many. Raises `ConfigError` for a plan of another model.
         """
         self.graph.check(plan)
         if self.exact or plan.dropped:
-            return predict(self._nodes(plan), self.device, self.percentile, self.threads)
-        return self._dense.scaled(self._total_ms(self._widths(plan)) / self._dense.ms)
+            nodes = self._nodes(plan)
+            found = self._predict(nodes)
+            if not len(self._correction):
+                return found
+            table = predict_table(nodes, self.device, self.threads)
+            return found.scaled(self._correction.total_ms(table) / found.ms)
+        widths = self._widths(plan)
+        if len(self._correction):
+            return self._dense.scaled(self._correction.total_ms(self._table(widths)) / self._dense.ms)
+        return self._dense.scaled(self._total_ms(widths) / self._dense.ms)
+
+    def learn(self, plan: Plan, measured: Measurement) -> None:
+        """Learn from a plan that was measured, on this device or on one that this is a stand-in for.
+
+        Each node that was timed gets a factor, and so does the whole (`Correction`). What the profiler itself took is
+        spread evenly over the nodes.
+        """
+        widths = self._widths(plan)
+        table = (predict_table(self._nodes(plan), self.device, self.threads) if self.exact or plan.dropped
+                 else self._table(widths))
+        total_ms = measured.latency.ms
+        extra_ms = max(0.0, sum(n.ms for n in measured.nodes) - total_ms) / max(1, len(measured.nodes))
+        self._correction.learn(table, {n.name: max(n.ms - extra_ms, n.ms / 100) for n in measured.nodes}, total_ms)
 
     def prepare(self, choices: Mapping[str, Sequence[int]]) -> int:
         """Ask for the prices that plans of these widths (units kept) per group can need; how many are known afterwards.
@@ -109,7 +130,7 @@ class PlanLatency:
             self._offset_ms = self._dense.ms - self._sum(self._widths(Plan()))[0]
         else:
             self._levels = self._read_levels()
-        check = self._random(-1, self._align)
+        check = random_plan(self.graph, -1, self._align)
         there, here = self._predict(self._nodes(check)).ms, self.latency(check).ms
         if abs(here / there - 1) > _TRUST:
             raise CannotFollow(f"the table says {here:.3g} ms for a plan whose model says {there:.3g} ms")
@@ -126,17 +147,30 @@ class PlanLatency:
         return sizes, factors
 
     def _total_ms(self, widths: Sequence[int]) -> float:
-        total_ms, volume = self._sum(widths)
-        return total_ms * float(np.interp(math.log(volume), *self._levels)) + self._offset_ms
+        found = self._found(widths)
+        return self._factor(found) * sum(ms for ms, _ in found) + self._offset_ms
+
+    def _table(self, widths: Sequence[int]) -> list[tuple[Node, float]]:
+        """The dense model's nodes with what they cost (ms) at these widths."""
+        found = self._found(widths)
+        factor = self._factor(found)
+        return [(node, factor * ms) for node, (ms, _) in zip(self._net, found, strict=True)]
+
+    def _factor(self, found: Sequence[tuple[float, int]]) -> float:
+        return float(np.interp(math.log(1.0 + sum(volume for _, volume in found)), *self._levels))
 
     def _sum(self, widths: Sequence[int]) -> tuple[float, float]:
         """The nodes' prices in a net of the dense model's size (ms), and how many elements the net goes through."""
+        found = self._found(widths)
+        return sum(ms for ms, _ in found), 1.0 + sum(volume for _, volume in found)
+
+    def _found(self, widths: Sequence[int]) -> list[tuple[float, int]]:
+        """Price (ms) and volume (elements) of every node at these widths."""
         keys: list[_Key] = [(place, *(widths[g] for g in groups)) for place, groups in enumerate(self._sizes.groups)]
         missing = {key: self._sizes.node(key[0], widths) for key in keys if key not in self._prices}
         if missing:
             self._ask(missing)
-        found = [self._prices[key] for key in keys]
-        return sum(ms for ms, _ in found), 1.0 + sum(volume for _, volume in found)
+        return [self._prices[key] for key in keys]
 
     def _ask(self, missing: Mapping[_Key, Node]) -> None:
         nodes = list(missing.values())
@@ -156,7 +190,7 @@ class PlanLatency:
         best: tuple[int, list[Plan]] | None = None
         for align, count in itertools.product(dict.fromkeys((self._align, 1)), range(_PROBES, 2 * _PROBES)):
             for draw in range(_DRAWS):
-                plans = [Plan(), *(self._random(draw * count + i, align) for i in range(count))]
+                plans = [Plan(), *(random_plan(self.graph, draw * count + i, align) for i in range(count))]
                 alike = _alike(np.array([self._widths(plan) for plan in plans]))
                 if best is None or alike < best[0]:
                     best = alike, plans
@@ -168,19 +202,9 @@ class PlanLatency:
     def _widths(self, plan: Plan) -> list[int]:
         return [plan.cuts[name].keep if name in plan.cuts else self.graph.groups[name].size for name in self._names]
 
-    def _random(self, seed: int, align: int) -> Plan:
-        rng = random.Random(seed)
-        return Plan({name: Cut(aligned(rng.uniform(0.25, 1.0) * g.size, g.size, g.step(align)), "random")
-                     for name, g in self.graph.groups.items()})
-
     def _nodes(self, plan: Plan) -> list[Node]:
         """The optimised graph of a plan's model, by way of its ONNX."""
-        model = self.graph.cut(Plan({n: replace(c, method="random", kept=None) for n, c in plan.cuts.items()},
-                                    dropped=plan.dropped))
-        if self._template is not None:
-            with contextlib.suppress(CannotSlice):
-                return nodes_for(self._template.slice(model.plan, model.tensors()), self.device)
-        return nodes_for(export_onnx(model, self.graph.example_inputs), self.device)
+        return nodes_for(self._maker.onnx(plan), self.device)
 
 
 def _alike(widths: np.ndarray) -> int:

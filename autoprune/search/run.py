@@ -15,6 +15,7 @@ from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.knapsack import Curve
+from autoprune.search.measured_nodes import MeasuredNodes
 from autoprune.search.pipeline import Pipeline, failure
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.run_folder import RunFolder
@@ -30,7 +31,6 @@ __all__ = ["Outcome", "Progress", "Search", "pareto"]
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
 _DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
-_STAND_IN = "rpi4"  # whose profile shapes the knapsack's table where latency is measured
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
 
 
@@ -90,6 +90,7 @@ class Search:
         self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
         # last: a folder without a study may still change its configuration
         self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
+        self._nodes = MeasuredNodes(folder.nodes, graph, device)
         self._latencies: dict[tuple[tuple[str, int], ...], Latency] = {}
         self._start = time.monotonic()
         self._done_before = 0
@@ -142,6 +143,7 @@ class Search:
             if isinstance(self.profiler, MeasuredProfiler):
                 self.profiler.baseline_ms = known
             dense = self.profiler.latency(dense_onnx)
+            self._keep_nodes(Plan())
         if known is None:
             self.study.note("dense_ms", dense.ms)
             known = dense.ms
@@ -156,33 +158,22 @@ class Search:
     def _exact_ms(self, plan: Plan) -> float:
         return self._latency_of(plan).ms
 
+    def _table_ms(self, plan: Plan) -> float:
+        return self._nodes.table().latency(plan).ms
+
     def _knapsack_sampler(self, dense_ms: float) -> KnapsackSampler:
         """The sampler, on curves that are scanned once per study."""
-        known = self.study.attributes.get("curves")
+        known, measured = self.study.attributes.get("curves"), isinstance(self.profiler, MeasuredProfiler)
+        table_ms = self._table_ms if measured else self._exact_ms  # a measurement takes a second or more
         if known is None:
-            curves = scan(self.pipeline, self.proposer.choices, self._table_ms(dense_ms))
+            curves = scan(self.pipeline, self.proposer.choices, table_ms)
             self.study.note("curves", {name: c.to_json() for name, c in curves.items()})
         else:
             curves = {name: Curve.from_json(c) for name, c in known.items()}
-        cheap = not isinstance(self.profiler, MeasuredProfiler)
-        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.target_ms, self._exact_ms if cheap else None,
+        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.target_ms, table_ms,
                                   self.seed + self.study.done_before)
         self.study.use(sampler)
         return sampler
-
-    def _table_ms(self, dense_ms: float) -> Callable[[Plan], float]:
-        """Latency of a plan for the table of single groups: exact where it is predicted; a measured device would need
-        a second for each, so there a profile tells what share of the dense latency is left.
-        """
-        if not isinstance(self.profiler, MeasuredProfiler):
-            return self._exact_ms
-        profile = open_profiler(_STAND_IN)
-
-        def stand_in_ms(plan: Plan) -> float:
-            return profile.latency(self.pipeline.onnx(self._any_units(plan))).ms
-
-        whole_ms = stand_in_ms(Plan())
-        return lambda plan: dense_ms * stand_in_ms(plan) / whole_ms
 
     def _queue_controls(self, dense_ms: float, knapsack: KnapsackSampler | None) -> None:
         """Dense, uniform ratios and starting points; of those that are the same plan only the first."""
@@ -297,7 +288,13 @@ class Search:
         if widths not in self._latencies:
             with self.pipeline.clock.time("measure"):
                 self._latencies[widths] = self.pipeline.latency(self._any_units(plan))
+                self._keep_nodes(plan)
         return self._latencies[widths]
+
+    def _keep_nodes(self, plan: Plan) -> None:
+        """What the nodes of a plan just measured took."""
+        if isinstance(self.profiler, MeasuredProfiler) and self.profiler.last is not None:
+            self._nodes.keep(plan, self.profiler.last)
 
     def _any_units(self, plan: Plan) -> PrunedModule:
         """A model of the plan's widths."""

@@ -24,7 +24,8 @@ from autoprune.graph.module import PrunedModule
 __all__ = ["RunFolder", "environment"]
 
 SCHEMA = 1
-_OWN = ("config.toml", "env.json", "study.db", "study.db-journal", "candidates", "picked", "front.json", "report.html")
+_OWN = ("config.toml", "env.json", "study.db", "study.db-journal", "candidates", "nodes.jsonl", "picked", "front.json",
+        "report.html")
 _PACKAGES = ("autoprune", "torch", "optuna", "onnx", "onnxscript", "onnxruntime", "numpy", "fvcore")
 
 
@@ -55,6 +56,11 @@ class RunFolder:
     @property
     def candidates(self) -> Path:
         return self.path / "candidates"
+
+    @property
+    def nodes(self) -> Path:
+        """What the nodes of measured candidates took."""
+        return self.path / "nodes.jsonl"
 
     def candidate(self, number: int) -> Path:
         return self.candidates / f"{number:04d}"

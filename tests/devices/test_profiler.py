@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autoprune.devices.device import load_device
 from autoprune.devices.latency import Latency
-from autoprune.devices.profiler import Profiler, open_profiler
+from autoprune.devices.measurement import Measurement
+from autoprune.devices.profiler import MeasuredProfiler, Profiler, open_profiler
 from autoprune.errors import ConfigError
 from autoprune.nas.oracle import LatencyOracle
 
@@ -53,3 +56,23 @@ def test_a_profiler_that_knows_only_latencies(cnn):
 def test_a_ratio_needs_a_reference(cnn):
     with open_profiler("cpu", threads=1) as profiler, pytest.raises(ConfigError, match="needs a reference"):
         profiler.ratio(cnn(8))
+
+
+def test_latencies_are_scaled_by_a_sentinel_and_say_so(cnn, monkeypatch):
+    """The machine halves its speed between two measurements; the fixed small model tells."""
+    with open_profiler("cpu", threads=1) as profiler:
+        assert isinstance(profiler, MeasuredProfiler)
+        measure, speed = profiler.measurer.measure, iter([1.0, 2.0])
+
+        def slower(onnx_bytes: bytes, **options: object) -> Measurement:
+            found, factor = measure(onnx_bytes, **options), next(speed)
+            reference = replace(found.reference, ms=factor)
+            return replace(found.scaled(factor / found.latency.ms), reference=reference)
+
+        monkeypatch.setattr(profiler.measurer, "measure", slower)
+        first, second = profiler.latency(cnn(8)), profiler.latency(cnn(8))
+        assert profiler.last is not None
+        assert len(profiler.last.nodes) > 3
+    assert second.ms == pytest.approx(first.ms)
+    assert not any("scaled" in note for note in first.notes)
+    assert any("scaled by 0.50" in note for note in second.notes)

@@ -25,6 +25,7 @@ class Correction:
 
     def __init__(self) -> None:
         self._nodes: dict[str, list[float]] = defaultdict(list)
+        self._factors: dict[str, float] = {}
         self._nets: list[tuple[list[tuple[Node, float]], float]] = []
         self._mean = self._slope = self._centre = 0.0
 
@@ -37,7 +38,9 @@ class Correction:
         """
         for node, price in table:
             if node.name in timed_ms and price > 0 and timed_ms[node.name] > 0:
-                self._nodes[node.name].append(math.log(timed_ms[node.name] / price))
+                seen = self._nodes[node.name]
+                seen.append(math.log(timed_ms[node.name] / price))
+                self._factors[node.name] = math.exp(sum(seen) / (len(seen) + 1))
         self._nets.append((list(table), total_ms))
         sizes, rests = [], []
         for known, measured in self._nets:
@@ -57,8 +60,4 @@ class Correction:
         return summed * math.exp(self._mean + self._slope * (math.log(summed) - self._centre))
 
     def _summed(self, table: Sequence[tuple[Node, float]]) -> float:
-        total = 0.0
-        for node, price in table:
-            seen = self._nodes.get(node.name)
-            total += price * math.exp(sum(seen) / (len(seen) + 1)) if seen else price
-        return total
+        return sum(price * self._factors.get(node.name, 1.0) for node, price in table)

@@ -1,0 +1,63 @@
+"""What the nodes of measured candidates took: kept beside the study, and the table of plans that learns from it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from autoprune.devices.device import Device
+from autoprune.devices.measurement import Measurement
+from autoprune.graph.graph import Graph
+from autoprune.graph.plan import Plan
+from autoprune.search.plan_latency import PlanLatency
+
+__all__ = ["MeasuredNodes"]
+
+_STAND_INS = {"cuda": "l4", "tensorrt": "l4", "x86_64": "x86-avx512", "AMD64": "x86-avx512", "aarch64": "rpi5",
+              "arm64": "rpi5"}
+
+
+def _stand_in(device: Device) -> str:
+    """A profile that resembles a measured device: it gives a plan's latency its shape, measurements the rest."""
+    machine = platform.machine() if device.address is None else "aarch64"
+    return _STAND_INS.get(device.name, _STAND_INS.get(machine, "rpi4"))
+
+
+class MeasuredNodes:
+    """A file of JSON lines: the plan, its measurement with the milliseconds of every node."""
+
+    def __init__(self, path: Path, graph: Graph, device: Device):
+        self.path, self.graph, self._device = path, graph, device
+        self._table: PlanLatency | None = None
+
+    def keep(self, plan: Plan, measured: Measurement) -> None:
+        """Write a measurement down, and learn from it."""
+        line = json.dumps({"plan": plan.to_json(), "measured": measured.to_json()})
+        with self.path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read() != b"\n":  # the process died in the middle of a line
+                    file.write(b"\n")
+            file.write(line.encode() + b"\n")
+        if self._table is not None:
+            self._table.learn(plan, measured)
+
+    def read(self) -> Iterator[tuple[Plan, Measurement]]:
+        """What was kept, in order. A line that was cut short is left out."""
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                yield Plan.from_json(row["plan"]), Measurement.from_json(row["measured"])
+
+    def table(self) -> PlanLatency:
+        """Latency of plans without making them, learnt from all that was kept so far and from what will be."""
+        if self._table is None:
+            self._table = PlanLatency(self.graph, _stand_in(self._device))
+            for plan, measured in self.read():
+                self._table.learn(plan, measured)
+        return self._table
