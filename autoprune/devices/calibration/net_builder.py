@@ -152,6 +152,10 @@ class NetBuilder:
     def pick(self, *values: Any) -> Any:
         return values[int(self.rng.integers(len(values)))]
 
+    def repeats(self) -> range:
+        """Blocks of one size follow one another in a net, and then find their input in the cache."""
+        return range(self.pick(1, 1, 2, 3, 4))
+
     def image(self, channels: int, macs_per_pixel: float, low: int = 4, high: int = 112) -> str:
         """A map of `channels`: that of the block before, brought to this width, or a new input; no larger than
         `MOST_MACS` and `MOST_ELEMENTS` allow.

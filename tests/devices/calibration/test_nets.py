@@ -11,6 +11,7 @@ import pytest
 
 from autoprune.devices.agent.timing import make_inputs
 from autoprune.devices.calibration import nets
+from autoprune.devices.calibration.net_builder import MOST_ELEMENTS
 from autoprune.devices.calibration.nets import calibration_nets, many_small_nodes, probe
 
 COUNT = 40
@@ -76,7 +77,7 @@ def test_sizes_stay_within_the_limits(models: list[bytes]) -> None:
         weights = {t.name: tuple(t.dims) for t in graph.initializer}
         channels += [weights[n.input[1]][0] for n in graph.node if n.op_type == "Conv"]
         for value in [*graph.input, *graph.output]:
-            assert math.prod(d.dim_value or 1 for d in value.type.tensor_type.shape.dim) <= 8 * nets.MOST_ELEMENTS
+            assert math.prod(d.dim_value or 1 for d in value.type.tensor_type.shape.dim) <= 8 * MOST_ELEMENTS
     assert min(channels) < 16
     assert 512 < max(channels) <= 2048
     odd = sum(c % 4 != 0 for c in channels) / len(channels)
