@@ -44,7 +44,7 @@ from autoprune.devices.device import load_device
 from autoprune.devices.measure import Measurer
 from autoprune.devices.prices import nodes_for, predict
 from autoprune.devices.profiler import open_profiler
-from autoprune.graph.plan import Plan
+from autoprune.graph.plan import Plan, aligned
 from autoprune.search.plan_latency import PlanLatency
 from autoprune.search.variants import OnnxMaker, variety
 
