@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from autoprune.graph.kept import Kept, unit_order
 from autoprune.graph.module import PrunedModule, candidate
 from autoprune.graph.plan import Plan
 from autoprune.graph.program import Program
+from autoprune.graph.readers import Reader, find_readers
 from autoprune.graph.reads import Read, find_reads
 from autoprune.graph.rewrite import cut_tensor, rewrite_modules
 from autoprune.graph.trace import Captured, capture
@@ -124,6 +127,11 @@ class Graph:
         return find_reads(self.captured.graph, self.typing)
 
     @cached_property
+    def readers(self) -> dict[str, Reader]:
+        """The weights that can make up for units that go, by name."""
+        return find_readers(self.captured.graph, self.typing, self.reads)
+
+    @cached_property
     def _summed(self) -> frozenset[tuple[str, int]]:
         return frozenset((r.weight, r.weight_axis) for r in self.reads if r.weight is not None)
 
@@ -198,24 +206,48 @@ class Graph:
         first, second = (products, single) if products_first else (single, products)
         return {path: {**second.get(path, {}), **first.get(path, {})} for path in {**single, **products}}
 
-    def cut(self, plan: Plan, statistics: Statistics | None = None) -> PrunedModule:
-        """Like `prune`, always in graph form and without running anything: what a search uses."""
+    def cut(self, plan: Plan, statistics: Statistics | None = None, *, least_squares: bool = False) -> PrunedModule:
+        """Like `prune`, always in graph form and without running anything: what a search uses.
+
+        Layers that read what is removed are refitted for the methods that do so, for all with `least_squares` (see
+        `autoprune.methods.refit`); that needs statistics with second moments.
+        """
         if not self.groups:
             raise ModelError("nothing in this model can be pruned", given=self.name,
                              fix="autoprune layers --model … says what froze each layer")
+        from autoprune.methods.refit import refitted
+
         plan = self.resolve(plan, statistics)
-        return self._build(plan)
+        return refitted(self, plan, statistics, all_groups=least_squares).build(plan)
+
+    def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Graph:
+        """The same graph with other values of some tensors, of the same shapes; what is not named is shared."""
+        if not tensors:
+            return self
+        values = dict(self.captured.tensors)
+        for name, tensor in tensors.items():
+            old = values[name]
+            values[name] = (nn.Parameter(tensor.detach(), old.requires_grad) if isinstance(old, nn.Parameter)
+                            else tensor.detach())
+        out = copy.copy(self)
+        out.captured = replace(self.captured, tensors=values)
+        return out
+
+    def axes(self, tensor: str) -> list[Expr]:
+        """The expressions of a tensor's axes."""
+        return self._axes[tensor]
 
     def dense(self) -> PrunedModule:
         """The whole model in the same form as a pruned one (the plan that removes nothing)."""
-        return self._build(Plan({}, self.fingerprint))
+        return self.build(Plan({}, self.fingerprint))
 
     def kept(self, plan: Plan) -> Kept:
         """The units that stay, as the rewriting needs them; `plan` must be resolved."""
         return Kept({self.groups[n].dim: np.asarray(c.kept, dtype=np.int64) for n, c in plan.cuts.items()
                      if c.kept is not None and c.keep < self.groups[n].size})
 
-    def _build(self, plan: Plan) -> PrunedModule:
+    def build(self, plan: Plan) -> PrunedModule:
+        """The model that a resolved plan leaves of the tensors as they are."""
         kept = self.kept(plan)
         program = self._program(plan.dropped)
         tensors: dict[str, torch.Tensor] = {}
