@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -74,12 +74,10 @@ def examples(task: Trainable, teacher: nn.Module, batches: Iterable[tuple[Any, A
     return out
 
 
-def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, seed: int = 0,
-             on_step: Callable[[int], None] | None = None) -> float:
+def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, seed: int = 0) -> float:
     """Train `model` in place and leave it in evaluation mode; returns the mean loss of the last tenth of the steps.
 
-    `seed` decides the order of the batches and what dropout drops; the global random state stays as it is. `on_step` is
-    called with the number of each step, from 0, before it is made: where masks and schedules change the model. Raises
+    `seed` decides the order of the batches and what dropout drops; the global random state stays as it is. Raises
     `Diverged` when the loss or its gradient is not finite. Nothing happens (NaN) for 0 steps, without data, or when no
     parameter is trainable.
     """
@@ -90,18 +88,17 @@ def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: F
     with torch.random.fork_rng([device] if device.type != "cpu" else [],
                                device_type=device.type if device.type != "cpu" else "cuda"):
         torch.manual_seed(seed)
-        return _train(model, task, data, settings, parameters, seed, on_step or (lambda _: None))
+        return _train(model, task, data, settings, parameters, seed)
 
 
 def _train(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, parameters: list[nn.Parameter],
-           seed: int, on_step: Callable[[int], None]) -> float:
+           seed: int) -> float:
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     warm = max(1, settings.steps // 10)
     losses: list[float] = []
     device = parameters[0].device.type
     model.train()
     for step, example in enumerate(_cycle(data, settings.steps, seed)):
-        on_step(step)
         scale = (step + 1) / warm if step < warm else 0.5 * (
             1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
         for group in optimizer.param_groups:

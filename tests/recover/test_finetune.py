@@ -244,18 +244,3 @@ def test_bf16_trains_too(task: ToyTask) -> None:
     finetune(model, task, data(), FineTune(steps=60, lr=2e-2, precision="bf16"))
     assert loss_of(model) < 0.5 * before
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-def test_on_step_is_called_before_every_step(task: ToyTask) -> None:
-    """What it changes is what the step sees."""
-    model, steps, seen = net(), [], []
-
-    def on_step(step: int) -> None:
-        steps.append(step)
-        with torch.no_grad():
-            model[4].bias.fill_(float(step))
-
-    model[4].register_forward_pre_hook(lambda layer, _: seen.append(layer.bias[0].item()))
-    finetune(model, task, data(), FineTune(steps=4, **FAST), on_step=on_step)
-    assert steps == [0, 1, 2, 3]
-    assert seen == [0.0, 1.0, 2.0, 3.0]
