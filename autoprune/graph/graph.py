@@ -18,10 +18,11 @@ from autoprune.graph.branches import Branch, find_branches
 from autoprune.graph.dims import Expr, resolve
 from autoprune.graph.eager import as_user_class
 from autoprune.graph.group import Frozen, Group, find_groups, list_frozen
-from autoprune.graph.kept import Kept, coordinates
+from autoprune.graph.kept import Kept, unit_order
 from autoprune.graph.module import PrunedModule, candidate
 from autoprune.graph.plan import Plan
 from autoprune.graph.program import Program
+from autoprune.graph.reads import Read, find_reads
 from autoprune.graph.rewrite import cut_tensor, rewrite_modules
 from autoprune.graph.trace import Captured, capture
 from autoprune.graph.typing import Typing
@@ -37,13 +38,14 @@ _PROGRAMS = 16  # one per set of dropped branches: a search comes back to a few 
 class Slice:
     """The part of one tensor that belongs to the units of a group.
 
-    tensor: its name; role: "out" (the axis is the one the weight produces), "in" (the one it consumes), "vector"
-    (bias, norm scale or shift, running statistics).
+    tensor: its name; axis: which of its axes; role: "out" (the axis is one that the weight produces), "in" (one that an
+    operator sums over), "vector" (bias, norm scale or shift, running statistics).
     """
 
-    def __init__(self, name: str, tensor: torch.Tensor, axis: int, order: torch.Tensor | None, units: int):
+    def __init__(self, name: str, tensor: torch.Tensor, axis: int, role: str, order: torch.Tensor | None, units: int):
         self.tensor = name
-        self.role = "vector" if tensor.dim() == 1 else "out" if axis == 0 else "in"
+        self.axis = axis
+        self.role = role
         self._source = tensor, axis, order, units
 
     @cached_property
@@ -102,18 +104,28 @@ class Graph:
         """
         g = self._group(group)
         source = self.captured.tensors if tensors is None else tensors
-        return [Slice(name, source[name].detach(), axis, self._order(name, axis, g), g.size)
+        return [Slice(name, source[name].detach(), axis, self._role(name, axis), self._order(name, axis, g), g.size)
                 for name, axis in g.tensors if name in source]
 
+    def _role(self, name: str, axis: int) -> str:
+        if len(self._axes[name]) == 1:
+            return "vector"
+        return "in" if (name, axis) in self._summed else "out"
+
     def _order(self, name: str, axis: int, group: Group) -> torch.Tensor | None:
-        """Positions of an axis sorted by the unit they belong to; None when that is all of them as they are."""
         key = name, axis, group.name
         if key not in self._orders:
-            units = coordinates(self._axes[name][axis], group.dim)
-            order = np.argsort(units, kind="stable")[int((units < 0).sum()) :]
-            as_it_is = len(order) == len(units) and bool((np.diff(order) == 1).all())
-            self._orders[key] = None if as_it_is else torch.from_numpy(order)
+            self._orders[key] = unit_order(self._axes[name][axis], group.dim)
         return self._orders[key]
+
+    @cached_property
+    def reads(self) -> list[Read]:
+        """Where units are read, in the order of the graph."""
+        return find_reads(self.captured.graph, self.typing)
+
+    @cached_property
+    def _summed(self) -> frozenset[tuple[str, int]]:
+        return frozenset((r.weight, r.weight_axis) for r in self.reads if r.weight is not None)
 
     def _group(self, name: str) -> Group:
         if name not in self.groups:

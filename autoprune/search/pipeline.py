@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -54,13 +54,14 @@ class Clock:
 
 class Pipeline:
     """Evaluates plans one at a time. What all candidates share (the dense model's logits on the fine-tuning batches,
-    gradients, the ONNX template) is made once, when it is first needed.
+    statistics, the ONNX template) is made once, when it is first needed.
     """
 
     def __init__(self, task: Task, graph: Graph, profiler: Profiler, space: Space, seed: int = 0):
         self.task, self.graph, self.profiler, self.seed = task, graph, profiler, seed
         recover = {k: v for k, v in space.recover.items() if k != "calibration_batches"}
         self.settings = FineTune(**recover)
+        self._methods = {*space.methods, *(m for rule in space.groups.values() for m in rule.get("methods", ()))}
         self._calibration_batches = int(space.recover.get("calibration_batches", 6))
         self.clock = Clock()
         self.dense = _channels_last(graph.dense())
@@ -72,12 +73,8 @@ class Pipeline:
     # -- the steps ------------------------------------------------------------------------------------------------
 
     def prune(self, plan: Plan) -> PrunedModule:
-        """The pruned model before recovery; gradients are gathered when a method of the plan asks for them."""
-        needs = any(criterion(c.method).needs_gradients for c in plan.cuts.values() if c.kept is None)
-        if needs and self._ranking.statistics is None:
-            with self.clock.time("train"):
-                statistics = collect(self.graph, self.task.split("train"), self._loss)
-            self._ranking = Ranking(self.graph, statistics, self.seed)
+        """The pruned model before recovery; what the plan's methods need of data is gathered when first asked for."""
+        self._gather({c.method for c in plan.cuts.values() if c.kept is None})
         with self.clock.time("prune"):
             return _channels_last(self.graph.cut(self._ranking.resolve(plan)))
 
@@ -143,6 +140,17 @@ class Pipeline:
         used = self.calibration()[: self._calibration_batches if batches is None else batches]
         recalibrate(model, (e.inputs for e in used), self.task.forward)
 
+    def _gather(self, methods: set[str]) -> None:
+        """What `methods` need and is missing, and with it, in the same pass, what the space's other methods need."""
+        have = self._ranking.statistics
+        gathered = have.gathered if have is not None else frozenset()
+        if _needs(methods) <= gathered:
+            return
+        with self.clock.time("train"):
+            new = collect(self.graph, self.task.split("train"), self._loss, seed=self.seed,
+                          needs=_needs(methods | self._methods) - gathered)
+        self._ranking = Ranking(self.graph, new if have is None else have.joined(new), self.seed)
+
     def _loss(self, model: Any, inputs: Any, target: Any) -> torch.Tensor:
         return self.task.loss(self.task.forward(model, inputs), target)
 
@@ -160,6 +168,10 @@ class Pipeline:
         except (ModelError, RuntimeError, ValueError, KeyError) as error:
             raise CannotSlice(str(error)) from error
         return template
+
+
+def _needs(methods: Iterable[str]) -> frozenset[str]:
+    return frozenset(need for m in methods for need in criterion(m).needs)
 
 
 def _channels_last(model: PrunedModule) -> PrunedModule:

@@ -34,7 +34,8 @@ def check_criterion(criterion: Criterion) -> None:
     model = _Net()
     inputs, target = torch.randn(8, 2, 8, 8), torch.randint(0, 3, (8,))
     graph = trace(model, (inputs[:1],))
-    statistics = collect(graph, [(inputs, target)], lambda m, x, y: nn.functional.cross_entropy(m(x), y))
+    statistics = collect(graph, [(inputs, target)], lambda m, x, y: nn.functional.cross_entropy(m(x), y),
+                         needs=criterion.needs)
     before = {n: t.clone() for n, t in graph.captured.tensors.items()}
     for name, group in graph.groups.items():
         first = _score(criterion, graph, name, statistics)
