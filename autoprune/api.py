@@ -201,12 +201,12 @@ def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[
     new scores on both splits.
     """
     from autoprune.front.front import Point
-    from autoprune.recover.finetune import Example, FineTune, examples, finetune
+    from autoprune.recover.finetune import Example, examples, finetune
+    from autoprune.recover.recovery import Recovery
     from autoprune.search.space import load_space
 
-    recover = dict(load_space(front.settings.get("space", "default")).recover)
-    recover.pop("calibration_batches", None)
-    settings = FineTune(**{**recover, "steps": steps})
+    space = load_space(front.settings.get("space", "default"))
+    settings = replace(Recovery.of(space.recover, space.schedule).tune, steps=steps)
     model = point.load()
     batches: list[Example] = []
     while len(batches) < min(steps, 512):

@@ -26,7 +26,7 @@ from autoprune.graph.plan import Plan
 from autoprune.graph.program import Program
 from autoprune.graph.readers import Reader, find_readers
 from autoprune.graph.reads import Read, find_reads
-from autoprune.graph.rewrite import cut_tensor, rewrite_modules
+from autoprune.graph.rewrite import cut_tensor, rewrite_modules, spread_tensor
 from autoprune.graph.trace import Captured, capture
 from autoprune.graph.typing import Typing
 
@@ -222,16 +222,19 @@ class Graph:
 
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Graph:
         """The same graph with other values of some tensors, of the same shapes; what is not named is shared."""
-        if not tensors:
-            return self
         values = dict(self.captured.tensors)
-        for name, tensor in tensors.items():
-            old = values[name]
-            values[name] = (nn.Parameter(tensor.detach(), old.requires_grad) if isinstance(old, nn.Parameter)
-                            else tensor.detach())
+        for name in [n for n in tensors if n in values]:
+            old, new = values[name], tensors[name].detach()
+            values[name] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
         out = copy.copy(self)
         out.captured = replace(self.captured, tensors=values)
         return out
+
+    def spread(self, model: PrunedModule) -> dict[str, torch.Tensor]:
+        """The tensors of a pruned model in their dense shapes, with zeros for what is gone."""
+        kept = self.kept(model.plan)
+        return {name: spread_tensor(tensor.detach(), self._axes[name], kept) for name, tensor in model.tensors().items()
+                if name in self._axes}
 
     def axes(self, tensor: str) -> list[Expr]:
         """The expressions of a tensor's axes."""

@@ -28,19 +28,23 @@ class Ranking:
         self.graph, self.statistics, self.seed = graph, statistics, seed
         self._orders: dict[tuple[str, str], torch.Tensor] = {}
 
-    def resolve(self, plan: Plan) -> Plan:
-        """The same plan with the indices of the units that stay, chosen by each cut's method.
+    def resolve(self, plan: Plan, within: Plan | None = None) -> Plan:
+        """The same plan with the indices of the units that stay, chosen by each cut's method, of those that `within`
+        (resolved) keeps.
 
         Raises `ConfigError` listing all that is wrong with the plan.
         """
         self.graph.check(plan)
-        cuts = {name: cut if cut.kept is not None else Cut(cut.keep, cut.method, self.choose(name, cut))
-                for name, cut in plan.cuts.items()}
+        cuts = {n: c if c.kept is not None else Cut(c.keep, c.method, self.choose(n, c, within))
+                for n, c in plan.cuts.items()}
         return Plan(cuts, self.graph.fingerprint, plan.dropped)
 
-    def choose(self, group: str, cut: Cut) -> tuple[int, ...]:
+    def choose(self, group: str, cut: Cut, within: Plan | None = None) -> tuple[int, ...]:
         """The ascending indices of the `cut.keep` most important units of `group`; ties go to the lower index."""
-        best = self.order(group, cut.method)[: cut.keep]
+        order = self.order(group, cut.method)
+        if within is not None and group in within.cuts:
+            order = order[torch.isin(order, torch.tensor(within.cuts[group].kept))]
+        best = order[: cut.keep]
         return tuple(best.sort().values.tolist())
 
     def order(self, group: str, method: str) -> torch.Tensor:
