@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from autoprune.graph.dims import size_of
 from autoprune.graph.reads import Read
 from autoprune.graph.typing import Call, Typing
 
 __all__ = ["Reader", "find_readers"]
+
+_WIDEST = 4096  # positions that a reader may have: a fit of twice as many takes eight times as long
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ def find_readers(graph: fx.Graph, typing: Typing, reads: Iterable[Read]) -> dict
     """Readers by the names of their weights.
 
     Left out are grouped and depthwise convolutions (a depthwise one passes its units on), what recurrent operators do
-    with their own states, and weights with a second use, such as an embedding that is the last layer, too.
+    with their own states, weights with a second use, such as an embedding that is the last layer, too, and weights that
+    read more than 4096 positions (the first layer behind a large flatten).
     """
     uses: dict[str, list[Read]] = {}
     for read in reads:
@@ -43,7 +47,9 @@ def find_readers(graph: fx.Graph, typing: Typing, reads: Iterable[Read]) -> dict
     out: dict[str, Reader] = {}
     for name, own in uses.items():
         alike = len({r.weight_axis for r in own}) == 1 and all(r.whole and r.source is not None for r in own)
-        if alike and users[name] == {r.node for r in own} and len(typing.tensors[name]) > 1:
+        axes = typing.tensors[name]
+        fits = len(axes) > 1 and size_of(axes[own[0].weight_axis]) <= _WIDEST
+        if alike and fits and users[name] == {r.node for r in own}:
             out[name] = _reader(name, own, users)
     return out
 

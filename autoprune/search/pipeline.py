@@ -186,7 +186,8 @@ class Pipeline:
             if graph is self.source:
                 needs |= _needs(self._methods) | ({GRAM} if self.recovery.least_squares else frozenset())
             with self.clock.time("train"):
-                new = collect(graph, self.task.split("train"), self._loss, seed=self.seed, needs=needs - gathered)
+                new = collect(graph, self.task.split("train"), self._loss, seed=self.seed, needs=needs - gathered,
+                              weights=tuple(graph.readers))
             known = Ranking(graph, new if have is None else have.joined(new), self.seed)
         self._rankings = [*[r for r in self._rankings if r.graph is self.source and r.graph is not graph], known]
         return known
