@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from autoprune.errors import ConfigError
+from autoprune.graph.reads import is_rectified
 from autoprune.methods.statistics import (
     ACTIVATIONS,
     FISHER,
@@ -32,6 +33,8 @@ class GroupView:
     weights: slices of the parameters and buffers, each `[units, elements]`.
     seed: for criteria that draw numbers; the same for the same group and search seed.
     parameters: names of the tensors that are parameters; slopes: names of those that PReLU reads.
+    is_read, is_rectified: whether any operator sums over the units, and whether a ReLU or the like makes zeros of what
+    one of these reads.
     saves: what removing one unit saves, in any unit that is the same for all groups (milliseconds, or MACs).
 
     What comes from data (`gradients`, `fisher`, `hessian`, `activations`, `grams`) raises `ConfigError` when it was not
@@ -48,7 +51,9 @@ class GroupView:
         self.weights: list[Slice] = graph.slices(group)
         self.parameters = graph.parameters
         self.slopes = graph.slopes
-        self.is_read = any(graph.groups[group].dim in r.dims and r.source is not None for r in graph.reads)
+        sources = [r.source for r in graph.reads if graph.groups[group].dim in r.dims and r.source is not None]
+        self.is_read = bool(sources)
+        self.is_rectified = any(is_rectified(s) for s in sources)
         self._graph = graph
 
     @property
