@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,9 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
         runner = Search(task, graph, device, space, folder, budget=budget, trials=trials, timeout_s=timeout_s,
                         seed=settings.seed, sampler=settings.sampler, threads=settings.threads)
         try:
+            choices = runner.proposer.choices.values()
+            for method, groups in Counter(m for c in choices for m in c.left_out).items():
+                say(f"{method} does not apply to {groups} of {len(choices)} groups and is left out there")
             say("exporting and profiling the dense model")
             outcome = runner.run(on_progress)
             return _finish(runner, outcome, configuration, settings, say), outcome.interrupted

@@ -11,6 +11,7 @@ import torch
 
 from autoprune.errors import ConfigError
 from autoprune.graph.dims import dims_of
+from autoprune.graph.reads import is_rectified
 from autoprune.methods.statistics import (
     ACTIVATIONS,
     FISHER,
@@ -36,6 +37,8 @@ class GroupView:
     seed: for criteria that draw numbers; the same for the same group and search seed.
     graph: what it belongs to.
     parameters: names of the tensors that are parameters; slopes: names of those that PReLU reads.
+    is_read, is_rectified: whether any operator sums over the units, and whether a ReLU or the like makes zeros of what
+    one of these reads.
     saves: what removing one unit saves, in any unit that is the same for all groups (milliseconds, or MACs).
 
     What comes from data (`gradients`, `fisher`, `hessian`, `activations`, `grams`) raises `ConfigError` when it was not
@@ -52,7 +55,9 @@ class GroupView:
         self.weights: list[Slice] = graph.slices(group)
         self.parameters = graph.parameters
         self.slopes = graph.slopes
-        self.is_read = any(graph.groups[group].dim in r.dims and r.source is not None for r in graph.reads)
+        sources = [r.source for r in graph.reads if graph.groups[group].dim in r.dims and r.source is not None]
+        self.is_read = bool(sources)
+        self.is_rectified = any(is_rectified(s) for s in sources)
         self.graph = graph
 
     @cached_property

@@ -61,9 +61,9 @@ def refitted(graph: Graph, plan: Plan, statistics: Statistics | None, *, all_gro
 
 def readings(group: GroupView, damping: float = DAMPING) -> list[Reading]:
     """How each of the group's readers reads it, by the readers' second moments (centred where there is a bias)."""
-    out: list[Reading] = []
+    grams, out = group.grams, []
     for reader in group.readers:
-        gram = gram_of(group.statistics, reader.weight)
+        gram = grams[reader.weight]
         moments = gram.matrix.double()
         centred = moments - torch.outer(gram.mean.double(), gram.mean.double())
         units = coordinates(group.graph.axes(reader.weight)[reader.axis], group.graph.groups[group.name].dim)

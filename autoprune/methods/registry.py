@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprune.errors import ConfigError, did_you_mean
+from autoprune.methods.activation import APoZ, Entropy, MeanActivation, Sensitivity, TaylorActivation, Variance
 from autoprune.methods.criterion import Criterion
-from autoprune.methods.gradient import Taylor
-from autoprune.methods.magnitude import L1, L2, GeometricMedian, NormScale, Random
+from autoprune.methods.curvature import HAP, OBD, Fisher, FisherPerLatency
+from autoprune.methods.gradient import Movement, Snip, Taylor
+from autoprune.methods.magnitude import L1, L2, GeometricMedian, Lamp, NormScale, Outgoing, Random
 from autoprune.methods.reconstruction import Greedy, Lasso, ReduceAndReuse, StructuredOBS
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ def register(criterion: Criterion) -> None:
     _CRITERIA[criterion.name] = criterion
 
 
-for _each in (Random(), L1(), L2(), NormScale(), GeometricMedian(), Taylor(),
-              ReduceAndReuse(), Lasso(), Greedy(), StructuredOBS()):
+for _each in (Random(), L1(), L2(), Outgoing(), Lamp(), NormScale(), GeometricMedian(), MeanActivation(), APoZ(),
+              Variance(), Entropy(), Sensitivity(), Taylor(), TaylorActivation(), Snip(), Movement(), OBD(), HAP(),
+              Fisher(), FisherPerLatency(), ReduceAndReuse(), Lasso(), Greedy(), StructuredOBS()):
     register(_each)
 
 

@@ -52,10 +52,13 @@ _GROUP = {"methods", "min_keep", "keep"}
 
 @dataclass(frozen=True)
 class Choices:
-    """What one group may become: ascending widths (the last is its size) and method names."""
+    """What one group may become: ascending widths (the last is its size) and method names; `left_out` are methods of
+    the space that do not apply to the group.
+    """
 
     widths: tuple[int, ...]
     methods: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,16 @@ class Space:
 
     def choices(self, graph: Graph, align: int) -> dict[str, Choices]:
         """Choices of every group that may change. Widths are such that the pruned axis is a multiple of `align`
-        channels, as far as the group is large enough; the whole group is always a choice.
+        channels, as far as the group is large enough; the whole group is always a choice. Methods are those that apply
+        to the group (norm scales need a norm).
+
+        Raises `ConfigError` when there is a group that none of its methods applies to.
         """
+        from autoprune.methods.criterion import GroupView
+        from autoprune.methods.registry import criterion
+
         out: dict[str, Choices] = {}
+        without: list[str] = []
         for name, g in graph.groups.items():
             rule = self._rule(name, g.kind)
             if rule.get("keep") == "whole":
@@ -84,7 +94,14 @@ class Space:
             least = max(1, math.ceil(g.size * float(rule.get("min_keep", self.min_keep))))
             widths = [n for n in range(step, g.size, step) if n >= least]
             if widths:
-                out[name] = Choices((*widths, g.size), tuple(rule.get("methods", self.methods)))
+                view = GroupView(graph, name)
+                named = tuple(rule.get("methods", self.methods))
+                methods = tuple(m for m in named if criterion(m).applies(view))
+                out[name] = Choices((*widths, g.size), methods, tuple(m for m in named if m not in methods))
+                without += [] if methods else [f"{name}: {', '.join(named)}"]
+        if without:
+            raise ConfigError(f"the space {self.name!r} names no method that applies to {len(without)} group(s)",
+                              given="; ".join(without[:3]), fix="add l1, which always applies, to its methods")
         return out
 
     def _rule(self, name: str, kind: str) -> Mapping[str, Any]:

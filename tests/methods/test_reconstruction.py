@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.graph.graph import trace
 from autoprune.graph.plan import Plan
+from autoprune.methods.choose import Ranking
 from autoprune.methods.collect import collect
 from autoprune.methods.criterion import GroupView
 from autoprune.methods.reconstruction import Greedy, Lasso, ReduceAndReuse, StructuredOBS
@@ -118,8 +119,12 @@ def test_they_reconstruct_on_any_net(method: str, spec: Spec) -> None:
     statistics = collect(graph, [(x, None)], needs={GRAM})
     wanted = net(x).detach()
 
+    ranking = Ranking(graph, statistics)
+
     def error(name: str) -> float:
-        return float((graph.cut(Plan.uniform(graph, 0.75, name), statistics)(x).detach() - wanted).square().mean())
+        used = {group: name if ranking.applies(group, name) else "l2" for group in graph.groups}
+        plan = Plan.of(graph, dict.fromkeys(graph.groups, 0.75), used)
+        return float((graph.cut(plan, statistics)(x).detach() - wanted).square().mean())
 
     assert error(method) < error("l2")
 
