@@ -27,6 +27,7 @@ from autoprune.graph.program import Program
 from autoprune.graph.readers import Reader, find_readers
 from autoprune.graph.reads import Read, find_reads
 from autoprune.graph.rewrite import cut_tensor, rewrite_modules, spread_tensor
+from autoprune.graph.slices import Slice
 from autoprune.graph.trace import Captured, capture
 from autoprune.graph.typing import Typing
 
@@ -36,29 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "Slice", "trace"]
 
 _PROGRAMS = 16  # one per set of dropped branches: a search comes back to a few of them, but may try 2^branches
-
-
-class Slice:
-    """The part of one tensor that belongs to the units of a group.
-
-    tensor: its name; axis: which of its axes; role: "out" (the axis is one that the weight produces), "in" (one that an
-    operator sums over), "vector" (bias, norm scale or shift, running statistics).
-    """
-
-    def __init__(self, name: str, tensor: torch.Tensor, axis: int, role: str, order: torch.Tensor | None, units: int):
-        self.tensor = name
-        self.axis = axis
-        self.role = role
-        self._source = tensor, axis, order, units
-
-    @cached_property
-    def values(self) -> torch.Tensor:
-        """`[units, elements]`, a view or a copy, never to be changed; made when it is first asked for."""
-        tensor, axis, order, units = self._source
-        rows = tensor.movedim(axis, 0)
-        if order is not None:
-            rows = rows.index_select(0, order.to(tensor.device))
-        return rows.reshape(units, -1)
 
 
 class Graph:
