@@ -6,6 +6,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -209,6 +210,11 @@ class Graph:
     def dense(self) -> PrunedModule:
         """The whole model in the same form as a pruned one (the plan that removes nothing)."""
         return self._build(Plan({}, self.fingerprint))
+
+    def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Graph:
+        """The same graph on other values of its tensors, such as weights in the middle of training; types it again."""
+        values = {n: tensors.get(n, t) for n, t in self.captured.tensors.items()}
+        return Graph(replace(self.captured, tensors=values), self.example_inputs, self._model)
 
     def kept(self, plan: Plan) -> Kept:
         """The units that stay, as the rewriting needs them; `plan` must be resolved."""
