@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoprune import resources
 from autoprune.cli.main import run
-from autoprune.devices.device import load_device
+from autoprune.devices.device import Device, load_device
 
 Capture = pytest.CaptureFixture[str]
 
@@ -120,3 +121,28 @@ def test_calibrate_refuses(arguments: list[str], words: str, tmp_path: Path, cap
     assert words in captured.err
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_calibrate_times_pruned_variants_of_a_model(tmp_path: Path, capsys: Capture,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprune.devices.nodes import read_nodes
+
+    given: dict[str, Any] = {}
+
+    def calibrate(device: Device, name: str, folder: str, **options: Any) -> Device:
+        given.update(options)
+        return device
+
+    monkeypatch.setattr("autoprune.devices.calibration.calibrate.calibrate", calibrate)
+    monkeypatch.chdir(tmp_path)
+    layers = "nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 1)"
+    (tmp_path / "nets.py").write_text(f"from torch import nn\n\ndef make():\n    return nn.Sequential({layers})\n")
+    command = ["devices", "calibrate", "cpu", "--name", "mine", "--model", "nets.py:make"]
+    assert run(command) == 2
+    assert "needs example inputs" in capsys.readouterr().err
+    assert run([*command, "--input", "1x3x16x16"]) == 0
+    assert capsys.readouterr().out == "./mine.toml\n"
+    widths = {tuple(n.out_shapes[0][1] for n in read_nodes(model) if n.macs) for model in given["models"]}
+    assert (64, 64, 4) in widths
+    assert len(widths) > 5
+    assert all(w % 4 == 0 for _, *rest in widths for w in rest)

@@ -189,3 +189,25 @@ def test_kernels_of_other_features_are_refused() -> None:
     arrays = KernelModel.fit([net]).to_arrays()
     with pytest.raises(ValueError, match="version 99"):
         KernelModel.from_arrays({**arrays, "features": np.array(99)})
+
+
+def test_a_clip_is_told_apart_from_what_the_kernel_does_itself() -> None:
+    """On a device where clipping takes a pass of its own over the output."""
+    def both(net: list[tuple[Node, float]]) -> list[tuple[Node, float]]:
+        clipped = [(replace(n, activation="Clip", name=f"{n.name} clip"), ms + n.out_elems / 2e5)
+                   for n, ms in net if n.macs]
+        return [*net, *clipped]
+
+    learnt, node = KernelModel.fit([both(net) for net in nets(36, 3)]), conv(64, 64, 20)
+    plain, clip = learnt.ms([node, replace(node, activation="Clip")], context())
+    assert clip - plain == pytest.approx(node.out_elems / 2e5, rel=0.25)
+
+
+def test_a_table_that_is_looked_up_counts_by_the_rows_that_are_read(model: KernelModel) -> None:
+    """A vocabulary of 50,000 words does not make a net of 96 tokens large."""
+    def lookup(words: int) -> Node:
+        return Node("words", "Gather", "copy", in_elems=96, out_elems=96 * 64, weights=words * 64,
+                    in_shapes=((1, 96),), out_shapes=((1, 96, 64),))
+
+    small, large = (model.ms([conv(16, 16, 8), lookup(words)]) for words in (100, 50_000))
+    np.testing.assert_allclose(small, large)
