@@ -60,24 +60,34 @@ class NodeSizes:
     """The nodes of a model as functions of its groups' widths.
 
     `widths` (plans, groups) are the probes' kept counts, the dense model's first; `nodes` their optimised graphs.
-    Raises `CannotFollow` when the graphs differ in structure or a size is not explained.
+    `block`: channels may be padded to multiples of it. Raises `CannotFollow` when the graphs differ in structure or a
+    size is not explained.
     """
 
-    def __init__(self, widths: np.ndarray, nodes: Sequence[Sequence[Node]]):
+    def __init__(self, widths: np.ndarray, nodes: Sequence[Sequence[Node]], block: int = 1):
         first = nodes[0]
         if any([n.op for n in other] != [n.op for n in first] for other in nodes[1:]):
             raise CannotFollow("the optimiser makes different graphs of different widths")
-        self._widths = widths.astype(float)
+        self._block, self._padded = block, [g for g in range(widths.shape[1]) if (widths[:, g] % block).any()]
+        self._widths = np.array([self._with_padded(row) for row in widths.tolist()], float)
         self._known: dict[tuple[float, ...], _Size] = {}
         self._products = self._all_products()
         self.nodes = list(first)
         self._recipes = [self._recipe([other[i] for other in nodes]) for i in range(len(first))]
-        self.groups = [sorted({g for size in recipe[0] for g in size.groups}) for recipe in self._recipes]
+        origin = [*range(widths.shape[1]), *self._padded]
+        self.groups = [sorted({origin[g] for size in recipe[0] for g in size.groups}) for recipe in self._recipes]
 
     def node(self, index: int, widths: Sequence[int]) -> Node:
         """Node `index` at these widths (kept units per group, in the order of the probes' columns)."""
         sizes, build = self._recipes[index]
-        return build([size(widths) for size in sizes]) if sizes else self.nodes[index]
+        if not sizes:
+            return self.nodes[index]
+        columns = self._with_padded(widths)
+        return build([size(columns) for size in sizes])
+
+    def _with_padded(self, widths: Sequence[int]) -> list[int]:
+        """The widths, and behind them those that are padded to whole blocks."""
+        return [*widths, *(-(-widths[g] // self._block) * self._block for g in self._padded)]
 
     def _recipe(self, seen: list[Node]) -> tuple[list[_Size], Callable[[list[int]], Node]]:
         """The sizes of one node that change, and how to build it from them."""

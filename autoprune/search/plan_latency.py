@@ -1,15 +1,17 @@
 """Latency of a plan on a predicted device, without making the model: `PlanLatency(graph, device).latency(plan)`.
 
-The optimised graph's sizes are functions of the groups' widths (`node_sizes.py`). A node's price depends on the widths
-of the groups that it touches (c_in × c_out); it is asked for once and kept, so staircases stay as they are. What all
-nodes save together in a small net (calibrated kernels know its size) is a factor, read off a few uniform plans.
+The optimised graph's sizes are functions of the groups' widths (`node_sizes.py`), its nodes' prices are kept in a table
+(`latency_table.py`). Where channels are laid out in blocks, a group of one block that loses channels gets other nodes:
+there is one table for each such state, made when it is first asked for.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
+import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -18,17 +20,18 @@ from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency
 from autoprune.devices.measurement import Measurement
 from autoprune.devices.node import Node
-from autoprune.devices.prices import nodes_for, predict, predict_table, prices_within
+from autoprune.devices.prices import nodes_for, predict, predict_table
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Cut, Plan
-from autoprune.search.node_sizes import CannotFollow, NodeSizes
+from autoprune.search.latency_table import LatencyTable
+from autoprune.search.node_sizes import CannotFollow
 from autoprune.search.variants import OnnxMaker, random_plan
 
 __all__ = ["PlanLatency"]
 
-_Key = tuple[int, ...]  # a node's place and the widths of the groups that it touches
-_PROBES, _DRAWS = 4, 40
+_State = tuple[bool, ...]  # of each group that is one block of channels: whether some of them are gone
+_PROBES, _MOST_PROBES, _DRAWS = 4, 10, 40
 _LEVELS = (1.0, 0.8, 0.6, 0.4, 0.25, 0.12)
 _TRUST = 0.02
 
@@ -50,15 +53,13 @@ class PlanLatency:
         self._names = list(graph.groups)
         blocked = self.device.calibration is not None and self.device.calibration.layout
         self._align = self.device.alignment() if blocked else 1  # channels that fill no block have other kernels
-        self._prices: dict[_Key, tuple[float, int]] = {}
+        self._blocks = [i for i, g in enumerate(graph.groups.values()) if blocked and g.size * g.width == self._align]
+        self._tables: dict[_State, LatencyTable | None] = {}
         self._correction = Correction()
         self._maker = OnnxMaker(graph)
-        self.exact, self.why = bool(self._maker.why), self._maker.why
-        if not self.exact:
-            try:
-                self._follow()
-            except CannotFollow as error:
-                self.exact, self.why = True, str(error)
+        self._dense = self._predict(self._nodes(Plan()))
+        self.why = self._maker.why
+        self.exact = bool(self.why) or self._table(self._widths(Plan())) is None
 
     def latency(self, plan: Plan) -> Latency:
         """Latency of one inference of the pruned model, as the device's prediction of its ONNX would be.
@@ -69,17 +70,17 @@ class PlanLatency:
         Which units stay does not matter, only how many. Raises `ConfigError` for a plan of another model.
         """
         self.graph.check(plan)
-        if self.exact or plan.dropped:
-            nodes = self._nodes(plan)
-            found = self._predict(nodes)
-            if not len(self._correction):
-                return found
-            table = predict_table(nodes, self.device, self.threads)
-            return found.scaled(self._correction.total_ms(table) / found.ms)
         widths = self._widths(plan)
-        if len(self._correction):
-            return self._dense.scaled(self._correction.total_ms(self._table(widths)) / self._dense.ms)
-        return self._dense.scaled(self._total_ms(widths) / self._dense.ms)
+        table = None if self.exact or plan.dropped else self._table(widths)
+        if table is not None and not len(self._correction):
+            return self._dense.scaled(table.total_ms(widths) / self._dense.ms)
+        if table is not None:
+            return self._dense.scaled(self._correction.total_ms(table.nodes(widths)) / self._dense.ms)
+        nodes = self._nodes(plan)
+        found = self._predict(nodes)
+        if not len(self._correction):
+            return found
+        return found.scaled(self._correction.total_ms(predict_table(nodes, self.device, self.threads)) / found.ms)
 
     def learn(self, plan: Plan, measured: Measurement) -> None:
         """Learn from a plan that was measured, on this device or on one that this is a stand-in for.
@@ -88,11 +89,12 @@ class PlanLatency:
         spread evenly over the nodes.
         """
         widths = self._widths(plan)
-        table = (predict_table(self._nodes(plan), self.device, self.threads) if self.exact or plan.dropped
-                 else self._table(widths))
+        table = None if self.exact or plan.dropped else self._table(widths)
+        nodes = (predict_table(self._nodes(plan), self.device, self.threads) if table is None
+                 else table.nodes(widths))
         total_ms = measured.latency.ms
         extra_ms = max(0.0, sum(n.ms for n in measured.nodes) - total_ms) / max(1, len(measured.nodes))
-        self._correction.learn(table, {n.name: max(n.ms - extra_ms, n.ms / 100) for n in measured.nodes}, total_ms)
+        self._correction.learn(nodes, {n.name: max(n.ms - extra_ms, n.ms / 100) for n in measured.nodes}, total_ms)
 
     def prepare(self, choices: Mapping[str, Sequence[int]]) -> int:
         """Ask for the prices that plans of these widths (units kept) per group can need; how many are known afterwards.
@@ -102,102 +104,75 @@ class PlanLatency:
         for name, widths in choices.items():
             for width in widths:
                 self.graph.check(Plan({name: Cut(width, "random")}))
-        if not self.exact:
-            dense, missing = self._widths(Plan()), dict[_Key, Node]()
-            for place, groups in enumerate(self._sizes.groups):
-                options = [choices.get(self._names[g], (dense[g],)) for g in groups]
-                if len(groups) > 2:  # sums over many groups: asked for when a plan needs them
-                    continue
-                for combination in itertools.product(*options):
-                    widths = list(dense)
-                    for group, width in zip(groups, combination, strict=True):
-                        widths[group] = width
-                    missing[place, *combination] = self._sizes.node(place, widths)
-            self._ask({key: node for key, node in missing.items() if key not in self._prices})
-        return len(self._prices)
+        whole = self._widths(Plan())
+        options = [choices.get(name, (size,)) for name, size in zip(self._names, whole, strict=True)]
+        return sum(table.prepare(options, whole, partial(self._is_in, state))
+                   for state, table in self._tables.items() if table is not None)
 
-    # -- the table --------------------------------------------------------------------------------------------------
+    # -- tables -----------------------------------------------------------------------------------------------------
 
-    def _follow(self) -> None:
+    def _state(self, widths: Sequence[int]) -> _State:
+        return tuple(widths[g] < self.graph.groups[self._names[g]].size for g in self._blocks)
+
+    def _is_in(self, state: _State, widths: Sequence[int]) -> bool:
+        return self._state(widths) == state
+
+    def _table(self, widths: Sequence[int]) -> LatencyTable | None:
+        """The table for graphs like the one of these widths; None when its sizes could not be followed."""
+        state = self._state(widths)
+        if state not in self._tables:
+            try:
+                self._tables[state] = self._follow(state)
+            except CannotFollow as error:
+                self._tables[state], self.why = None, str(error)
+        return self._tables[state]
+
+    def _follow(self, state: _State) -> LatencyTable:
         """Find out how sizes follow widths, and check it on one more plan."""
-        probes = self._probes()
-        found = [self._nodes(plan) for plan in probes]
-        self._sizes = NodeSizes(np.array([self._widths(plan) for plan in probes]), found)
-        self._net = found[0]
-        self._dense = self._predict(self._net)
-        self._offset_ms, self._levels = 0.0, (np.zeros(1), np.ones(1))
-        if self.device.calibration is None:  # a call has a price of its own
-            self._offset_ms = self._dense.ms - self._sum(self._widths(Plan()))[0]
-        else:
-            self._levels = self._read_levels()
-        check = random_plan(self.graph, -1, self._align)
-        there, here = self._predict(self._nodes(check)).ms, self.latency(check).ms
+        probes = self._probes(state)
+        levels = [self._in_state(Plan.uniform(self.graph, level, "random", self.device.alignment()), state, 0)
+                  for level in _LEVELS]
+        widths, nets = np.array([self._widths(plan) for plan in probes]), [self._nodes(plan) for plan in probes]
+        table = LatencyTable(self.device, self.threads, widths, nets, [self._widths(plan) for plan in levels],
+                             self._align)
+        check = self._random(state, -1)
+        there, here = self._predict(self._nodes(check)).ms, table.total_ms(self._widths(check))
         if abs(here / there - 1) > _TRUST:
             raise CannotFollow(f"the table says {here:.3g} ms for a plan whose model says {there:.3g} ms")
+        return table
 
-    def _read_levels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sizes (log of elements) of uniform plans' nets, and whole nets' prices over the sums of their nodes'."""
-        points = []
-        for level in _LEVELS:
-            widths = self._widths(Plan.uniform(self.graph, level, align=self.device.alignment()))
-            total_ms, volume = self._sum(widths)
-            nodes = [self._sizes.node(place, widths) for place in range(len(self._net))]
-            points.append((math.log(volume), self._predict(nodes).ms / total_ms))
-        sizes, factors = np.array(sorted(points)).T
-        return sizes, factors
+    def _probes(self, state: _State) -> list[Plan]:
+        """The largest plan and random ones, of many draws those that tell most groups apart: two groups of one width in
+        every probe would be taken for each other. More probes where it takes them.
+        """
+        best: tuple[int, list[Plan]] | None = None
+        changing = [g for g in range(len(self._names)) if g not in self._blocks]
+        for count, draw in itertools.product(range(_PROBES, _MOST_PROBES), range(_DRAWS)):
+            others = [self._random(state, draw * count + i) for i in range(count)]
+            plans = [self._in_state(Plan(), state, draw), *others]
+            alike = _alike(np.array([self._widths(plan) for plan in plans])[:, changing])
+            if best is None or alike < best[0]:
+                best = alike, plans
+            if not alike:
+                return plans
+        assert best is not None
+        return best[1]
 
-    def _total_ms(self, widths: Sequence[int]) -> float:
-        found = self._found(widths)
-        return self._factor(found) * sum(ms for ms, _ in found) + self._offset_ms
+    def _random(self, state: _State, seed: int) -> Plan:
+        return self._in_state(random_plan(self.graph, seed, self._align), state, seed)
 
-    def _table(self, widths: Sequence[int]) -> list[tuple[Node, float]]:
-        """The dense model's nodes with what they cost (ms) at these widths."""
-        found = self._found(widths)
-        factor = self._factor(found)
-        return [(node, factor * ms) for node, (ms, _) in zip(self._net, found, strict=True)]
-
-    def _factor(self, found: Sequence[tuple[float, int]]) -> float:
-        return float(np.interp(math.log(1.0 + sum(volume for _, volume in found)), *self._levels))
-
-    def _sum(self, widths: Sequence[int]) -> tuple[float, float]:
-        """The nodes' prices in a net of the dense model's size (ms), and how many elements the net goes through."""
-        found = self._found(widths)
-        return sum(ms for ms, _ in found), 1.0 + sum(volume for _, volume in found)
-
-    def _found(self, widths: Sequence[int]) -> list[tuple[float, int]]:
-        """Price (ms) and volume (elements) of every node at these widths."""
-        keys: list[_Key] = [(place, *(widths[g] for g in groups)) for place, groups in enumerate(self._sizes.groups)]
-        missing = {key: self._sizes.node(key[0], widths) for key in keys if key not in self._prices}
-        if missing:
-            self._ask(missing)
-        return [self._prices[key] for key in keys]
-
-    def _ask(self, missing: Mapping[_Key, Node]) -> None:
-        nodes = list(missing.values())
-        priced = prices_within(nodes, self._net, self.device, self.threads)
-        self._prices.update({key: (ms, node.weights + node.out_elems)
-                             for key, node, ms in zip(missing, nodes, priced, strict=True)})
+    def _in_state(self, plan: Plan, state: _State, seed: int) -> Plan:
+        """The plan with all channels of each block, or with some of them."""
+        cuts, rng = dict(plan.cuts), random.Random(seed)
+        for g, cut in zip(self._blocks, state, strict=True):
+            size = self.graph.groups[self._names[g]].size
+            cuts[self._names[g]] = Cut(rng.randint(1 + size // 4, size - 1) if cut else size, "random")
+        return replace(plan, cuts=cuts)
 
     # -- plans ------------------------------------------------------------------------------------------------------
 
     def _predict(self, nodes: Sequence[Node]) -> Latency:
         return predict(nodes, self.device, self.percentile, self.threads)
-
-    def _probes(self) -> list[Plan]:
-        """The dense plan and random ones, of many draws those that tell most groups apart: two groups of one width in
-        every probe would be taken for each other. More probes, and unaligned ones, where it takes them.
-        """
-        best: tuple[int, list[Plan]] | None = None
-        for align, count in itertools.product(dict.fromkeys((self._align, 1)), range(_PROBES, 2 * _PROBES)):
-            for draw in range(_DRAWS):
-                plans = [Plan(), *(random_plan(self.graph, draw * count + i, align) for i in range(count))]
-                alike = _alike(np.array([self._widths(plan) for plan in plans]))
-                if best is None or alike < best[0]:
-                    best = alike, plans
-                if not alike:
-                    return plans
-        assert best is not None
-        return best[1]
 
     def _widths(self, plan: Plan) -> list[int]:
         return [plan.cuts[name].keep if name in plan.cuts else self.graph.groups[name].size for name in self._names]

@@ -192,21 +192,21 @@ def test_dropped_branches() -> None:
                                                       (None, 999, "is not in 1")])
 def test_prices_are_prepared_for_plans_of_this_model_only(name: str | None, width: int, words: str) -> None:
     priced = table("flat")
-    known = len(priced._prices)
+    known = priced.prepare({})
     with pytest.raises(ConfigError, match=words):
         priced.prepare({name or next(iter(priced.graph.groups)): [width]})
-    assert len(priced._prices) == known
+    assert priced.prepare({}) == known
 
 
 def test_prepare_asks_for_all_that_plans_need(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of("flat")
     priced = PlanLatency(graph, "rpi4")
     choices = {name: [1, group.size // 2, group.size] for name, group in graph.groups.items()}
-    before = len(priced._prices)
+    before = priced.prepare({})
     known = priced.prepare(choices)
     assert known > before
     assert priced.prepare(choices) == known
-    monkeypatch.setattr("autoprune.search.plan_latency.prices_within", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("autoprune.search.latency_table.prices_within", lambda *_: pytest.fail("asked again"))
     for seed in range(10):
         rng = random.Random(seed)
         assert priced.latency(Plan({n: Cut(rng.choice(c), "random") for n, c in choices.items()})).ms > 0
