@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,10 @@ class Kept:
     def __init__(self, units: Mapping[Dim, Indices]):
         self._units = dict(units)
         self._positions: dict[tuple[type, Expr], torch.Tensor] = {}
+
+    def only(self, dims: Collection[Dim]) -> Kept:
+        """What stays when nothing but `dims` is pruned."""
+        return Kept({d: units for d, units in self._units.items() if d in dims})
 
     def touches(self, e: Expr) -> bool:
         """Whether any position of `e` is removed."""

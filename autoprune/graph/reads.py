@@ -16,11 +16,14 @@ from torch import fx
 from autoprune.graph.dims import Dim, dims_of, resolve, size_of
 from autoprune.graph.typing import Call, NodeType, TensorType, Typing, tensor_types
 
-__all__ = ["Read", "batch_axis", "find_reads"]
+__all__ = ["Read", "batch_axis", "find_reads", "is_rectified"]
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
                  "convolution", "_convolution")
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_RECTIFIERS = ("relu", "relu6", "clamp_min", "threshold", "hardswish", "hardsigmoid")
+_KEEP_ZEROS = ("pool", "reshape", "flatten", "transpose", "permute", "dropout", "clone", "contiguous", "cat", "mean",
+               "getitem", "squeeze", "interpolate", "upsample", "split", "chunk", "shuffle")
 _CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 
 
@@ -57,6 +60,20 @@ def batch_axis(node: fx.Node, typing: Typing, read_axis: int) -> int:
     return dynamic[0] if dynamic else 0 if read_axis != 0 else min(1, len(axes) - 1)
 
 
+def is_rectified(node: fx.Node) -> bool:
+    """Whether `node` is what a ReLU or the like gives, pooled, reshaped or concatenated at most."""
+    name = _name(node)
+    if name.removesuffix("_") in _RECTIFIERS or (name.removesuffix("_") == "hardtanh" and Call(node)["min_val"] == 0):
+        return True
+    return any(k in name for k in _KEEP_ZEROS) and any(is_rectified(n) for n in node.all_input_nodes)
+
+
+def _name(node: fx.Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target._schema.name.split("::")[-1])
+    return str(getattr(node.target, "__name__", ""))
+
+
 def _reads(node: fx.Node, typing: Typing) -> Iterator[Read]:
     """Reads with a parameter as their weight by the operator's family; others by what does not come out."""
     found = list(_with_parameter(node, typing))
@@ -78,8 +95,7 @@ def _reads(node: fx.Node, typing: Typing) -> Iterator[Read]:
 def _with_parameter(node: fx.Node, typing: Typing) -> Iterator[Read]:
     if not isinstance(node.target, torch._ops.OpOverload):
         return
-    name = node.target._schema.name.split("::")[-1]
-    call = Call(node)
+    name, call = _name(node), Call(node)
     if name == "linear":
         yield from _pair(node, typing, call["input"], -1, call["weight"], -1)
     elif name in _CONVOLUTIONS:

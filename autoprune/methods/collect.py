@@ -90,8 +90,8 @@ class _Gradients:
             self._hutchinson(found)
 
     def _hutchinson(self, gradients: dict[str, torch.Tensor]) -> None:
-        signs = {n: (torch.randint(0, 2, g.shape, generator=self._generator) * 2 - 1).to(g) for n, g in
-                 gradients.items()}
+        signs = {n: torch.empty(g.shape).bernoulli_(0.5, generator=self._generator).mul_(2).sub_(1).to(g)
+                 for n, g in gradients.items()}
         curved = [(g * signs[n]).sum() for n, g in gradients.items() if g.requires_grad]
         products = torch.autograd.grad(sum(curved, torch.zeros(())), [self._parameters[n] for n in gradients],
                                        allow_unused=True) if curved else [None] * len(gradients)

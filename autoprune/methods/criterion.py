@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from autoprune.errors import ConfigError
+from autoprune.graph.dims import dims_of
+from autoprune.graph.reads import is_rectified
 from autoprune.methods.statistics import (
     ACTIVATIONS,
     FISHER,
@@ -22,6 +25,7 @@ from autoprune.methods.statistics import (
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph, Slice
+    from autoprune.graph.readers import Reader
 
 __all__ = ["Criterion", "GroupView", "Statistics"]
 
@@ -31,7 +35,10 @@ class GroupView:
 
     weights: slices of the parameters and buffers, each `[units, elements]`.
     seed: for criteria that draw numbers; the same for the same group and search seed.
+    graph: what it belongs to.
     parameters: names of the tensors that are parameters; slopes: names of those that PReLU reads.
+    is_read, is_rectified: whether any operator sums over the units, and whether a ReLU or the like makes zeros of what
+    one of these reads.
     saves: what removing one unit saves, in any unit that is the same for all groups (milliseconds, or MACs).
 
     What comes from data (`gradients`, `fisher`, `hessian`, `activations`, `grams`) raises `ConfigError` when it was not
@@ -48,8 +55,16 @@ class GroupView:
         self.weights: list[Slice] = graph.slices(group)
         self.parameters = graph.parameters
         self.slopes = graph.slopes
-        self.is_read = any(graph.groups[group].dim in r.dims and r.source is not None for r in graph.reads)
-        self._graph = graph
+        sources = [r.source for r in graph.reads if graph.groups[group].dim in r.dims and r.source is not None]
+        self.is_read = bool(sources)
+        self.is_rectified = any(is_rectified(s) for s in sources)
+        self.graph = graph
+
+    @cached_property
+    def readers(self) -> list[Reader]:
+        """The weights that sum over the units (`Graph.readers`)."""
+        dim, graph = self.graph.groups[self.name].dim, self.graph
+        return [r for r in graph.readers.values() if dim in dims_of(graph.axes(r.weight)[r.axis])]
 
     @property
     def gradients(self) -> list[Slice]:
@@ -100,7 +115,7 @@ class GroupView:
 
     def _slices(self, need: str, tensors: Mapping[str, torch.Tensor]) -> list[Slice]:
         self._require(need)
-        return self._graph.slices(self.name, tensors)
+        return self.graph.slices(self.name, tensors)
 
     def _require(self, need: str) -> None:
         if need not in self.statistics.gathered:
@@ -119,6 +134,7 @@ class Criterion(ABC):
     needs: what has to be gathered from data before (names in `autoprune.methods.statistics`); empty for weights only.
     comparable: whether scores of different groups are on one scale (an estimate of how the loss changes), so that a
     global ranking takes them as they are.
+    refits: whether the layers that read what goes are refitted by least squares (`autoprune.methods.refit`).
     """
 
     name: ClassVar[str]
@@ -126,6 +142,7 @@ class Criterion(ABC):
     source: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     comparable: ClassVar[bool] = False
+    refits: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, group: GroupView) -> torch.Tensor:

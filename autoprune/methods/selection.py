@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 __all__ = ["Reading", "backward_order", "forward_order", "lasso_order"]
+
+Array = NDArray[np.float64]
 
 _LAMBDAS = 60  # points of the LASSO path, each 0.85 times the one before
 _SWEEPS = 20  # of coordinate descent for each of them, at most
@@ -21,12 +24,14 @@ class Reading:
 
     gram: `[positions, positions]`, mean of x·xᵀ over the calibration data, damped, so that it can be inverted.
     weight: `[positions, elements]`. Both are ordered by unit: positions are the first unit's, the second's, … and at
-    the end those that belong to no unit of the group (`rest` of them).
+    the end those that belong to no unit of the group (`rest` of them). variance: of the units' positions, `[positions −
+    rest]`; only what ranks by it needs it.
     """
 
     gram: torch.Tensor
     weight: torch.Tensor
     rest: int = 0
+    variance: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 def forward_order(readings: Sequence[Reading], units: int) -> list[int]:
@@ -65,8 +70,8 @@ def lasso_order(readings: Sequence[Reading], units: int) -> list[int]:
     """Units from the last to leave to the first, as the penalty λ grows in `min ½‖Y − Σ_j β_j Y_j‖² + λ‖β‖₁`.
 
     Y_j is what unit j adds to the readers' outputs, Y their sum. The problem needs only `Q_ij = Y_i·Y_j`, which is
-    `Σ gram ∘ (W Wᵀ)` over the positions of both units. Solved by coordinate descent for 60 values of λ; among units that
-    leave together the larger `|β_j|·‖Y_j‖` stays longer. Costs O(60 · units²).
+    `Σ gram ∘ (W Wᵀ)` over the positions of both units. Solved by coordinate descent for 60 values of λ; among units
+    that leave together the larger `|β_j|·‖Y_j‖` stays longer. Costs O(60 · units²).
     """
     q = np.zeros((units, units))
     for r in readings:
@@ -85,10 +90,10 @@ def lasso_order(readings: Sequence[Reading], units: int) -> list[int]:
         share = np.abs(beta) * norms
         entered[new] = (_LAMBDAS - step) + share[new] / (1 + share.max())
     strength = np.where(entered < 0, np.abs(left) / (1 + np.abs(left).max()) - 1, entered)
-    return np.argsort(-strength, kind="stable").tolist()
+    return [int(i) for i in np.argsort(-strength, kind="stable")]
 
 
-def _descend(q: np.ndarray, beta: np.ndarray, left: np.ndarray, penalty: float) -> None:
+def _descend(q: Array, beta: Array, left: Array, penalty: float) -> None:
     """Coordinate descent in place; `left` is `Q·1 − Q·β`."""
     diagonal = np.diag(q)
     for _ in range(_SWEEPS):
@@ -111,7 +116,7 @@ def _energy(reading: Reading) -> float:
 
 
 class _Eliminator:
-    """A symmetric R and P under elimination of blocks J: R ← R − c R_J·, P ← (1 − c e_J) P (1 − c e_J)ᵀ, c = R_·J R_JJ⁻¹.
+    """Symmetric R and P while blocks J are eliminated: R ← R − c R_J·, P ← (1 − c e_J) P (1 − c e_J)ᵀ, c = R_·J R_JJ⁻¹.
 
     Both are kept as they were, with the factors L and Z of what has been taken off (R − L Lᵀ, P − L Zᵀ − Z Lᵀ), so that
     a step reads and never rewrites a matrix.
@@ -129,10 +134,11 @@ class _Eliminator:
     def gains(self) -> torch.Tensor:
         """`tr(R_JJ⁻¹ P_JJ)` of every block, `[units]`."""
         if self.width == 1:
-            return (self.p_blocks / self.r_blocks.clamp_min(self._floor)).reshape(-1) / self.energy
-        eye = self._floor * torch.eye(self.width, dtype=self.r.dtype)
-        solved = torch.linalg.solve(self.r_blocks + eye, self.p_blocks)
-        return solved.diagonal(dim1=1, dim2=2).sum(1) / self.energy
+            gains = (self.p_blocks / self.r_blocks.clamp_min(self._floor)).reshape(-1)
+        else:
+            eye = self._floor * torch.eye(self.width, dtype=self.r.dtype)
+            gains = torch.linalg.solve(self.r_blocks + eye, self.p_blocks).diagonal(dim1=1, dim2=2).sum(1)
+        return gains / self.energy
 
     def take(self, unit: int) -> None:
         j = slice(unit * self.width, (unit + 1) * self.width)
