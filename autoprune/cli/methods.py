@@ -59,4 +59,4 @@ def show(name: Annotated[str, typer.Argument(help="Name of a method.")],
         print_json({"name": found.name, "summary": found.summary, "source": found.source, "text": text,
                     "needs": sorted(found.needs)})
         return
-    result(f"{found.name}\n\n{text}")
+    result(f"{found.name}\n\n{text}\n\nneeds: {_needs(found)}\nsource: {found.source}")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Loss", "collect"]
 
+_CURVED = 2  # every so many batches: a product with the Hessian costs more than two training steps
+
 Loss = Callable[[nn.Module, Any, Any], torch.Tensor]
 
 
@@ -38,9 +40,10 @@ def collect(graph: Graph, batches: Iterable[tuple[Any, Any]], loss: Loss | None 
     seed: of Hutchinson's random signs.
 
     Parameters that are frozen for training get gradients, too: their units have to be ranked like all others. The model
-    stays as it is. Costs one forward pass per batch; gradients or Fisher one backward pass more; the Hessian another
-    backward pass through that one, about two more (Hutchinson 1989: E[v ⊙ Hv] is the diagonal for random signs v, here
-    one draw per batch). Attention is then computed by its plain formula, which can be differentiated twice.
+    stays as it is. Costs one forward pass per batch; gradients or Fisher one backward pass more; the Hessian, on
+    every second batch, another backward pass through that one, which takes as long as two or three training steps
+    (Hutchinson 1989: E[v ⊙ Hv] is the diagonal for random signs v, here one draw per batch). Attention is then computed
+    by its plain formula, which can be differentiated twice.
 
     Raises `ConfigError` for an unknown need or one that takes a loss without a loss, `TaskError` when the loss or a
     gradient is not finite, when it cannot be computed for want of labels, or when no batch comes.
@@ -57,10 +60,11 @@ def collect(graph: Graph, batches: Iterable[tuple[Any, Any]], loss: Loss | None 
     gather = _Gradients(taps, needs, seed)
     seen = 0
     for inputs, target in islice(batches, max_batches):
-        with torch.set_grad_enabled(backward), _differentiable(HESSIAN in needs):
+        curved = HESSIAN in needs and seen % _CURVED == 0
+        with torch.set_grad_enabled(backward), _differentiable(curved):
             value = _run(taps.model, inputs, target, loss if backward else None)
             if backward:
-                gather.add(_finite(value, seen))
+                gather.add(_finite(value, seen), curved)
         seen += 1
     if seen == 0:
         raise TaskError("there is no batch to compute statistics on", fix="give the task training data")
@@ -77,15 +81,15 @@ class _Gradients:
         self._generator = torch.Generator().manual_seed(seed)
         self._sums: dict[str, dict[str, torch.Tensor]] = {GRADIENTS: {}, FISHER: {}, HESSIAN: {}}
 
-    def add(self, loss: torch.Tensor) -> None:
+    def add(self, loss: torch.Tensor, curved: bool) -> None:
         self._taps.listen(True)
-        gradients = torch.autograd.grad(loss, list(self._parameters.values()), create_graph=HESSIAN in self._needs,
+        gradients = torch.autograd.grad(loss, list(self._parameters.values()), create_graph=curved,
                                         allow_unused=True)
         found = {n: g for n, g in zip(self._parameters, gradients, strict=True) if g is not None}
         for name, g in found.items():
             self._add(GRADIENTS, name, g.detach())
             self._add(FISHER, name, g.detach().square())
-        if HESSIAN in self._needs:
+        if curved:
             self._taps.listen(False)
             self._hutchinson(found)
 
@@ -101,13 +105,14 @@ class _Gradients:
     def _add(self, kind: str, name: str, value: torch.Tensor) -> None:
         if kind in self._needs:
             sums = self._sums[kind]
-            sums[name] = sums[name] + value if name in sums else value
+            sums[name] = sums[name].add_(value) if name in sums else value.clone()
 
     def means(self, batches: int) -> tuple[dict[str, torch.Tensor], int, dict[str, torch.Tensor],
                                            dict[str, torch.Tensor]]:
         """Gradients, the number of batches, Fisher, Hessian, as `Statistics` takes them."""
-        gradients, fisher, hessian = ({n: t / batches for n, t in self._sums[kind].items()}
-                                      for kind in (GRADIENTS, FISHER, HESSIAN))
+        counts = {GRADIENTS: batches, FISHER: batches, HESSIAN: -(-batches // _CURVED)}
+        gradients, fisher, hessian = ({n: t / count for n, t in self._sums[kind].items()}
+                                      for kind, count in counts.items())
         broken = [n for means in (gradients, fisher, hessian) for n, t in means.items()
                   if not bool(torch.isfinite(t).all())]
         if broken:

@@ -15,8 +15,8 @@ class OBD(Criterion):
     "Optimal Brain Damage"), with `h` the diagonal of the Hessian.
 
     The sum runs over all parameters that compute the unit, bias and norm included. Needs the Hessian: Hutchinson's
-    estimate costs a backward pass through the backward pass for each of a few batches, about twice a training step
-    beyond the gradient.
+    estimate costs a backward pass through the backward pass for every second of a few batches, each as long as two or
+    three training steps.
     """
 
     name = "obd"

@@ -56,7 +56,7 @@ class Statistics:
     gradients: parameter → mean gradient of the loss, shaped like the parameter (so are the next two).
     fisher: parameter → mean over batches of the squared gradient of the batch (per sample would be costlier by the size
     of a batch): the diagonal of the empirical Fisher matrix up to a factor.
-    hessian: parameter → Hutchinson's estimate of the diagonal of the Hessian.
+    hessian: parameter → Hutchinson's estimate of the diagonal of the Hessian, from every second batch.
     units: group → activations of its units where they are read. A group that nothing reads is missing.
     squares: reading weight → mean square `[in]` of each feature that it reads, float64; comes with `units`.
     gram: reading weight → `Gram`.
