@@ -100,7 +100,7 @@ def ticket(
     run: Annotated[str, typer.Option(help="Folder of the trainings that are done.")] = "runs/ticket",
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what the folder holds.")] = False,
     output: Output = TableOrJson.table,
-) -> None:
+) -> int:
     """Find a lottery ticket: prune by cycles, rewind, retrain; compare with chance. The same command again resumes.
 
     \b
@@ -115,10 +115,15 @@ def ticket(
 
     recipe = Recipe(sparsity, pattern, method, scope, Schedule("iterative", cycles), skip=tuple(skip or ()))
     settings = FineTune(steps=steps, lr=lr, distill=0.0)
-    table = find_ticket(load_task(model, data, metric, loss), recipe, settings, Path(run), early_steps=early,
-                        scratch=not keep, fresh=fresh, seed=seed, say=note)
+    try:
+        table = find_ticket(load_task(model, data, metric, loss), recipe, settings, Path(run), early_steps=early,
+                            scratch=not keep, fresh=fresh, seed=seed, say=note)
+    except KeyboardInterrupt:
+        note(f"interrupted; finished trainings are in {run}, the same command resumes after them")
+        return 130
     if output is TableOrJson.json:
         print_json({name: {"nonzeros": n, "score": score.to_json()} for name, (n, score) in table.items()})
-        return
+        return 0
     print_table(["model", "nonzero parameters", "score"], [[name, n, str(s)] for name, (n, s) in table.items()])
     result(f"files: {run} (early.safetensors, ticket-{cycles:02d}.safetensors, table.json)")
+    return 0
