@@ -146,7 +146,7 @@ def test_inputs_that_no_tensor_shows_are_named() -> None:
             return out
 
     graph = trace(Recurrent(), torch.randn(5, 2, 4))
-    with pytest.raises(ConfigError, match="looks at the inputs") as info:
+    with pytest.raises(ConfigError, match="compares the inputs") as info:
         Recipe(0.5, method="wanda").weights(graph)
     assert info.value.fix == "--skip cell.weight_hh_l0"
     assert set(Recipe(0.5, method="wanda", skip=("cell.weight_hh_l0",)).weights(graph)) == {
