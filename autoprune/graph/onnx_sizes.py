@@ -54,6 +54,7 @@ class Sizes:
 
     def __init__(self, graph: Any, types: dict[str, NodeType], tensors: Mapping[str, TensorType]):
         self._types, self._tensors = types, tensors
+        self._closed: dict[str, list[Expr]] = {}
         _type_casts(graph, types)
         self.constants = _constants(graph)
         self.read(graph)
@@ -78,6 +79,14 @@ class Sizes:
         return [None if _is_open(e) or any(d.frozen is None for d in dims_of(e)) else size_of(e)
                 for e in self.type(name) or ()]
 
+    def closed(self, name: str, part: slice, output: str) -> bool:
+        """Whether these sizes of a value do not depend on the inputs; they are then what `output` will be."""
+        asked = list(self.type(name) or ())[part]
+        if not asked or any(_is_open(e) for e in asked):
+            return False
+        self._closed[output] = asked
+        return True
+
     def typed(self, value: Any) -> bool:
         """Whether the shape that the exporter noted for a value can be kept up to date (fusions depend on it)."""
         axes = self.type(value.name)
@@ -92,6 +101,9 @@ class Sizes:
             if dynamic > (node.op_type == "Reshape"):  # only a reshape can leave a size open, and only one
                 return self._patch_pieces(node, slot, output)
             return [Patch(index, slot, lambda kept: _shape(output, kept), output)]
+        if node.op_type == "Identity" and node.output[0] in self._closed:
+            asked = self._closed[node.output[0]]
+            return [Patch(index, 0, lambda kept: [kept.size(e) for e in asked], asked)]
         if node.op_type == "Slice" and output is not None:
             return self._patch_slice(index, node, output)
         if node.op_type == "Split":

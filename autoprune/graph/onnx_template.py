@@ -54,7 +54,7 @@ class OnnxTemplate:
         self._tensors = typing.tensors
         self._sizes = sizes = Sizes(proto.graph, {n.name: t for n, t in typing.types.items()}, typing.tensors)
         settle_casts(proto.graph)
-        settle_shapes(proto.graph, sizes.fixed)
+        settle_shapes(proto.graph, sizes.fixed, sizes.closed)
         split_directly(proto.graph, sizes.constants, sizes.parts)
         sizes.read(proto.graph)
         self._write_static_shapes(proto.graph)
@@ -108,7 +108,7 @@ class OnnxTemplate:
     def _write_static_shapes(self, graph: Any) -> None:
         """Shapes that the exporter computes although at most one size in them is dynamic become constants."""
         for i, node in enumerate(graph.node):
-            for patch in self._sizes.patches(i, node) if node.op_type in ("Reshape", "Split") else ():
+            for patch in self._sizes.patches(i, node) if node.op_type in ("Reshape", "Split", "Identity") else ():
                 if patch.node == i:
                     written = patch.apply(graph, Kept({}))
                     graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in written.items())

@@ -33,18 +33,24 @@ def settle_casts(graph: Any) -> None:
             known.setdefault(node.output[0], kind)
 
 
-def settle_shapes(graph: Any, sizes: Callable[[str], list[int | None]]) -> None:
-    """A `Shape` that asks only for sizes that never change becomes these numbers (`sizes`: by value name)."""
+def settle_shapes(graph: Any, sizes: Callable[[str], list[int | None]], closed: Callable[[str, slice, str], bool]
+                  ) -> None:
+    """A `Shape` that asks only for sizes that never change becomes these numbers (`sizes`: by value name); one that asks
+    for sizes that do not depend on the inputs becomes an `Identity` of numbers that are left to be written (`closed`:
+    of a value and a part of its axes, and of the name of the numbers).
+    """
     for node in graph.node:
         if node.op_type != "Shape":
             continue
         known = sizes(node.input[0])
-        asked = known[_attribute(node, "start", 0) : _attribute(node, "end", len(known))]
-        if not asked or None in asked:
-            continue
-        node.op_type = "Constant"
-        del node.input[:], node.attribute[:]
-        node.attribute.add(name="value_ints", type=_INTS, ints=asked)
+        part = slice(_attribute(node, "start", 0), _attribute(node, "end", len(known)))
+        if known[part] and None not in known[part]:
+            node.op_type = "Constant"
+            del node.input[:], node.attribute[:]
+            node.attribute.add(name="value_ints", type=_INTS, ints=known[part])
+        elif closed(node.input[0], part, node.output[0]):
+            node.op_type = "Identity"
+            del node.input[:], node.attribute[:]
 
 
 def split_directly(graph: Any, constants: Mapping[str, Any], count: Callable[[str], int]) -> None:
