@@ -68,7 +68,7 @@ def run(spec: str, seed: int, steps: int, cycles: int) -> dict[str, Any]:
     recipe = Recipe(sparsity=1 - (PARAMETERS - biases) / weights, method="magnitude", scope="global",
                     schedule=Schedule("iterative", cycles))
     masks = sparsify(masked, graph, task, batches(task, dense), recipe,
-                     FineTune(steps=steps * cycles, lr=1e-3, distill=0.5), seed=seed)
+                     FineTune(steps=steps * cycles, lr=1e-3, distill=0.9), seed=seed)
     masks.make_permanent()
     with tempfile.TemporaryDirectory() as folder:
         size = save_sparse(masked.tensors(), Path(folder) / "weights.sparse.zip")
