@@ -4,8 +4,8 @@
 `python examples/lenet.py --data 'torchvision:MNIST?size=28&channels=1&batch=64&normalize=none'`.
 
 For each seed: train from random weights; then, in every cycle, mask the smallest weights of the whole net and train the
-others on (Han et al. 2015, arXiv:1506.02626). Nothing is chosen by the test split, which is read twice: for the dense
-net and for the last. Also a model for the command line: `autoprune mask --model examples/lenet.py:lenet …`.
+others on (Han et al. 2015, arXiv:1506.02626). A run chooses nothing by the test split, which it reads twice: for the
+dense net and for the last. Also a model for the command line: `autoprune mask --model examples/lenet.py:lenet …`.
 """
 
 from __future__ import annotations
