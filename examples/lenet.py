@@ -4,8 +4,8 @@
 `python examples/lenet.py --data 'torchvision:MNIST?size=28&channels=1&batch=64&normalize=none'`.
 
 For each seed: train from random weights; then, in every cycle, mask the smallest weights of the whole net and train the
-others on (Han et al. 2015, arXiv:1506.02626). Nothing is chosen by the test split, which is read twice: for the dense
-net and for the last. Also a model for the command line: `autoprune mask --model examples/lenet.py:lenet …`.
+others on (Han et al. 2015, arXiv:1506.02626). A run chooses nothing by the test split, which it reads twice: for the
+dense net and for the last. Also a model for the command line: `autoprune mask --model examples/lenet.py:lenet …`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def run(spec: str, seed: int, steps: int, cycles: int) -> dict[str, Any]:
     recipe = Recipe(sparsity=1 - (PARAMETERS - biases) / weights, method="magnitude", scope="global",
                     schedule=Schedule("iterative", cycles))
     masks = sparsify(masked, graph, task, batches(task, dense), recipe,
-                     FineTune(steps=steps * cycles, lr=1e-3, distill=0.5), seed=seed)
+                     FineTune(steps=steps * cycles, lr=1e-3, distill=0.9), seed=seed)
     masks.make_permanent()
     with tempfile.TemporaryDirectory() as folder:
         size = save_sparse(masked.tensors(), Path(folder) / "weights.sparse.zip")
