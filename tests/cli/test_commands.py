@@ -17,9 +17,9 @@ import pytest
 from autoprune import __version__
 from autoprune.cli.main import run
 
-COMMANDS = [["search"], ["front"], ["pick"], ["report"], ["layers"], ["profile"], ["devices", "list"],
-            ["devices", "show"], ["devices", "new"], ["spaces", "list"], ["spaces", "show"], ["methods", "list"],
-            ["methods", "show"], ["doctor"]]
+COMMANDS = [["search"], ["front"], ["pick"], ["report"], ["layers"], ["profile"], ["dynamic"],
+            ["devices", "list"], ["devices", "show"], ["devices", "new"], ["spaces", "list"], ["spaces", "show"],
+            ["methods", "list"], ["methods", "show"], ["doctor"]]
 
 MAIN = "from autoprune.cli.main import main; main()"
 
