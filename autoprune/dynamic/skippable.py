@@ -19,7 +19,7 @@ from autoprune.tasks.tensors import first_rows
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
 
-__all__ = ["Skippable", "gateable", "skippable"]
+__all__ = ["Skippable", "copy_with_nodes", "gateable", "skippable"]
 
 
 class Skippable(fx.GraphModule):
@@ -104,13 +104,19 @@ def skippable(graph: Graph, branches: Collection[str] | None = None) -> Skippabl
     return model.eval()
 
 
-def _gated(graph: fx.Graph, branches: list[Branch]) -> fx.Graph:
-    """A copy of `graph` in which gates multiply what is added to the skips."""
+def copy_with_nodes(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A copy that shares the input and output structure, and where each node went."""
     out = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         copies[node] = out.node_copy(node, copies.__getitem__)
     out._codegen = graph._codegen
+    return out, copies
+
+
+def _gated(graph: fx.Graph, branches: list[Branch]) -> fx.Graph:
+    """A copy of `graph` in which gates multiply what is added to the skips."""
+    out, copies = copy_with_nodes(graph)
     for i, branch in enumerate(branches):
         total = copies[branch.total]
         added = next(a for a in branch.total.args[:2] if a is not branch.skip)

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor, nn
 
 from autoprune.dynamic.export import export
@@ -58,6 +59,25 @@ def test_a_skipped_branch_is_not_computed() -> None:
     assert second == {"b.weight", "b.bias"}
     outside = {w.name for w in onnx.load_from_string(onnx_bytes).graph.initializer}
     assert not outside & (first | second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin", "gpt2"])
+def test_transformers_that_nobody_thought_of(name: str) -> None:
+    torch.manual_seed(0)
+    if name == "swin":
+        config = hf.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 2],
+                               window_size=4, num_labels=3)
+        net, x = hf.SwinForImageClassification(config).eval(), torch.randn(3, 3, 32, 32)
+    else:
+        config = hf.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=40, use_cache=False, bos_token_id=0,
+                               eos_token_id=0)
+        net, x = hf.GPT2LMHeadModel(config).eval(), torch.randint(0, 40, (3, 6))
+    model = undecided(gated(net, x))
+    onnx_bytes = export(model)
+    assert len(inner_weights(onnx_bytes)) == len(model.branches) == {"swin": 8, "gpt2": 4}[name]
+    for i in range(len(x)):
+        check_onnx(onnx_bytes, model, (x[i : i + 1],))
 
 
 def _poison(model: Skippable, branch: str) -> None:
