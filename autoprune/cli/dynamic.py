@@ -44,7 +44,8 @@ def dynamic(
     path = Path(file)
     if not path.parent.is_dir():
         raise ConfigError("the folder to write to does not exist", given=file, fix="--output FILE in an existing one")
-    with Measurer(load_device(device), threads) as measurer:
+    # long: a search that holds the device when training ends should not cost the trained net
+    with Measurer(load_device(device), threads, timeout_s=1200) as measurer:
         found = skip_blocks(load_task(model, data, metric, loss), measurer, target, FineTune(steps=steps, lr=lr), seed)
     path.write_bytes(found.onnx_bytes)
     if output is TableOrJson.json:

@@ -53,8 +53,9 @@ def skip_blocks(task: Task, measurer: Measurer, target: float, settings: FineTun
     """Put gates around all residual branches, train them to the share `target` of the multiply-adds, export, measure.
 
     `ConfigError` before any training when the target cannot be reached, `ModelError` when no branch can be gated,
-    `DeviceError` when the device cannot be measured on.
+    `DeviceError` when the device cannot be measured on, `TaskError` for data that does not fit the model.
     """
+    task.check()
     graph = trace(task.model, task.example_inputs)
     model, cost = skippable(graph), Cost(target)
     check_cost(model, cost, settings)
