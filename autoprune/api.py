@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,9 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
         runner = Search(task, graph, device, space, folder, budget=budget, trials=trials, timeout_s=timeout_s,
                         seed=settings.seed, sampler=settings.sampler, threads=settings.threads)
         try:
+            choices = runner.proposer.choices.values()
+            for method, groups in Counter(m for c in choices for m in c.left_out).items():
+                say(f"{method} does not apply to {groups} of {len(choices)} groups and is left out there")
             say("exporting and profiling the dense model")
             outcome = runner.run(on_progress)
             return _finish(runner, outcome, configuration, settings, say), outcome.interrupted
@@ -201,12 +205,12 @@ def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[
     new scores on both splits.
     """
     from autoprune.front.front import Point
-    from autoprune.recover.finetune import Example, FineTune, examples, finetune
+    from autoprune.recover.finetune import Example, examples, finetune
+    from autoprune.recover.recovery import Recovery
     from autoprune.search.space import load_space
 
-    recover = dict(load_space(front.settings.get("space", "default")).recover)
-    recover.pop("calibration_batches", None)
-    settings = FineTune(**{**recover, "steps": steps})
+    space = load_space(front.settings.get("space", "default"))
+    settings = replace(Recovery.of(space.recover, space.schedule).tune, steps=steps)
     model = point.load()
     batches: list[Example] = []
     while len(batches) < min(steps, 512):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoprune.cli.output import Format, TableOrJson, print_json, print_table, result
 
+if TYPE_CHECKING:
+    from autoprune.methods.criterion import Criterion
+
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Criteria that rank the units of a group.\n\nautoprune methods list")
+
+
+def _needs(method: Criterion) -> str:
+    return ", ".join(sorted(method.needs)) or "weights"
 
 
 @app.command("list")
@@ -23,7 +30,7 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
     """
     from autoprune.methods.registry import methods
 
-    rows = [[m.name, m.summary, "gradients" if m.needs_gradients else "weights", m.source] for m in methods()]
+    rows = [[m.name, m.summary, _needs(m), m.source] for m in methods()]
     print_table(["method", "what it keeps by", "needs", "source"], rows, output)
 
 
@@ -41,6 +48,6 @@ def show(name: Annotated[str, typer.Argument(help="Name of a method.")],
     text = inspect.getdoc(type(found)) or found.summary
     if output is TableOrJson.json:
         print_json({"name": found.name, "summary": found.summary, "source": found.source, "text": text,
-                    "needs_gradients": found.needs_gradients})
+                    "needs": sorted(found.needs)})
         return
-    result(f"{found.name}\n\n{text}")
+    result(f"{found.name}\n\n{text}\n\nneeds: {_needs(found)}\nsource: {found.source}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,14 @@ from autoprune.graph.branches import Branch, find_branches
 from autoprune.graph.dims import Expr, resolve
 from autoprune.graph.eager import as_user_class
 from autoprune.graph.group import Frozen, Group, find_groups, list_frozen
-from autoprune.graph.kept import Kept, coordinates
+from autoprune.graph.kept import Kept, unit_order
 from autoprune.graph.module import PrunedModule, candidate
 from autoprune.graph.plan import Plan
 from autoprune.graph.program import Program
-from autoprune.graph.rewrite import cut_tensor, rewrite_modules
+from autoprune.graph.readers import Reader, find_readers
+from autoprune.graph.reads import Read, find_reads
+from autoprune.graph.rewrite import cut_tensor, rewrite_modules, spread_tensor
+from autoprune.graph.slices import Slice
 from autoprune.graph.trace import Captured, capture
 from autoprune.graph.typing import Typing
 
@@ -32,28 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "Slice", "trace"]
 
 _PROGRAMS = 16  # one per set of dropped branches: a search comes back to a few of them, but may try 2^branches
-
-
-class Slice:
-    """The part of one tensor that belongs to the units of a group.
-
-    tensor: its name; role: "out" (the axis is the one the weight produces), "in" (the one it consumes), "vector"
-    (bias, norm scale or shift, running statistics).
-    """
-
-    def __init__(self, name: str, tensor: torch.Tensor, axis: int, order: torch.Tensor | None, units: int):
-        self.tensor = name
-        self.role = "vector" if tensor.dim() == 1 else "out" if axis == 0 else "in"
-        self._source = tensor, axis, order, units
-
-    @cached_property
-    def values(self) -> torch.Tensor:
-        """`[units, elements]`, a view or a copy, never to be changed; made when it is first asked for."""
-        tensor, axis, order, units = self._source
-        rows = tensor.movedim(axis, 0)
-        if order is not None:
-            rows = rows.index_select(0, order.to(tensor.device))
-        return rows.reshape(units, -1)
 
 
 class Graph:
@@ -102,18 +85,33 @@ class Graph:
         """
         g = self._group(group)
         source = self.captured.tensors if tensors is None else tensors
-        return [Slice(name, source[name].detach(), axis, self._order(name, axis, g), g.size)
+        return [Slice(name, source[name].detach(), axis, self._role(name, axis), self._order(name, axis, g), g.size)
                 for name, axis in g.tensors if name in source]
 
+    def _role(self, name: str, axis: int) -> str:
+        if len(self._axes[name]) == 1:
+            return "vector"
+        return "in" if (name, axis) in self._summed else "out"
+
     def _order(self, name: str, axis: int, group: Group) -> torch.Tensor | None:
-        """Positions of an axis sorted by the unit they belong to; None when that is all of them as they are."""
         key = name, axis, group.name
         if key not in self._orders:
-            units = coordinates(self._axes[name][axis], group.dim)
-            order = np.argsort(units, kind="stable")[int((units < 0).sum()) :]
-            as_it_is = len(order) == len(units) and bool((np.diff(order) == 1).all())
-            self._orders[key] = None if as_it_is else torch.from_numpy(order)
+            self._orders[key] = unit_order(self._axes[name][axis], group.dim)
         return self._orders[key]
+
+    @cached_property
+    def reads(self) -> list[Read]:
+        """Where units are read, in the order of the graph."""
+        return find_reads(self.captured.graph, self.typing)
+
+    @cached_property
+    def readers(self) -> dict[str, Reader]:
+        """The weights that can make up for units that go, by name."""
+        return find_readers(self.captured.graph, self.typing, self.reads)
+
+    @cached_property
+    def _summed(self) -> frozenset[tuple[str, int]]:
+        return frozenset((r.weight, r.weight_axis) for r in self.reads if r.weight is not None)
 
     def _group(self, name: str) -> Group:
         if name not in self.groups:
@@ -186,24 +184,51 @@ class Graph:
         first, second = (products, single) if products_first else (single, products)
         return {path: {**second.get(path, {}), **first.get(path, {})} for path in {**single, **products}}
 
-    def cut(self, plan: Plan, statistics: Statistics | None = None) -> PrunedModule:
-        """Like `prune`, always in graph form and without running anything: what a search uses."""
+    def cut(self, plan: Plan, statistics: Statistics | None = None, *, least_squares: bool = False) -> PrunedModule:
+        """Like `prune`, always in graph form and without running anything: what a search uses.
+
+        Layers that read what is removed are refitted for the methods that do so, for all with `least_squares` (see
+        `autoprune.methods.refit`); that needs statistics with second moments.
+        """
         if not self.groups:
             raise ModelError("nothing in this model can be pruned", given=self.name,
                              fix="autoprune layers --model … says what froze each layer")
+        from autoprune.methods.refit import refitted
+
         plan = self.resolve(plan, statistics)
-        return self._build(plan)
+        return refitted(self, plan, statistics, all_groups=least_squares).build(plan)
+
+    def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Graph:
+        """The same graph with other values of some tensors, of the same shapes; what is not named is shared."""
+        values = dict(self.captured.tensors)
+        for name in [n for n in tensors if n in values]:
+            old, new = values[name], tensors[name].detach()
+            values[name] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        out = copy.copy(self)
+        out.captured = replace(self.captured, tensors=values)
+        return out
+
+    def spread(self, model: PrunedModule) -> dict[str, torch.Tensor]:
+        """The tensors of a pruned model in their dense shapes, with zeros for what is gone."""
+        kept = self.kept(model.plan)
+        return {name: spread_tensor(tensor.detach(), self._axes[name], kept) for name, tensor in model.tensors().items()
+                if name in self._axes}
+
+    def axes(self, tensor: str) -> list[Expr]:
+        """The expressions of a tensor's axes."""
+        return self._axes[tensor]
 
     def dense(self) -> PrunedModule:
         """The whole model in the same form as a pruned one (the plan that removes nothing)."""
-        return self._build(Plan({}, self.fingerprint))
+        return self.build(Plan({}, self.fingerprint))
 
     def kept(self, plan: Plan) -> Kept:
         """The units that stay, as the rewriting needs them; `plan` must be resolved."""
         return Kept({self.groups[n].dim: np.asarray(c.kept, dtype=np.int64) for n, c in plan.cuts.items()
                      if c.kept is not None and c.keep < self.groups[n].size})
 
-    def _build(self, plan: Plan) -> PrunedModule:
+    def build(self, plan: Plan) -> PrunedModule:
+        """The model that a resolved plan leaves of the tensors as they are."""
         kept = self.kept(plan)
         program = self._program(plan.dropped)
         tensors: dict[str, torch.Tensor] = {}

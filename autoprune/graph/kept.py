@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from autoprune.graph.dims import Concat, Dim, Expr, Product, dims_of, resolve, s
 if TYPE_CHECKING:
     from autoprune.graph.literal import Literal
 
-__all__ = ["Kept", "coordinates"]
+__all__ = ["Kept", "coordinates", "unit_order"]
 
 Indices = NDArray[np.int64]
 
@@ -31,6 +31,10 @@ class Kept:
     def __init__(self, units: Mapping[Dim, Indices]):
         self._units = dict(units)
         self._positions: dict[tuple[type, Expr], torch.Tensor] = {}
+
+    def only(self, dims: Collection[Dim]) -> Kept:
+        """What stays when nothing but `dims` is pruned."""
+        return Kept({d: units for d, units in self._units.items() if d in dims})
 
     def touches(self, e: Expr) -> bool:
         """Whether any position of `e` is removed."""
@@ -94,3 +98,11 @@ def coordinates(e: Expr, d: Dim) -> Indices:
         inner = coordinates(x, d)
         out = np.where(inner[None, :] >= 0, inner[None, :], out[:, None]).reshape(-1)
     return out
+
+
+def unit_order(e: Expr, d: Dim) -> torch.Tensor | None:
+    """Positions of `e` sorted by the unit of `d` that they belong to; None when that is all of them as they are."""
+    units = coordinates(e, d)
+    order = np.argsort(units, kind="stable")[int((units < 0).sum()) :]
+    as_it_is = len(order) == len(units) and bool((np.diff(order) == 1).all())
+    return None if as_it_is else torch.from_numpy(order)

@@ -10,15 +10,19 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from autoprune.graph.trace import split_inputs
+from autoprune.graph.typing import shape_of
 
-__all__ = ["Counts", "count"]
+if TYPE_CHECKING:
+    from autoprune.graph.graph import Graph
+
+__all__ = ["Counts", "count", "saved_macs"]
 
 _CONTRACTIONS = ("conv", "linear", "matmul", "bmm", "einsum", "scaled_dot_product_attention", "lstm", "gru", "rnn",
                  "addmm", "mm")
@@ -69,6 +73,27 @@ def count(model: nn.Module, example_inputs: Any) -> Counts:
     macs = sum(n for name, n in by_operator.items() if any(c in name for c in _CONTRACTIONS))
     return Counts(int(macs), sum(p.numel() for p in {id(p): p for p in model.parameters()}.values()),
                   sum(t.numel() * t.element_size() for t in tensors))
+
+
+def saved_macs(graph: Graph) -> dict[str, float]:
+    """By group, the multiply-adds that removing one unit saves in the operators that multiply with parameters, 1 where
+    there are none. A weight counts once for each position of the traced output (of the input, in a transposed
+    convolution), a unit for its share of the weight.
+    """
+    positions: dict[str, float] = {}
+    for read in graph.reads:
+        if read.weight is not None:
+            per_input = "transpose" in str(read.node.target)
+            node = read.source if per_input and read.source is not None else read.node
+            shape = shape_of(_first(node.meta["val"]))
+            last = len(graph.captured.tensors[read.weight].shape) == 2 or len(shape) == 1
+            positions[read.weight] = positions.get(read.weight, 0.0) + float(np.prod(shape)) / shape[-1 if last else 1]
+    return {name: sum(positions.get(s.tensor, 0.0) * s.values.shape[1] for s in graph.slices(name)) or 1.0
+            for name in graph.groups}
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple | list) else value
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> float:

@@ -9,12 +9,12 @@ import torch
 from torch import fx
 
 from autoprune.graph.branches import needed_nodes
-from autoprune.graph.dims import Expr
+from autoprune.graph.dims import Expr, size_of
 from autoprune.graph.kept import Kept
 from autoprune.graph.literal import Literal, Offset, Quotient, Size
 from autoprune.graph.typing import Call, TensorType, Typing
 
-__all__ = ["Values", "copy_graph", "cut_tensor", "rewrite", "rewrite_modules"]
+__all__ = ["Values", "copy_graph", "cut_tensor", "rewrite", "rewrite_modules", "spread_tensor"]
 
 _LITERALS = (Size, Offset, Quotient)
 
@@ -85,6 +85,18 @@ def cut_tensor(tensor: torch.Tensor, axes: TensorType, kept: Kept) -> torch.Tens
             out = out.index_select(i, kept.positions(e).to(tensor.device))
             cut = True
     return out if cut else out.clone()
+
+
+def spread_tensor(tensor: torch.Tensor, axes: TensorType, kept: Kept) -> torch.Tensor:
+    """The reverse of `cut_tensor`: a copy in the dense shape, with zeros at the positions that are gone."""
+    if not any(kept.touches(e) for e in axes):
+        return tensor.clone()
+    out = tensor.new_zeros([size_of(e) for e in axes])
+    rank = len(axes)
+    places = tuple(kept.positions(e).to(tensor.device).view([-1 if i == k else 1 for k in range(rank)])
+                   for i, e in enumerate(axes))
+    out[places] = tensor
+    return out
 
 
 def _axes(literal: Any) -> list[Expr]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from autoprune.errors import ConfigError
 from autoprune.methods.criterion import Criterion, GroupView
+from autoprune.methods.statistics import GRADIENTS
 
-__all__ = ["Taylor"]
+__all__ = ["Movement", "Snip", "Taylor"]
 
 
 class Taylor(Criterion):
@@ -19,15 +19,42 @@ class Taylor(Criterion):
     name = "taylor"
     summary = "squared first-order change of the loss when the unit goes"
     source = "Molchanov et al. 2019, arXiv:1906.10771"
-    needs_gradients = True
+    needs = frozenset({GRADIENTS})
+    comparable = True
 
     def score(self, group: GroupView) -> torch.Tensor:
-        if not group.gradients:
-            raise ConfigError("the method 'taylor' needs gradients", given=f"group {group.name} without statistics",
-                              fix="graph.prune(plan, statistics=autoprune.methods.collect(graph, batches, loss))")
-        weights = {(s.tensor, s.role): s.values for s in group.weights}
-        total = group.gradients[0].values.new_zeros(group.units)
-        for g in group.gradients:
-            if g.role != "in":
-                total = total + (weights[g.tensor, g.role] * g.values).sum(1)
-        return total.square()
+        return sum(((w * g).sum(1) for w, g in group.weights_of(group.gradients)), torch.zeros(())).square()
+
+
+class Snip(Criterion):
+    """Connection sensitivity summed over the unit, `Σ |w·g|` (Lee et al. 2019, arXiv:1810.02340).
+
+    Unlike in `taylor`, changes of different sign do not cancel. Needs gradients on a few batches.
+    """
+
+    name = "snip"
+    summary = "first-order changes of the loss by each weight of the unit, added up in size"
+    source = "Lee et al. 2019, arXiv:1810.02340"
+    needs = frozenset({GRADIENTS})
+    comparable = True
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        return sum(((w * g).abs().sum(1) for w, g in group.weights_of(group.gradients)), torch.zeros(()))
+
+
+class Movement(Criterion):
+    """How training would move the unit's weights: `Σ −w·g` is positive for weights that grow (Sanh et al. 2020,
+    arXiv:2005.07683).
+
+    The paper adds it up along the steps of fine-tuning; here all batches see the weights as they are. Needs gradients
+    on a few batches.
+    """
+
+    name = "movement"
+    summary = "whether training moves the unit's weights away from zero"
+    source = "Sanh et al. 2020, arXiv:2005.07683"
+    needs = frozenset({GRADIENTS})
+    comparable = True
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        return -sum(((w * g).sum(1) for w, g in group.weights_of(group.gradients)), torch.zeros(()))

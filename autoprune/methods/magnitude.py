@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from autoprune.methods.criterion import Criterion, GroupView
 
-__all__ = ["L1", "L2", "GeometricMedian", "NormScale", "Random"]
+if TYPE_CHECKING:
+    from autoprune.graph.graph import Slice
+
+__all__ = ["L1", "L2", "GeometricMedian", "Lamp", "NormScale", "Outgoing", "Random"]
 
 
 class Random(Criterion):
@@ -46,14 +51,51 @@ class L2(Criterion):
     source = "Li et al. 2017, arXiv:1608.08710"
 
     def score(self, group: GroupView) -> torch.Tensor:
-        squares = (_norms(s.values, 2).square() / s.values.shape[1] for s in group.produced())
-        return sum(squares, torch.zeros(())).sqrt()
+        return _root_mean_square(group.produced())
+
+
+class Outgoing(Criterion):
+    """Root mean square of the weights that read the unit, `‖w_out‖₂`: a unit that nobody listens to can go (He et al.
+    2014, "Reshaping deep neural network for fast decoding by node-pruning").
+
+    In a coupled group every reader counts, each divided by its number of elements per unit. Applies where weights read
+    the unit (the head dimension of queries and keys is read by their product only).
+    """
+
+    name = "outgoing"
+    summary = "root mean square of the next layers' weights on the unit"
+    source = "He et al. 2014, Reshaping deep neural network for fast decoding by node-pruning"
+
+    def applies(self, group: GroupView) -> bool:
+        return bool(group.reading())
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        return _root_mean_square(group.reading())
+
+
+class Lamp(Criterion):
+    """Layer-adaptive magnitude, `‖w‖² / Σ ‖w'‖²` over the units with a norm of at least the unit's own (Lee et al.
+    2021, arXiv:2010.07611), for whole units.
+
+    Orders the units of one group as `l2` does; what it adds is a scale on which units of different groups compare, so
+    use it with `ranked`. Costs `units²`.
+    """
+
+    name = "lamp"
+    summary = "share of the unit among the larger ones; compares across layers"
+    source = "Lee et al. 2021, arXiv:2010.07611"
+    comparable = True
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        square = L2().score(group).square()
+        larger = (square[None, :] >= square[:, None]).to(square) @ square
+        return torch.where(larger > 0, square / larger, torch.zeros_like(square))
 
 
 class NormScale(Criterion):
     """Absolute scale `|γ|` of the batch or layer norms on the unit (Liu et al. 2017 "slimming", arXiv:1708.06519).
 
-    Norms of a coupled group add up. Units without any norm are ranked by L1 instead; `applies` is False for them.
+    Norms of a coupled group add up. Applies where there is a norm.
     """
 
     name = "norm_scale"
@@ -64,10 +106,7 @@ class NormScale(Criterion):
         return bool(self._scales(group))
 
     def score(self, group: GroupView) -> torch.Tensor:
-        scales = self._scales(group)
-        if not scales:
-            return L1().score(group)
-        return sum((s.abs().mean(1) for s in scales), torch.zeros(()))
+        return sum((s.abs().mean(1) for s in self._scales(group)), torch.zeros(()))
 
     @staticmethod
     def _scales(group: GroupView) -> list[torch.Tensor]:
@@ -89,6 +128,11 @@ class GeometricMedian(Criterion):
     def score(self, group: GroupView) -> torch.Tensor:
         rows = torch.cat([s.values / max(s.values.shape[1], 1) ** 0.5 for s in group.produced()], dim=1).float()
         return torch.cdist(rows, rows).sum(1)
+
+
+def _root_mean_square(slices: list[Slice]) -> torch.Tensor:
+    squares = (_norms(s.values, 2).square() / s.values.shape[1] for s in slices)
+    return sum(squares, torch.zeros(())).sqrt()
 
 
 def _norms(rows: torch.Tensor, order: int) -> torch.Tensor:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from autoprune.errors import ConfigError, did_you_mean
-from autoprune.methods.criterion import Criterion
-from autoprune.methods.gradient import Taylor
-from autoprune.methods.magnitude import L1, L2, GeometricMedian, NormScale, Random
+from typing import TYPE_CHECKING
 
-__all__ = ["criterion", "method_names", "methods", "register"]
+from autoprune.errors import ConfigError, did_you_mean
+from autoprune.methods.activation import APoZ, Entropy, MeanActivation, Sensitivity, TaylorActivation, Variance
+from autoprune.methods.criterion import Criterion
+from autoprune.methods.curvature import HAP, OBD, Fisher, FisherPerLatency
+from autoprune.methods.gradient import Movement, Snip, Taylor
+from autoprune.methods.magnitude import L1, L2, GeometricMedian, Lamp, NormScale, Outgoing, Random
+from autoprune.methods.reconstruction import Greedy, Lasso, ReduceAndReuse, StructuredOBS
+
+if TYPE_CHECKING:
+    from autoprune.graph.plan import Plan
+
+__all__ = ["criterion", "method_names", "methods", "refitted_groups", "register"]
 
 _CRITERIA: dict[str, Criterion] = {}
 
@@ -17,7 +25,9 @@ def register(criterion: Criterion) -> None:
     _CRITERIA[criterion.name] = criterion
 
 
-for _each in (Random(), L1(), L2(), NormScale(), GeometricMedian(), Taylor()):
+for _each in (Random(), L1(), L2(), Outgoing(), Lamp(), NormScale(), GeometricMedian(), MeanActivation(), APoZ(),
+              Variance(), Entropy(), Sensitivity(), Taylor(), TaylorActivation(), Snip(), Movement(), OBD(), HAP(),
+              Fisher(), FisherPerLatency(), ReduceAndReuse(), Lasso(), Greedy(), StructuredOBS()):
     register(_each)
 
 
@@ -28,6 +38,11 @@ def methods() -> list[Criterion]:
 
 def method_names() -> list[str]:
     return list(_CRITERIA)
+
+
+def refitted_groups(plan: Plan) -> tuple[str, ...]:
+    """The groups of `plan` whose method refits the layers that read them; a method that is not known does not."""
+    return tuple(n for n, c in plan.cuts.items() if c.method in _CRITERIA and _CRITERIA[c.method].refits)
 
 
 def criterion(name: str) -> Criterion:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -13,8 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoprune.errors import AutopruneError, ConfigError
+from autoprune.recover.early_stop import Best
+from autoprune.recover.features import Features
 
-__all__ = ["Diverged", "Example", "FineTune", "distillation", "examples", "finetune"]
+__all__ = ["Diverged", "Example", "Extras", "FineTune", "distillation", "examples", "finetune"]
+
+_CHECKS = 10  # on the held-out batches in a whole training
+_HELD_OUT = 5  # one batch in so many
 
 
 class Trainable(Protocol):
@@ -37,6 +42,9 @@ class FineTune:
     along a cosine; distill: weight of the distillation loss in [0, 1], the task's own loss gets the rest;
     temperature: of the softened distributions (Hinton et al. 2015, arXiv:1503.02531); precision: "fp32", "bf16"
     (autocast), or "auto", which is bf16 on processors with bf16 arithmetic (twice as fast there) and fp32 elsewhere.
+    distill_features: weight ≥ 0 of the squared error to the dense model's hidden states (see `Features`), added to the
+    rest. patience: 0 trains all steps; n > 0 holds out every fifth batch, looks at it ten times in the course of
+    training, stops after n looks without an improvement, and keeps the best weights.
     """
 
     steps: int = 24
@@ -45,14 +53,18 @@ class FineTune:
     temperature: float = 4.0
     weight_decay: float = 1e-4
     precision: str = "auto"
+    distill_features: float = 0.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError("unknown precision for fine-tuning", given=self.precision, allowed="auto, fp32, bf16")
         positive = all(0 < x < math.inf for x in (self.lr, self.temperature))
-        if not (positive and self.steps >= 0 and 0 <= self.distill <= 1 and 0 <= self.weight_decay < math.inf):
+        finite = all(0 <= x < math.inf for x in (self.weight_decay, self.distill_features))
+        if not (positive and finite and self.steps >= 0 and 0 <= self.distill <= 1 and self.patience >= 0):
             raise ConfigError("fine-tuning settings are out of range", given=self,
-                              allowed="steps ≥ 0, lr > 0, 0 ≤ distill ≤ 1, temperature > 0, weight_decay ≥ 0")
+                              allowed="steps ≥ 0, lr > 0, 0 ≤ distill ≤ 1, temperature > 0, weight_decay ≥ 0, "
+                                      "distill_features ≥ 0, patience ≥ 0")
 
 
 @dataclass(frozen=True)
@@ -74,37 +86,54 @@ def examples(task: Trainable, teacher: nn.Module, batches: Iterable[tuple[Any, A
     return out
 
 
-def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, seed: int = 0) -> float:
+@dataclass(frozen=True)
+class Extras:
+    """What else happens in a training step.
+
+    features: hidden states to distil, with `FineTune.distill_features`; they run the model that is trained.
+    penalty: called with nothing, gives a scalar that is added to the loss. after_step: called with the number of the
+    step (from 0) once the optimiser has made it, without gradients; it may change the weights.
+    """
+
+    features: Features | None = None
+    penalty: Callable[[], torch.Tensor] | None = None
+    after_step: Callable[[int], None] | None = None
+
+
+def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, seed: int = 0,
+             extras: Extras | None = None) -> float:
     """Train `model` in place and leave it in evaluation mode; returns the mean loss of the last tenth of the steps.
 
     `seed` decides the order of the batches and what dropout drops; the global random state stays as it is. Raises
-    `Diverged` when the loss or its gradient is not finite. Nothing happens (NaN) for 0 steps, without data, or when no
-    parameter is trainable.
+    `Diverged` when the loss or its gradient is not finite, `ConfigError` when patience has no batch to hold out.
+    Nothing happens (NaN) for 0 steps, without data, or when no parameter is trainable.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if settings.steps == 0 or not data or not parameters:
         return math.nan
+    if settings.patience and len(data) < 2:
+        raise ConfigError("an early stop needs a batch to hold out", given=f"{len(data)} batch of training data",
+                          allowed="at least 2 batches", fix="recover.patience = 0 in the search space, or more data")
     device = parameters[0].device
     with torch.random.fork_rng([device] if device.type != "cpu" else [],
                                device_type=device.type if device.type != "cpu" else "cuda"):
         torch.manual_seed(seed)
-        return _train(model, task, data, settings, parameters, seed)
+        return _train(model, task, data, settings, parameters, seed, extras or Extras())
 
 
 def _train(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, parameters: list[nn.Parameter],
-           seed: int) -> float:
+           seed: int, extras: Extras) -> float:
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    warm = max(1, settings.steps // 10)
     losses: list[float] = []
     device = parameters[0].device.type
+    data, best = _hold_out(model, task, data, settings)
+    every = max(1, settings.steps // _CHECKS)
     model.train()
     for step, example in enumerate(_cycle(data, settings.steps, seed)):
-        scale = (step + 1) / warm if step < warm else 0.5 * (
-            1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * max(scale, 1e-3)
+            group["lr"] = settings.lr * _scale(step, settings.steps)
         with torch.autocast(device, torch.bfloat16, enabled=_half(settings.precision, device)):
-            loss = _loss(model, task, example, settings)
+            loss = _step_loss(model, task, example, settings, extras)
         if not math.isfinite(loss.item()):
             raise _diverged("loss", step, settings)
         optimizer.zero_grad(set_to_none=True)
@@ -112,10 +141,50 @@ def _train(model: nn.Module, task: Trainable, data: list[Example], settings: Fin
         if not bool(torch.isfinite(nn.utils.clip_grad_norm_(parameters, 5.0))):
             raise _diverged("gradient", step, settings)
         optimizer.step()
+        if extras.after_step is not None:
+            with torch.no_grad():
+                extras.after_step(step)
         losses.append(loss.item())
+        if best is not None and (step + 1) % every == 0 and best.check():
+            break
+    if best is not None:
+        best.restore()
     model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail)
+
+
+def _scale(step: int, steps: int) -> float:
+    """Share of the peak learning rate: up in a straight line for a tenth of the steps, then down along a cosine."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return max(0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))), 1e-3)
+
+
+def _hold_out(model: nn.Module, task: Trainable, data: list[Example],
+              settings: FineTune) -> tuple[list[Example], Best | None]:
+    if settings.patience == 0:
+        return data, None
+    held = data[::_HELD_OUT]
+    rest = [example for i, example in enumerate(data) if i % _HELD_OUT]
+
+    def loss() -> float:
+        return sum(float(_loss(model, task, e, settings)) for e in held) / len(held)
+
+    return rest, Best(model, loss, settings.patience)
+
+
+def _step_loss(model: nn.Module, task: Trainable, example: Example, settings: FineTune, extras: Extras) -> torch.Tensor:
+    features = extras.features if settings.distill_features > 0 else None
+    if features is None:
+        loss = _loss(model, task, example, settings)
+    else:
+        with torch.no_grad():
+            task.forward(features.teacher, example.inputs)
+        features.student.train(model.training)
+        loss = _loss(features.student, task, example, settings) + settings.distill_features * features.loss()
+    return loss if extras.penalty is None else loss + extras.penalty()
 
 
 def _diverged(what: str, step: int, settings: FineTune) -> Diverged:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 
 from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import Profiler
-from autoprune.errors import AutopruneError, ModelError
+from autoprune.errors import AutopruneError, ConfigError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.macs import count
 from autoprune.graph.module import PrunedModule
@@ -21,9 +22,15 @@ from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
 from autoprune.graph.plan import Plan
 from autoprune.methods.choose import Ranking
 from autoprune.methods.collect import collect
-from autoprune.methods.registry import criterion
-from autoprune.recover.finetune import Example, FineTune, examples, finetune
+from autoprune.methods.registry import criterion, refitted_groups
+from autoprune.methods.statistics import GRAM
+from autoprune.recover.cycles import shrink
+from autoprune.recover.features import Features, unchanged
+from autoprune.recover.finetune import Example, Extras, examples, finetune
 from autoprune.recover.norms import recalibrate
+from autoprune.recover.penalties import penalty_of
+from autoprune.recover.recovery import Recovery
+from autoprune.recover.start import early_graph, read_checkpoint, reinitialise
 from autoprune.search.candidate import Candidate
 from autoprune.search.space import Space
 from autoprune.tasks.task import Task
@@ -54,32 +61,47 @@ class Clock:
 
 class Pipeline:
     """Evaluates plans one at a time. What all candidates share (the dense model's logits on the fine-tuning batches,
-    gradients, the ONNX template) is made once, when it is first needed.
+    statistics, the ONNX template) is made once, when it is first needed.
     """
 
     def __init__(self, task: Task, graph: Graph, profiler: Profiler, space: Space, seed: int = 0):
         self.task, self.graph, self.profiler, self.seed = task, graph, profiler, seed
-        recover = {k: v for k, v in space.recover.items() if k != "calibration_batches"}
-        self.settings = FineTune(**recover)
-        self._calibration_batches = int(space.recover.get("calibration_batches", 6))
+        self.recovery = Recovery.of(space.recover, space.schedule)
+        self.settings = self.recovery.tune
+        self._early = self._early_weights() if self.recovery.start == "rewind" else None
+        self._methods = {*space.methods, *(m for rule in space.groups.values() for m in rule.get("methods", ()))}
         self.clock = Clock()
         self.dense = _channels_last(graph.dense())
         self._template: OnnxTemplate | None = None
         self._sliceable = True
-        self._ranking = Ranking(graph, seed=seed)
+        self._rankings: list[Ranking] = []  # by the weights that candidates start from, and by those of the last cycle
         self._examples: list[Example] | None = None
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
     def prune(self, plan: Plan) -> PrunedModule:
-        """The pruned model before recovery; gradients are gathered when a method of the plan asks for them."""
-        needs = any(criterion(c.method).needs_gradients for c in plan.cuts.values() if c.kept is None)
-        if needs and self._ranking.statistics is None:
-            with self.clock.time("train"):
-                statistics = collect(self.graph, self.task.split("train"), self._loss)
-            self._ranking = Ranking(self.graph, statistics, self.seed)
+        """The pruned model before recovery, cut at once."""
+        return self.cut(self.source, self.choose(self.source, plan))
+
+    def choose(self, graph: Graph, plan: Plan, within: Plan | None = None) -> Plan:
+        """`plan` with the units that stay; what its methods need of data is gathered when first asked for."""
+        ranking = self._ranking(graph, _needs(c.method for c in plan.cuts.values() if c.kept is None))
         with self.clock.time("prune"):
-            return _channels_last(self.graph.cut(self._ranking.resolve(plan)))
+            return ranking.resolve(plan, within)
+
+    def cut(self, graph: Graph, plan: Plan) -> PrunedModule:
+        """The model that a resolved plan leaves, with the weights that recovery starts from."""
+        if self.recovery.start != "keep":
+            with self.clock.time("prune"):
+                model = (self._early or graph).build(plan)
+                if self.recovery.start == "random":
+                    reinitialise(graph, model, self.seed)
+                return _channels_last(model)
+        all_groups = self.recovery.least_squares
+        needs = frozenset({GRAM} if plan.cuts and (all_groups or refitted_groups(plan)) else ())
+        statistics = self._ranking(graph, needs).statistics
+        with self.clock.time("prune"):
+            return _channels_last(graph.cut(plan, statistics, least_squares=all_groups))
 
     def onnx(self, model: PrunedModule) -> bytes:
         """ONNX of a pruned model, cut out of the dense export where that works (checked once, on a random plan)."""
@@ -95,18 +117,19 @@ class Pipeline:
     def latency(self, model: PrunedModule) -> Latency:
         return self.profiler.latency(self.onnx(model))
 
-    def recover(self, model: PrunedModule) -> None:
+    def recover(self, model: PrunedModule, steps: int, cycle: int = 0) -> None:
         """Recalibrate norms, fine-tune `model` in place, and recalibrate again."""
-        self.recalibrate(model)
-        finetune(model, self.task, self._fine_tuning_examples(), self.settings, self.seed)
-        self.recalibrate(model)
+        with self.clock.time("train"):
+            self.recalibrate(model)
+            self._finetune(model, self._fine_tuning_examples(), steps, self.seed + cycle)
+            self.recalibrate(model)
 
     def tune(self, model: PrunedModule) -> None:
         """Fine-tune an evaluated model for twice the steps, half of them on batches that no candidate has seen."""
         steps = self.settings.steps
         fresh = examples(self.task, self.dense, self.task.split("train"), min(steps, _SAMPLE_BATCHES))
         data = [*self._fine_tuning_examples(), *fresh]
-        finetune(model, self.task, data, replace(self.settings, steps=2 * steps), self.seed + 1)
+        self._finetune(model, data, 2 * steps, self.seed + 1)
         self.recalibrate(model)
 
     def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency) -> tuple[Candidate, PrunedModule]:
@@ -117,10 +140,7 @@ class Pipeline:
         before = dict(self.clock.seconds)
         torch.manual_seed(self.seed)
         start = time.perf_counter()
-        model = self.prune(plan)
-        if plan.cuts:
-            with self.clock.time("train"):
-                self.recover(model)
+        model = shrink(self.source, plan, self.recovery, self) if plan.cuts else self.prune(plan)
         with self.clock.time("evaluate"):
             score = self.task.evaluate(model, "validation")
         with self.clock.time("count"):
@@ -136,19 +156,62 @@ class Pipeline:
 
     def calibration(self) -> list[Example]:
         """The batches that norms are recalibrated on, with the dense model's logits."""
-        return self._fine_tuning_examples()[: max(1, self._calibration_batches)]
+        return self._fine_tuning_examples()[: max(1, self.recovery.calibration_batches)]
 
     def recalibrate(self, model: PrunedModule, batches: int | None = None) -> None:
         """Set the norms' statistics to those of the first `batches` batches (of the space's number of them)."""
-        used = self.calibration()[: self._calibration_batches if batches is None else batches]
+        used = self.calibration()[: self.recovery.calibration_batches if batches is None else batches]
         recalibrate(model, (e.inputs for e in used), self.task.forward)
+
+    @cached_property
+    def source(self) -> Graph:
+        """The graph that all candidates are cut from: with the model's own weights, or those of learned sparsity."""
+        penalty = self.recovery.penalty
+        if penalty.steps == 0:
+            return self.graph
+        model = _channels_last(self.graph.dense())
+        with self.clock.time("train"):
+            finetune(model, self.task, self._fine_tuning_examples(), replace(self.settings, steps=penalty.steps),
+                     self.seed, Extras(penalty=penalty_of(self.graph, model, penalty)))
+        return self.graph.with_tensors(model.tensors())
+
+    def _ranking(self, graph: Graph, needs: frozenset[str]) -> Ranking:
+        """The ranking of `graph` with at least `needs` gathered; for the source in the same pass also what the space's
+        other methods need.
+        """
+        known = next((r for r in self._rankings if r.graph is graph), Ranking(graph, seed=self.seed))
+        have = known.statistics
+        gathered = have.gathered if have is not None else frozenset()
+        if not needs <= gathered:
+            if graph is self.source:
+                needs |= _needs(self._methods) | ({GRAM} if self.recovery.least_squares else frozenset())
+            with self.clock.time("train"):
+                new = collect(graph, self.task.split("train"), self._loss, seed=self.seed, needs=needs - gathered,
+                              weights=tuple(graph.readers))
+            known = Ranking(graph, new if have is None else have.joined(new), self.seed)
+        self._rankings = [*[r for r in self._rankings if r.graph is self.source and r.graph is not graph], known]
+        return known
+
+    def _finetune(self, model: PrunedModule, data: list[Example], steps: int, seed: int) -> None:
+        nodes = unchanged(self.graph, model.plan) if self.settings.distill_features > 0 and steps else ()
+        extras = Extras(features=Features(model, self.dense, nodes)) if nodes else None
+        finetune(model, self.task, data, replace(self.settings, steps=steps), seed, extras)
+
+    def _early_weights(self) -> Graph:
+        state = self.task.early if self.recovery.checkpoint is None else read_checkpoint(self.recovery.checkpoint)
+        if state is None:
+            raise ConfigError('start = "rewind" needs the weights of an earlier checkpoint', given="none",
+                              allowed="a .safetensors file of the same model, or Task(early=state_dict)",
+                              fix='[recover] checkpoint = "early.safetensors"')
+        return early_graph(self.graph, state)
 
     def _loss(self, model: Any, inputs: Any, target: Any) -> torch.Tensor:
         return self.task.loss(self.task.forward(model, inputs), target)
 
     def _fine_tuning_examples(self) -> list[Example]:
         if self._examples is None:
-            limit = max(self._calibration_batches, min(self.settings.steps, _SAMPLE_BATCHES))
+            steps = max(self.settings.steps, self.recovery.penalty.steps)
+            limit = max(self.recovery.calibration_batches, min(steps, _SAMPLE_BATCHES))
             self._examples = examples(self.task, self.dense, self.task.split("train"), limit)
         return self._examples
 
@@ -160,6 +223,10 @@ class Pipeline:
         except (ModelError, RuntimeError, ValueError, KeyError) as error:
             raise CannotSlice(str(error)) from error
         return template
+
+
+def _needs(methods: Iterable[str]) -> frozenset[str]:
+    return frozenset(need for m in methods for need in criterion(m).needs)
 
 
 def _channels_last(model: PrunedModule) -> PrunedModule:

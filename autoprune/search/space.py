@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import ConfigError, did_you_mean
+from autoprune.methods.schedules import SCHEDULES
 from autoprune.resources import folder
 
 if TYPE_CHECKING:
@@ -20,28 +21,44 @@ if TYPE_CHECKING:
 __all__ = ["Choices", "Space", "list_spaces", "load_space"]
 
 _RECOVER: dict[str, type] = {"steps": int, "lr": float, "distill": float, "temperature": float, "weight_decay": float,
-                             "calibration_batches": int, "precision": str}
-_KINDS = {int: "a whole number", float: "a number", str: "text"}
+                             "calibration_batches": int, "precision": str, "distill_features": float, "patience": int,
+                             "least_squares": bool, "start": str, "checkpoint": str}
+_SCHEDULE: dict[str, type] = {"kind": str, "cycles": int, "soft": bool, "penalty_steps": int, "l1_norms": float,
+                              "group_lasso": float}
+_TABLES = {"recover": _RECOVER, "schedule": _SCHEDULE}
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_WEIGHT: tuple[str, Callable[[Any], bool]] = ("at least 0 and finite", lambda v: 0 <= v < math.inf)
+_COUNT: tuple[str, Callable[[Any], bool]] = ("at least 0", lambda v: v >= 0)
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "steps": ("at least 0", lambda v: v >= 0),
+    "steps": _COUNT,
     "lr": ("above 0 and finite", lambda v: 0 < v < math.inf),
     "distill": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "temperature": ("above 0 and finite", lambda v: 0 < v < math.inf),
-    "weight_decay": ("at least 0 and finite", lambda v: 0 <= v < math.inf),
-    "calibration_batches": ("at least 0", lambda v: v >= 0),
+    "weight_decay": _WEIGHT,
+    "calibration_batches": _COUNT,
     "precision": ("auto, fp32 or bf16", lambda v: v in ("auto", "fp32", "bf16")),
+    "distill_features": _WEIGHT,
+    "patience": _COUNT,
+    "kind": ("one-shot, iterative or gradual", lambda v: v in SCHEDULES),
+    "cycles": ("at least 1", lambda v: v >= 1),
+    "penalty_steps": _COUNT,
+    "l1_norms": _WEIGHT,
+    "group_lasso": _WEIGHT,
 }
-_TOP = {"description", "methods", "min_keep", "recover", "search", "groups"}
+_TOP = {"description", "methods", "min_keep", "recover", "schedule", "search", "groups"}
 _SEARCH = {"trials"}
 _GROUP = {"methods", "min_keep", "keep"}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What one group may become: ascending widths (the last is its size) and method names."""
+    """What one group may become: ascending widths (the last is its size) and method names; `left_out` are methods of
+    the space that do not apply to the group.
+    """
 
     widths: tuple[int, ...]
     methods: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,13 +71,21 @@ class Space:
     min_keep: float = 0.1
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recover: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
     trials: int = 32
 
     def choices(self, graph: Graph, align: int) -> dict[str, Choices]:
         """Choices of every group that may change. Widths are such that the pruned axis is a multiple of `align`
-        channels, as far as the group is large enough; the whole group is always a choice.
+        channels, as far as the group is large enough; the whole group is always a choice. Methods are those that apply
+        to the group (norm scales need a norm).
+
+        Raises `ConfigError` when there is a group that none of its methods applies to.
         """
+        from autoprune.methods.criterion import GroupView
+        from autoprune.methods.registry import criterion
+
         out: dict[str, Choices] = {}
+        without: list[str] = []
         for name, g in graph.groups.items():
             rule = self._rule(name, g.kind)
             if rule.get("keep") == "whole":
@@ -69,7 +94,14 @@ class Space:
             least = max(1, math.ceil(g.size * float(rule.get("min_keep", self.min_keep))))
             widths = [n for n in range(step, g.size, step) if n >= least]
             if widths:
-                out[name] = Choices((*widths, g.size), tuple(rule.get("methods", self.methods)))
+                view = GroupView(graph, name)
+                named = tuple(rule.get("methods", self.methods))
+                methods = tuple(m for m in named if criterion(m).applies(view))
+                out[name] = Choices((*widths, g.size), methods, tuple(m for m in named if m not in methods))
+                without += [] if methods else [f"{name}: {', '.join(named)}"]
+        if without:
+            raise ConfigError(f"the space {self.name!r} names no method that applies to {len(without)} group(s)",
+                              given="; ".join(without[:3]), fix="add l1, which always applies, to its methods")
         return out
 
     def _rule(self, name: str, kind: str) -> Mapping[str, Any]:
@@ -82,7 +114,7 @@ class Space:
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "description": self.description, "methods": list(self.methods),
                 "min_keep": self.min_keep, "groups": {k: dict(v) for k, v in self.groups.items()},
-                "recover": dict(self.recover), "search": {"trials": self.trials}}
+                "recover": dict(self.recover), "schedule": dict(self.schedule), "search": {"trials": self.trials}}
 
 
 def list_spaces() -> list[str]:
@@ -116,7 +148,7 @@ def load_space(name: str | Path) -> Space:
                           fix="autoprune spaces show default prints a correct one")
     return Space(path.stem, data.get("description", ""), tuple(data.get("methods", ("l1",))),
                  float(data.get("min_keep", 0.1)), data.get("groups", {}), data.get("recover", {}),
-                 int(data.get("search", {}).get("trials", 32)))
+                 data.get("schedule", {}), int(data.get("search", {}).get("trials", 32)))
 
 
 Problem = tuple[tuple[str, ...], str]
@@ -140,13 +172,15 @@ def _problems(data: Mapping[str, Any]) -> list[Problem]:
     out: list[Problem] = [((k,), f"unknown key {k!r}; {did_you_mean(k, _TOP)}") for k in data if k not in _TOP]
     if not isinstance(data.get("description", ""), str):
         out.append((("description",), "description must be text"))
-    for section in ("recover", "search", "groups"):
+    for section in (*_TABLES, "search", "groups"):
         if not isinstance(data.get(section, {}), Mapping):
             return [*out, ((section,), f"[{section}] must be a table")]
     out += _method_problems(data.get("methods", ["l1"]), ("methods",))
     out += _keep_problems(data.get("min_keep", 0.1), ("min_keep",))
-    for key, value in data.get("recover", {}).items():
-        out += [(("recover", key), problem) for problem in _recover_problems(key, value)]
+    for table in _TABLES:
+        for key, value in data.get(table, {}).items():
+            out += [((table, key), problem) for problem in _value_problems(table, key, value)]
+    out = out or _contradictions(data)
     for key, value in data.get("search", {}).items():
         if key not in _SEARCH:
             out.append((("search", key), f"unknown key search.{key}; {did_you_mean(key, _SEARCH)}"))
@@ -166,14 +200,25 @@ def _problems(data: Mapping[str, Any]) -> list[Problem]:
     return out
 
 
-def _recover_problems(key: str, value: Any) -> list[str]:
-    kind = _RECOVER.get(key)
+def _value_problems(table: str, key: str, value: Any) -> list[str]:
+    kind = _TABLES[table].get(key)
     if kind is None:
-        return [f"unknown key recover.{key}; {did_you_mean(key, _RECOVER)}"]
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-        return [f"recover.{key} must be {_KINDS[kind]}, not {value!r}"]
-    allowed, fits = _RANGES[key]
-    return [] if fits(value) else [f"recover.{key} must be {allowed}, not {value!r}"]
+        return [f"unknown key {table}.{key}; {did_you_mean(key, _TABLES[table])}"]
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        return [f"{table}.{key} must be {_KINDS[kind]}, not {value!r}"]
+    allowed, fits = _RANGES.get(key, ("", lambda _: True))
+    return [] if fits(value) else [f"{table}.{key} must be {allowed}, not {value!r}"]
+
+
+def _contradictions(data: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with settings that are right one by one."""
+    from autoprune.recover.recovery import Recovery
+
+    try:
+        Recovery.of(data.get("recover", {}), data.get("schedule", {}))
+    except ConfigError as error:
+        return [(("schedule",) if "schedule" in data else ("recover",), " ".join(str(error).split()))]
+    return []
 
 
 def _method_problems(names: Any, where: tuple[str, ...]) -> list[Problem]:

@@ -30,7 +30,8 @@ class Task:
     `DataLoader`). inputs: a tensor, a tuple of tensors, or a dict of tensors that become keyword arguments; the batch
     is the first dimension. target: a tensor or a dict of tensors. The search ranks candidates on `validation`; when it
     is None, about 15 % of `train` is held out. When `test` is None, `validation` stands in for it. Both are said in
-    `notes`. metric, loss: a name, `module:function`, or a function of `(outputs, target)`.
+    `notes`. metric, loss: a name, `module:function`, or a function of `(outputs, target)`. early: a state dict of the
+    model from early in its training, for spaces that rewind to it.
 
     Life cycle: made once, read by every process of a search. It never changes the model it was given; `evaluate`
     restores the train/eval mode of every submodule. Nothing is run at construction except reading first batches.
@@ -39,7 +40,8 @@ class Task:
 
     def __init__(self, model: nn.Module, *, train: Any, validation: Any = None, test: Any = None,
                  metric: str | UserMetric = "accuracy", loss: str | Loss = "cross_entropy", name: str | None = None,
-                 example_inputs: tuple[Any, ...] | dict[str, Any] | None = None) -> None:
+                 example_inputs: tuple[Any, ...] | dict[str, Any] | None = None,
+                 early: Mapping[str, Tensor] | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TaskError("the model is not a torch.nn.Module", given=_what(model),
                             allowed="an instance of torch.nn.Module",
@@ -54,6 +56,7 @@ class Task:
         notes: list[str] = []
         self._splits = self._make_splits(train, validation, test, notes)
         self.notes: tuple[str, ...] = tuple(notes)
+        self.early = early
         self.example_inputs = self._example() if example_inputs is None else _as_arguments(example_inputs)
 
     def __repr__(self) -> str:

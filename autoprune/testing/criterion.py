@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from autoprune.graph.graph import Graph, trace
+from autoprune.graph.graph import trace
 from autoprune.methods.collect import collect
-from autoprune.methods.criterion import Criterion, GroupView, Statistics
+from autoprune.methods.criterion import Criterion, GroupView
+from autoprune.methods.statistics import NEEDS
 
 __all__ = ["check_criterion"]
 
@@ -28,23 +29,32 @@ class _Net(nn.Module):
 
 
 def check_criterion(criterion: Criterion) -> None:
-    """Scores have shape `[units]` and are finite, repeat exactly, and nothing that was given is changed."""
+    """Scores of every group that the criterion applies to have shape `[units]` and are finite, and repeat exactly;
+    whether it applies does not depend on data; nothing that was given is changed. What `needs` names is gathered, and
+    nothing else.
+    """
     assert criterion.name and criterion.summary and criterion.source, "name, summary and source must be set"
+    assert criterion.needs <= NEEDS, f"needs must be among {sorted(NEEDS)}, not {sorted(criterion.needs)}"
     torch.manual_seed(0)
     model = _Net()
     inputs, target = torch.randn(8, 2, 8, 8), torch.randint(0, 3, (8,))
     graph = trace(model, (inputs[:1],))
-    statistics = collect(graph, [(inputs, target)], lambda m, x, y: nn.functional.cross_entropy(m(x), y))
+    statistics = collect(graph, [(inputs, target)], lambda m, x, y: nn.functional.cross_entropy(m(x), y),
+                         needs=criterion.needs)
     before = {n: t.clone() for n, t in graph.captured.tensors.items()}
+    scored = 0
     for name, group in graph.groups.items():
-        first = _score(criterion, graph, name, statistics)
+        view = GroupView(graph, name, statistics)
+        applies = criterion.applies(view)
+        assert applies == criterion.applies(GroupView(graph, name)), f"{name}: applies() must not depend on data"
+        if not applies:
+            continue
+        scored += 1
+        first = criterion.score(view).detach()
         assert first.shape == (group.size,), f"{name}: scores have shape {tuple(first.shape)}, not ({group.size},)"
         assert bool(torch.isfinite(first).all()), f"{name}: scores are not finite"
-        again = _score(criterion, graph, name, statistics)
+        again = criterion.score(GroupView(graph, name, statistics)).detach()
         assert torch.equal(first, again), f"{name}: a second call gives other scores; a criterion keeps no state"
+    assert scored, "the criterion applies to no group of a plain residual CNN with norms"
     for n, t in graph.captured.tensors.items():
         assert torch.equal(t, before[n]), f"the criterion changed {n}"
-
-
-def _score(criterion: Criterion, graph: Graph, name: str, statistics: Statistics) -> torch.Tensor:
-    return criterion.score(GroupView(graph, name, statistics)).detach()

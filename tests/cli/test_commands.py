@@ -76,7 +76,8 @@ def test_lists_in_every_format(arguments: list[str], capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(("arguments", "word"), [
     (["devices", "show", "raspberrypi"], "rpi4"), (["devices", "show", "cpu"], "measured-local"),
-    (["spaces", "show", "default"], "min_keep"), (["methods", "show", "taylor"], "Molchanov")])
+    (["spaces", "show", "default"], "min_keep"), (["methods", "show", "taylor"], "Molchanov"),
+    (["methods", "show", "hap"], "hessian")])
 def test_show_as_text_and_json(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert word in json.dumps(json_of(capsys, arguments))
     assert run(arguments) == 0

@@ -42,7 +42,7 @@ def test_ask_and_tell(tiny_graph: Graph) -> None:
 
 def test_a_resolved_plan_is_the_same_plan(tiny_graph: Graph) -> None:
     """`graph.prune` fills in the units; the plan of the pruned model may be told."""
-    session = autoprune.Session(tiny_graph, "default", seed=1)
+    session = autoprune.Session(tiny_graph, autoprune.Space("weights", methods=("l1", "l2")), seed=1)
     pruned = tiny_graph.prune(session.ask())
     session.tell(pruned.plan, 0.5, 1.0)
     assert len(session.best_plans) == 1

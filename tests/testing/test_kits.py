@@ -72,11 +72,30 @@ class _Careless(_Good):
         return torch.zeros(group.units)
 
 
+class _Peeking(_Good):
+    """Whether it applies depends on data."""
+
+    needs = frozenset({"activations"})
+
+    def applies(self, group: GroupView) -> bool:
+        return bool(group.statistics.units)
+
+
+class _Never(_Good):
+    def applies(self, group: GroupView) -> bool:
+        return False
+
+
+class _UnknownNeed(_Good):
+    needs = frozenset({"everything"})
+
+
 def test_a_good_criterion_passes() -> None:
     check_criterion(_Good())
 
 
 @pytest.mark.parametrize(("kind", "message"), [
+    (_Peeking, "must not depend on data"), (_Never, "applies to no group"), (_UnknownNeed, "needs must be among"),
     (_NoName, "must be set"), (_WrongShape, "shape"), (_OneTooMany, "shape"), (_NotFinite, "not finite"),
     (_Restless, "other scores"), (_Careless, "changed")])
 def test_broken_criteria_are_found(kind: type[Criterion], message: str) -> None:

@@ -1,0 +1,165 @@
+"""Masks while training: one-shot, iterative, gradual; from the trained weights, or from given ones after every cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from autoprune.errors import ConfigError, did_you_mean
+from autoprune.graph.graph import Graph
+from autoprune.methods.collect import collect
+from autoprune.methods.masks.apply import Masks
+from autoprune.methods.masks.choose import SCOPES, choose_masks
+from autoprune.methods.masks.criterion import WeightView
+from autoprune.methods.masks.patterns import NofM, Pattern, check_pattern, parse_pattern
+from autoprune.methods.masks.registry import element_criterion
+from autoprune.methods.masks.weights import Maskable, find_maskable
+from autoprune.methods.schedules import Schedule
+from autoprune.methods.statistics import GRAM, Statistics
+from autoprune.recover.finetune import Example, Extras, FineTune, Trainable, finetune
+
+__all__ = ["Recipe", "Sparsifier", "sparsify"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is masked, by which scores, and when.
+
+    sparsity: share of the maskable weights that goes, in [0, 1); None with an N:M pattern, which says it itself.
+    pattern: see `masks.patterns`. method: an element criterion. scope: "layer" or "global". soft: masked weights go on
+    being updated and can come back until the last cut. skip: names or patterns of weights that stay dense.
+
+    `ConfigError` when any of it is unknown, out of range or contradicts the rest.
+    """
+
+    sparsity: float | None = None
+    pattern: str = "weight"
+    method: str = "magnitude"
+    scope: str = "layer"
+    schedule: Schedule = field(default_factory=Schedule)
+    soft: bool = False
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        pattern = parse_pattern(self.pattern)
+        element_criterion(self.method)
+        if self.scope not in SCOPES:
+            raise ConfigError("unknown scope of masks", given=self.scope, allowed=did_you_mean(self.scope, SCOPES))
+        if isinstance(pattern, NofM):
+            if self.sparsity is not None and abs(self.sparsity - (1 - pattern.n / pattern.m)) > 1e-9:
+                raise ConfigError("an N:M pattern says itself how much goes", given=f"{self.pattern} with sparsity "
+                                  f"{self.sparsity}", fix="leave out --sparsity")
+        elif self.sparsity is None or not 0 <= self.sparsity < 1:
+            raise ConfigError("masks need the share of the weights that goes", given=self.sparsity,
+                              allowed="0 ≤ sparsity < 1", fix="--sparsity 0.9")
+
+    @property
+    def kept(self) -> float:
+        """Share of the maskable weights that stays in the end, in (0, 1]."""
+        pattern = parse_pattern(self.pattern)
+        if isinstance(pattern, NofM):
+            return pattern.n / pattern.m
+        assert self.sparsity is not None
+        return 1 - self.sparsity
+
+    def weights(self, graph: Graph) -> dict[str, Maskable]:
+        """The weights that get masks. `ConfigError` that lists those which the pattern or the method does not fit."""
+        found = find_maskable(graph, self.skip)
+        check_pattern(parse_pattern(self.pattern), found)
+        if GRAM in element_criterion(self.method).needs:
+            seen = {r.weight for r in graph.reads if r.source is not None}
+            if blind := [n for n in found if n not in seen]:
+                raise ConfigError(f"the method {self.method!r} looks at the inputs of weights, and no tensor shows "
+                                  f"those of {len(blind)}", given=", ".join(blind[:3]), allowed="another method, or "
+                                  "leave these weights dense", fix=" ".join(f"--skip {n}" for n in blind))
+        return found
+
+
+class Sparsifier:
+    """Cuts the weights of one model again and again, each time by what its weights and the data say then.
+
+    `model` is in the form of `graph` (`graph.dense()`) and gets masks, all of them true until the first `cut`.
+    data: batches for the methods that look at data. `ConfigError` as in `Recipe.weights`.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, task: Trainable, data: list[Example], recipe: Recipe,
+                 seed: int = 0):
+        self.graph, self.task, self.data, self.recipe, self.seed = graph, task, data, recipe, seed
+        self.weights = recipe.weights(graph)
+        self.masks = Masks(model, list(self.weights), soft=recipe.soft)
+        self._pattern: Pattern = parse_pattern(recipe.pattern)
+        self._criterion = element_criterion(recipe.method)
+
+    def cut(self, number: int) -> float:
+        """Make cut `number` of the schedule (from 1) and return the share of the maskable weights that stays."""
+        kept = self.recipe.schedule.kept(number, self.recipe.kept)
+        views, masks = self._views(), self.masks.masks()
+        scores = {n: self._criterion.score(v) for n, v in views.items()}
+        if not self.recipe.soft:
+            scores = {n: s.masked_fill(~masks[n], -torch.inf) for n, s in scores.items()}
+        masks = choose_masks(scores, self.weights, self._pattern, kept, self.recipe.scope)
+        with torch.no_grad():
+            for name, parameter in self.masks.raw().items():
+                parameter.copy_(self._criterion.update(views[name], masks[name]))
+        self.masks.set(masks)
+        return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+
+    def _views(self) -> dict[str, WeightView]:
+        found = self._statistics()
+        raw = {n: p.detach() for n, p in self.masks.raw().items()}
+        return {n: WeightView(w, raw[n], found.gradients.get(n), found.hessian.get(n),
+                              found.gram[n].matrix if n in found.gram else None, self.seed)
+                for n, w in self.weights.items()}
+
+    def _statistics(self) -> Statistics:
+        needs = self._criterion.needs
+        if not needs:
+            return Statistics()
+        graph = self.graph.with_tensors(self.masks.tensors())
+        return collect(graph, ((e.inputs, e.target) for e in self.data),
+                       lambda m, x, y: self.task.loss(self.task.forward(m, x), y), needs=needs,
+                       weights=list(self.weights), seed=self.seed)
+
+
+def sparsify(model: nn.Module, graph: Graph, task: Trainable, data: list[Example], recipe: Recipe,
+             settings: FineTune, *, restart: Mapping[str, torch.Tensor] | None = None, seed: int = 0,
+             on_cut: Callable[[int, float], None] | None = None) -> Masks:
+    """Mask and train `model` (`graph.dense()`) in place; returns its masks, which are not yet permanent.
+
+    One-shot: one cut, then all steps. Iterative: the steps are divided among the cycles, each a cut and a fine-tuning
+    of its own. Gradual: one fine-tuning, with the cuts in its first three quarters. restart: values of the model's
+    tensors that training starts from again after every cut (an early checkpoint: rewinding, Frankle et al. 2020,
+    arXiv:1912.05671; or random ones); None goes on from the weights that are there. on_cut: told the number of each cut
+    and the share that stays.
+
+    `ConfigError` before any training for what does not fit, or for a schedule that never reaches its target.
+    """
+    schedule, tell = recipe.schedule, on_cut or (lambda *_: None)
+    gradual = schedule.kind == "gradual"
+    if gradual and restart is not None:
+        raise ConfigError("a gradual schedule goes on from the weights that are there", given="gradual with a restart",
+                          allowed="one-shot or iterative", fix="--schedule iterative")
+    steps = schedule.steps(settings.steps) if gradual else ()
+    if not gradual and schedule.cuts > 1 and settings.steps < schedule.cuts:
+        raise ConfigError("the schedule never reaches its target: training ends before the last cut",
+                          given=f"{schedule.cuts} cycles in {settings.steps} steps", fix="more steps, or fewer cycles")
+    run = Sparsifier(model, graph, task, data, recipe, seed)
+    if gradual:
+        at = {step - 1: number for number, step in enumerate(steps, 1)}
+
+        def after_step(step: int) -> None:
+            if step in at:
+                tell(at[step], run.cut(at[step]))
+
+        after_step(-1)
+        finetune(model, task, data, settings, seed, Extras(after_step=after_step))
+        return run.masks
+    for cycle in range(1, schedule.cuts + 1):
+        tell(cycle, run.cut(cycle))
+        if restart is not None:
+            run.masks.load(restart)
+        finetune(model, task, data, replace(settings, steps=settings.steps // schedule.cuts), seed + cycle)
+    return run.masks
