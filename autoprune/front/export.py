@@ -102,7 +102,8 @@ def _card(front: Front, point: Point, facts: dict[str, Any]) -> str:
         f"{facts['onnx_difference']:.1e} (relative).", "",
     ]
     if c.latency is not None and c.latency.source == "profile":
-        lines += ["The latency is a prediction from a device profile, not a measurement. Measure `model.onnx` on the "
+        deployed = INT8_FILE if c.plan.precision == "int8" else "model.onnx"
+        lines += [f"The latency is a prediction from a device profile, not a measurement. Measure `{deployed}` on the "
                   "device before you promise it.", ""]
     if c.plan.precision == "int8":
         lines += [f"Score, latency and bytes are those of `{INT8_FILE}` in onnxruntime: deploy that file. The other "
