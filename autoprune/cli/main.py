@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from autoprune import __version__
-from autoprune.cli import devices, doctor, front, layers, methods, pick, profile, report, search, spaces
+from autoprune.cli import devices, doctor, front, layers, mask, methods, pick, profile, report, search, spaces
 from autoprune.cli.output import error, note
 from autoprune.errors import AutopruneError, did_you_mean
 
@@ -42,6 +42,8 @@ app.command("pick")(pick.pick)
 app.command("report")(report.report)
 app.command("layers")(layers.layers)
 app.command("profile")(profile.profile)
+app.command("mask")(mask.mask)
+app.command("ticket")(mask.ticket)
 app.add_typer(devices.app, name="devices")
 app.add_typer(spaces.app, name="spaces")
 app.add_typer(methods.app, name="methods")

@@ -11,13 +11,15 @@ from autoprune.cli.output import Format, TableOrJson, print_json, print_table, r
 
 if TYPE_CHECKING:
     from autoprune.methods.criterion import Criterion
+    from autoprune.methods.masks.criterion import ElementCriterion
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Criteria that rank the units of a group.\n\nautoprune methods list")
+app = typer.Typer(no_args_is_help=True,
+                  help="Criteria that rank the units of a group, or single weights.\n\nautoprune methods list")
 
 
-def _needs(method: Criterion) -> str:
+def _needs(method: Criterion | ElementCriterion) -> str:
     return ", ".join(sorted(method.needs)) or "weights"
 
 
@@ -28,23 +30,31 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
     \b
     autoprune methods list
     """
+    from autoprune.methods.masks.registry import element_methods
     from autoprune.methods.registry import methods
 
-    rows = [[m.name, m.summary, _needs(m), m.source] for m in methods()]
-    print_table(["method", "what it keeps by", "needs", "source"], rows, output)
+    found: list[Criterion | ElementCriterion] = [*methods(), *element_methods()]
+    ranks = ["units"] * len(methods()) + ["weights"] * len(element_methods())
+    rows = [[m.name, what, m.summary, _needs(m), m.source] for m, what in zip(found, ranks, strict=True)]
+    print_table(["method", "ranks", "what it keeps by", "needs", "source"], rows, output)
 
 
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name of a method.")],
+         weights: Annotated[bool, typer.Option("--weights", help="The one of this name that ranks single "
+                                                                 "weights.")] = False,
          output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table) -> None:
     """Explain a pruning method.
 
     \b
     autoprune methods show taylor
+    autoprune methods show snip --weights
     """
-    from autoprune.methods.registry import criterion
+    from autoprune.methods.masks.registry import element_criterion, element_methods
+    from autoprune.methods.registry import criterion, method_names
 
-    found = criterion(name)
+    only = {m.name for m in element_methods()} - set(method_names())
+    found: Criterion | ElementCriterion = element_criterion(name) if weights or name in only else criterion(name)
     text = inspect.getdoc(type(found)) or found.summary
     if output is TableOrJson.json:
         print_json({"name": found.name, "summary": found.summary, "source": found.source, "text": text,

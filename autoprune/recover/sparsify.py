@@ -71,10 +71,11 @@ class Recipe:
         check_pattern(parse_pattern(self.pattern), found)
         if GRAM in element_criterion(self.method).needs:
             seen = {r.weight for r in graph.reads if r.source is not None}
-            if blind := [n for n in found if n not in seen]:
-                raise ConfigError(f"the method {self.method!r} looks at the inputs of weights, and no tensor shows "
-                                  f"those of {len(blind)}", given=", ".join(blind[:3]), allowed="another method, or "
-                                  "leave these weights dense", fix=" ".join(f"--skip {n}" for n in blind))
+            if blind := [n for n, w in found.items() if n not in seen or w.shape[w.input_axis or 0] == 1]:
+                raise ConfigError(f"the method {self.method!r} compares the inputs of weights, and {len(blind)} have "
+                                  "none to compare", given=", ".join(blind[:3]), allowed="not states within recurrent "
+                                  "layers, embeddings, or convolutions of single channels",
+                                  fix=" ".join(f"--skip {n}" for n in blind))
         return found
 
 

@@ -17,9 +17,9 @@ import pytest
 from autoprune import __version__
 from autoprune.cli.main import run
 
-COMMANDS = [["search"], ["front"], ["pick"], ["report"], ["layers"], ["profile"], ["devices", "list"],
-            ["devices", "show"], ["devices", "new"], ["spaces", "list"], ["spaces", "show"], ["methods", "list"],
-            ["methods", "show"], ["doctor"]]
+COMMANDS = [["search"], ["front"], ["pick"], ["report"], ["layers"], ["profile"], ["mask"], ["ticket"],
+            ["devices", "list"], ["devices", "show"], ["devices", "new"], ["spaces", "list"], ["spaces", "show"],
+            ["methods", "list"], ["methods", "show"], ["doctor"]]
 
 MAIN = "from autoprune.cli.main import main; main()"
 
@@ -77,7 +77,8 @@ def test_lists_in_every_format(arguments: list[str], capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(("arguments", "word"), [
     (["devices", "show", "raspberrypi"], "rpi4"), (["devices", "show", "cpu"], "measured-local"),
     (["spaces", "show", "default"], "min_keep"), (["methods", "show", "taylor"], "Molchanov"),
-    (["methods", "show", "hap"], "hessian")])
+    (["methods", "show", "hap"], "hessian"),
+    (["methods", "show", "wanda"], "2306.11695"), (["methods", "show", "snip", "--weights"], "changes no ranking")])
 def test_show_as_text_and_json(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert word in json.dumps(json_of(capsys, arguments))
     assert run(arguments) == 0

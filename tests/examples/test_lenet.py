@@ -1,0 +1,74 @@
+"""The LeNet example: its sizes, and its recipe on made-up images, by loaders and by torchvision."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "lenet.py"
+
+LOADERS = '''
+import torch
+
+def loaders():
+    g = torch.Generator().manual_seed(0)
+    def part(count):
+        return [(torch.randn(8, 1, 28, 28, generator=g), torch.randint(0, 10, (8,), generator=g)) for _ in range(count)]
+    return {"train": part(2), "validation": part(1), "test": part(1)}
+'''
+
+
+@pytest.fixture
+def lenet(monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location("lenet_example", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "BATCHES", 3)
+    return module
+
+
+def check(row: dict[str, Any]) -> None:
+    assert row["parameters"] == 431_080
+    assert 7_000 < row["nonzeros"] <= 8_000
+    assert row["sparse_zip_bytes"] < row["dense_bytes"] / 20
+
+
+def test_it_is_han_s_net(lenet: Any) -> None:
+    net = lenet.lenet()
+    assert sum(p.numel() for p in net.parameters()) == 431_080
+    assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_recipe_on_loaders(lenet: Any, tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(LOADERS, encoding="utf-8")
+    check(lenet.run(f"{tmp_path / 'data.py'}:loaders", seed=0, steps=1, cycles=2))
+
+
+def test_the_recipe_on_torchvision(lenet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("PIL.Image")
+
+    class Fake:
+        def __init__(self, root: str, train: bool, download: bool) -> None:
+            self.targets = list(range(10)) * 5
+
+        def __len__(self) -> int:
+            return len(self.targets)
+
+        def __getitem__(self, index: int) -> Any:
+            return image.new("L", (28, 28), 5 * index), self.targets[index]
+
+    package: Any = ModuleType("torchvision")
+    package.datasets = ModuleType("torchvision.datasets")
+    package.datasets.MNIST = Fake
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", package.datasets)
+    assert "torchvision:MNIST" in lenet.__doc__
+    check(lenet.run("torchvision:MNIST?size=28&channels=1&batch=8&normalize=none", seed=0, steps=1, cycles=2))
