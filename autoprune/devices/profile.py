@@ -130,8 +130,8 @@ def _priced(node: Node, constants: ProfileConstants | RooflineConstants) -> bool
 
 def _int8_notes(nodes: Sequence[Node], constants: ProfileConstants | RooflineConstants) -> tuple[str, ...]:
     if any(node.cls.startswith("int8") and _priced(node, constants) for node in nodes):
-        return ("int8 kernels are priced by counted instructions; the interval is that of fp32 models, no int8 model was "
-                "among the rows that this profile was fitted to",)
+        return ("int8 kernels are priced by counted instructions; the interval is that of fp32 models: no int8 model "
+                "was among the rows that the profile was fitted to",)
     return ()
 
 

@@ -107,7 +107,8 @@ def test_a_dense_export_of_a_pruned_model_is_refused(exported: Any, tmp_path: Pa
 def test_the_int8_model_lies_beside_the_one_in_fp32(exported: Any, finished: Any, tmp_path: Path) -> None:
     found = finished.front.pick(trial=finished.front.recommended)
     candidate = replace(found.candidate, plan=replace(found.candidate.plan, precision="int8"))
-    facts = export_point(finished.front, Point(candidate, found.run), exported.model, exported.inputs, tmp_path, b"int8")
+    point = Point(candidate, found.run)
+    facts = export_point(finished.front, point, exported.model, exported.inputs, tmp_path, b"int8")
     assert (tmp_path / "model_int8.onnx").read_bytes() == b"int8"
     assert set(facts["files"]) == FILES | {"model_int8.onnx"}
     card = (tmp_path / "card.md").read_text(encoding="utf-8")
