@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from autoprune.front.front import Front, Point
     from autoprune.graph.graph import Graph
     from autoprune.graph.module import PrunedModule
-    from autoprune.search.run import Outcome, Progress, Search
+    from autoprune.search.outcome import Outcome, Progress
+    from autoprune.search.run import Search
     from autoprune.search.space import Space
     from autoprune.tasks.task import Task
 
@@ -191,34 +192,49 @@ def _front(runner: Search, outcome: Outcome, configuration: dict[str, Any], sett
 
 
 def export(front: Front, point: Point, example_inputs: Any, folder: str | os.PathLike[str] | None = None,
-           model: PrunedModule | None = None) -> Path:
-    """Write the files of a point into `folder` (by default `RUN/picked/NUMBER`) and return it."""
+           model: PrunedModule | None = None, int8: bytes | None = None) -> Path:
+    """Write the files of a point into `folder` (by default `RUN/picked/NUMBER`) and return it.
+
+    model, int8: what `finetune_point` made, in the place of what the search kept.
+    """
     from autoprune.front.export import export_point
 
     target = Path(folder) if folder is not None else front.run / "picked" / f"{point.number:04d}"
-    export_point(front, point, model or point.load(), example_inputs, target)
+    if int8 is None and point.int8 is not None:
+        int8 = point.int8.read_bytes()
+    export_point(front, point, model or point.load(), example_inputs, target, int8)
     return target
 
 
-def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[PrunedModule, Point]:
-    """Fine-tune a point for longer, with distillation from the dense model; returns the model and the point with its
-    new scores on both splits.
+def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[PrunedModule, bytes | None, Point]:
+    """Fine-tune a point for longer, with distillation from the dense model; returns the model, its ONNX in int8 where
+    that is the point's precision, and the point with its new scores on both splits.
     """
     from autoprune.front.front import Point
+    from autoprune.graph.onnx import export_onnx
+    from autoprune.graph.onnx_int8 import quantize
+    from autoprune.graph.onnx_module import OnnxModule
     from autoprune.recover.finetune import Example, examples, finetune
     from autoprune.recover.recovery import Recovery
     from autoprune.search.space import load_space
 
     space = load_space(front.settings.get("space", "default"))
-    settings = replace(Recovery.of(space.recover, space.schedule).tune, steps=steps)
+    recovery = Recovery.of(space.recover, space.schedule)
+    settings = replace(recovery.tune, steps=steps)
     model = point.load()
     batches: list[Example] = []
     while len(batches) < min(steps, 512):
         batches += examples(task, task.model, task.split("train"), min(steps, 512) - len(batches))
     finetune(model, task, batches, settings, int(front.settings.get("seed", 0)))
+    int8: bytes | None = None
+    deployed: PrunedModule | OnnxModule = model
+    if point.int8 is not None:
+        seen = (e.inputs for e in batches[: max(1, recovery.calibration_batches)])
+        int8 = quantize(export_onnx(model, task.example_inputs), task.example_inputs, seen)
+        deployed = OnnxModule(int8, model, task.example_inputs)
     candidate = replace(point.candidate, steps=point.candidate.steps + steps,
-                        score=task.evaluate(model, "validation"), test=task.evaluate(model, "test"))
-    return model, Point(candidate, point.run)
+                        score=task.evaluate(deployed, "validation"), test=task.evaluate(deployed, "test"))
+    return model, int8, Point(candidate, point.run)
 
 
 def load(folder: str | os.PathLike[str], trial: int | None = None) -> PrunedModule:

@@ -162,7 +162,8 @@ def test_the_task_of_the_front_is_not_changed_by_fine_tuning(finished: Any) -> N
     task = tiny_task()
     before = {n: t.clone() for n, t in task.model.state_dict().items()}
     point = finished.front.pick(trial=finished.front.recommended)
-    model, better = finetune_point(finished.front, point, task, steps=2)
+    model, int8, better = finetune_point(finished.front, point, task, steps=2)
+    assert int8 is None  # the point is in fp32
     assert better.number == point.number
     assert better.candidate.steps == point.candidate.steps + 2
     assert better.candidate.test is not None

@@ -33,13 +33,13 @@ def front(
         assert c.latency is not None
         assert c.score is not None
         fits = "" if found.budget_ms is None else "yes" if c.ms <= found.budget_ms else "no"
-        rows.append([c.number, c.origin, str(c.latency), fits, round(c.score.value, 4),
+        rows.append([c.number, c.origin, c.plan.precision, str(c.latency), fits, round(c.score.value, 4),
                      round(c.test.value, 4) if c.test else "", f"{found.dense.ms / c.ms:.2f}x",
                      f"{100 * c.macs / max(found.dense.macs, 1):.0f} %",
                      f"{100 * c.params / max(found.dense.params, 1):.0f} %",
                      "recommended" if c.number == found.recommended else ""])
     metric = found.metric
-    print_table(["trial", "origin", "latency", "in budget", f"{metric} (search)", f"{metric} (test)", "faster", "MACs",
-                 "params", ""], rows, output)
+    print_table(["trial", "origin", "precision", "latency", "in budget", f"{metric} (search)", f"{metric} (test)",
+                 "faster", "MACs", "params", ""], rows, output)
     failed = sum(c.status != "ok" for c in found.candidates)
     note(f"dense: {found.dense.latency}, {found.dense.score}; {len(found.candidates)} candidates, {failed} failed")

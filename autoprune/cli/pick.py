@@ -24,7 +24,8 @@ def pick(
                                                                 "default.")] = None,
     output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table,
 ) -> None:
-    """Choose a point and write its files: model.onnx, model.pt2, weights.safetensors, plan.json, card.md.
+    """Choose a point and write its files: model.onnx, model.pt2, weights.safetensors, plan.json, card.md; of a point in
+    int8 also model_int8.onnx, which is the one to deploy (the others are the same model in fp32).
 
     With no choice given: the budget of the search.
 
@@ -39,7 +40,7 @@ def pick(
 
     found = load_front(run)
     point = found.pick(budget, max_drop, knee=knee, trial=trial)
-    note(f"trial {point.number}: {point.latency}, {point.score}")
+    note(f"trial {point.number}: {point.candidate.plan.precision}, {point.latency}, {point.score}")
     s = found.settings
     task = load_task(s.get("model"), s.get("data"), s.get("metric"), s.get("loss"))
     if task.name != found.task:
@@ -47,15 +48,16 @@ def pick(
                           given=f"task {found.task!r}", allowed="runs of `autoprune search`",
                           fix=f"in Python: autoprune.api.export(front, front.pick(), task.example_inputs) with front = "
                               f"autoprune.load_front({run!r})")
-    model = None
+    model = int8 = None
     if finetune:
         note(f"fine-tuning for {steps} steps …")
-        model, point = api.finetune_point(found, point, task, steps)
+        model, int8, point = api.finetune_point(found, point, task, steps)
     note("exporting …")
-    target = api.export(found, point, task.example_inputs, folder, model)
+    target = api.export(found, point, task.example_inputs, folder, model, int8)
     if output is TableOrJson.json:
         print_json({"candidate": point.candidate.to_json(), "folder": str(target)})
         return
     result(f"picked: trial {point.number}, {point.latency}, {point.score}")
-    result(f"files:  {target} (model.onnx, model.pt2, weights.safetensors, plan.json, graph.json, card.md)")
+    onnx_file = "model.onnx" if int8 is None and point.int8 is None else "model_int8.onnx, model.onnx"
+    result(f"files:  {target} ({onnx_file}, model.pt2, weights.safetensors, plan.json, graph.json, card.md)")
     result(f"next:   python -c \"import autoprune; print(autoprune.load('{target}'))\"")

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoprune.search.run import Progress
+    from autoprune.search.outcome import Progress
 
 __all__ = ["ProgressLine", "describe", "duration"]
 

@@ -104,12 +104,14 @@ def _close(front: Front, interrupted: bool) -> None:
     drop = 100 * ((front.dense.test or front.dense.score).value - point.score.value)  # type: ignore[union-attr]
     sign = drop if front.higher_is_better else -drop
     change = f"{abs(sign):.1f} points {'below' if sign >= 0 else 'above'} dense"
-    result(f"recommended: trial {c.number}, {c.latency}, {point.score}, {change}, "
+    precision = "" if c.plan.precision == "fp32" else f"{c.plan.precision}, "
+    result(f"recommended: trial {c.number}, {precision}{c.latency}, {point.score}, {change}, "
            f"{front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")
     if interrupted:
         result(f"files: {front.run} (report.html, front.json, study.db); interrupted, the same command resumes")
         result(f"next:  autoprune pick {front.run} --trial {c.number}")
     else:
-        result(f"files: {front.run}/picked/{c.number:04d} (model.onnx, model.pt2, weights.safetensors), "
+        onnx_file = "model.onnx" if point.int8 is None else f"{point.int8.name}, model.onnx"
+        result(f"files: {front.run}/picked/{c.number:04d} ({onnx_file}, model.pt2, weights.safetensors), "
                f"{front.run}/report.html")
         result(f"next:  autoprune pick {front.run} --trial {c.number} --finetune")

@@ -51,7 +51,8 @@ def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", thre
     hi_ms = total_ms * error.hi_ratio + unpriced_ms * (UNPRICED_RANGE - 1) * error.hi_ratio
     return Latency(ms=total_ms, lo_ms=lo_ms, hi_ms=hi_ms, percentile=percentile, source="profile",
                    device=device.resolved, runtime=device.runtime, runtime_version=device.runtime_version,
-                   threads=_threads(device, threads), n=error.rows, notes=_notes(unpriced, total_ms, percentile))
+                   threads=_threads(device, threads), n=error.rows, notes=_notes(unpriced, total_ms, percentile)
+                   + _int8_notes(nodes, constants))
 
 
 def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = None) -> list[tuple[Node, float]]:
@@ -125,6 +126,13 @@ def _priced(node: Node, constants: ProfileConstants | RooflineConstants) -> bool
     if not node.cls.startswith("int8"):
         return node.priced
     return node.priced and isinstance(constants, ProfileConstants) and int8_counted(constants.costs)
+
+
+def _int8_notes(nodes: Sequence[Node], constants: ProfileConstants | RooflineConstants) -> tuple[str, ...]:
+    if any(node.cls.startswith("int8") and _priced(node, constants) for node in nodes):
+        return ("int8 kernels are priced by counted instructions; the interval is that of fp32 models: no int8 model "
+                "was among the rows that the profile was fitted to",)
+    return ()
 
 
 def _notes(unpriced: Sequence[tuple[Node, float]], total_ms: float, percentile: str) -> tuple[str, ...]:

@@ -17,21 +17,24 @@ from autoprune.front.front import Front, Point
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.onnx import check_onnx, export_onnx
 from autoprune.graph.trace import with_dynamic_batch
+from autoprune.search.candidate import INT8_FILE
 
 __all__ = ["export_model", "export_point"]
 
 
 def export_point(front: Front, point: Point, model: PrunedModule, example_inputs: Any,
-                 folder: str | os.PathLike[str]) -> dict[str, Any]:
+                 folder: str | os.PathLike[str], int8: bytes | None = None) -> dict[str, Any]:
     """Write a point of a front: everything of `export_model`, and `card.md`."""
-    facts = export_model(model, example_inputs, folder)
+    facts = export_model(model, example_inputs, folder, int8)
     card = _card(front, point, facts)
     (Path(folder) / "card.md").write_text(card, encoding="utf-8")
     return facts
 
 
-def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write `model.onnx`, `model.pt2`, `weights.safetensors`, `plan.json` and `graph.json`.
+def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.PathLike[str],
+                 int8: bytes | None = None) -> dict[str, Any]:
+    """Write `model.onnx`, `model.pt2`, `weights.safetensors`, `plan.json` and `graph.json`, all in fp32; and `int8`,
+    the ONNX of the model quantised, as `model_int8.onnx`.
 
     The ONNX model is run through onnxruntime and compared with torch (≤ 1e-4 relative), and its weights are counted
     against the pruned model's. Raises `ModelError` when either check fails.
@@ -48,6 +51,8 @@ def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.Path
     difference = check_onnx(onnx_bytes, model, example_inputs)
     _check_sizes(onnx_bytes, model)
     (path / "model.onnx").write_bytes(onnx_bytes)
+    if int8 is not None:
+        (path / INT8_FILE).write_bytes(int8)
     _save_pt2(model, example_inputs, path / "model.pt2")
     files = {f.name: f.stat().st_size for f in sorted(path.iterdir()) if f.is_file()}
     return {"folder": str(path), "onnx_difference": difference, "files": files}
@@ -88,6 +93,7 @@ def _card(front: Front, point: Point, facts: dict[str, Any]) -> str:
         "| | pruned | dense |", "|---|---|---|",
         f"| {front.metric}, search split | {search} | {dense.score} |",
         f"| {front.metric}, test split | {test or 'not read'} | {dense.test or 'not read'} |",
+        f"| precision | {c.plan.precision} | fp32 |",
         f"| latency on {front.device} | {c.latency} | {dense.latency} |",
         f"| MACs (1 per multiply-add) | {c.macs:,} | {dense.macs:,} |",
         f"| parameters | {c.params:,} | {dense.params:,} |",
@@ -96,8 +102,12 @@ def _card(front: Front, point: Point, facts: dict[str, Any]) -> str:
         f"{facts['onnx_difference']:.1e} (relative).", "",
     ]
     if c.latency is not None and c.latency.source == "profile":
-        lines += ["The latency is a prediction from a device profile, not a measurement. Measure `model.onnx` on the "
+        deployed = INT8_FILE if c.plan.precision == "int8" else "model.onnx"
+        lines += [f"The latency is a prediction from a device profile, not a measurement. Measure `{deployed}` on the "
                   "device before you promise it.", ""]
+    if c.plan.precision == "int8":
+        lines += [f"Score, latency and bytes are those of `{INT8_FILE}` in onnxruntime: deploy that file. The other "
+                  "files hold the same model in fp32, to train on or to compare with.", ""]
     lines += ["## Files", ""] + [f"- `{name}`: {size:,} bytes" for name, size in facts["files"].items()]
     lines += ["", "## Use", "", "```python", "import autoprune", f"model = autoprune.load({facts['folder']!r})",
               "```", "", "## Environment", "", "```json", json.dumps(dict(front.environment), indent=1), "```", "",

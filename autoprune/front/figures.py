@@ -11,7 +11,7 @@ from plotly import graph_objects as go
 from autoprune.front import words
 from autoprune.front.view import COLOURS, View, Window, latency_of, score_of, window_of
 from autoprune.search.candidate import Candidate
-from autoprune.search.run import pareto
+from autoprune.search.outcome import pareto
 from autoprune.tasks.score import FRACTIONS
 
 __all__ = ["front_figure", "hypervolume_figure", "volumes", "widths_figure"]

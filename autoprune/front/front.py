@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.devices.latency import Latency
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.search.candidate import Candidate
+from autoprune.search.candidate import INT8_FILE, Candidate
+from autoprune.search.outcome import pareto
 from autoprune.tasks.score import Score
 from autoprune.units import parse_budget, parse_drop
 
@@ -50,8 +51,13 @@ class Point:
     def folder(self) -> Path:
         return self.run / "candidates" / f"{self.number:04d}"
 
+    @property
+    def int8(self) -> Path | None:
+        """The ONNX model in int8 that was scored; None for a point in fp32."""
+        return self.folder / INT8_FILE if self.candidate.plan.precision == "int8" else None
+
     def load(self) -> PrunedModule:
-        """The model, in evaluation mode, from safetensors and JSON."""
+        """The torch model, in evaluation mode and in fp32 (also of a point in int8), from safetensors and JSON."""
         from autoprune.graph.module import load_module
 
         return load_module(self.folder)
@@ -84,8 +90,6 @@ class Front:
 
     @property
     def points(self) -> list[Point]:
-        from autoprune.search.run import pareto
-
         return [Point(c, self.run) for c in pareto(self.candidates)]
 
     def drop(self, candidate: Candidate) -> float:

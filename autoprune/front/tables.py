@@ -30,10 +30,10 @@ def front_table(view: View) -> str:
     if view.dense is not None and view.dense.number not in {c.number for c in rows}:
         rows.append(view.dense)
     split = escape(view.split)
-    head = ["trial", "origin", "latency", f"{split} score", "test score", "loss against dense", "MACs", "parameters",
-            "weights"]
+    head = ["trial", "origin", "precision", "latency", f"{split} score", "test score", "loss against dense", "MACs",
+            "parameters", "weights"]
     marked = next((i for i, c in enumerate(rows) if view.chosen is not None and c.number == view.chosen.number), None)
-    return table(head, [_row(view, c) for c in rows], left=2, marked=marked)
+    return table(head, [_row(view, c) for c in rows], left=3, marked=marked)
 
 
 def _row(view: View, candidate: Candidate) -> list[str]:
@@ -44,7 +44,7 @@ def _row(view: View, candidate: Candidate) -> list[str]:
         lost = escape(words.difference(score, view.front.drop(candidate)))
     whole = dense or candidate
     return [
-        str(candidate.number), escape(candidate.origin),
+        str(candidate.number), escape(candidate.origin), escape(candidate.plan.precision),
         f"{words.milliseconds(latency.ms)}{tag}<small>{words.interval(latency)}, {words.source_word(latency)}</small>",
         words.score_text(score), "–" if candidate.test is None else words.score_text(candidate.test), lost,
         _ratio(candidate.macs, whole.macs, words.scaled(candidate.macs)),

@@ -118,12 +118,13 @@ def shortened(text: str, limit: int = 44) -> str:
 
 def cut_lines(candidate: Candidate, groups: dict[str, int], limit: int = 12) -> list[str]:
     """The plan's largest cuts (by share of units removed, in percent), one per line: `group: 12 of 32, l1`."""
+    precision = [] if candidate.plan.precision == "fp32" else [f"in {candidate.plan.precision}"]
     cuts = sorted(candidate.plan.cuts.items(),
                   key=lambda item: round(100 * item[1].keep / groups.get(item[0], item[1].keep)))
     lines = [f"{shortened(name)}: {cut.keep} of {groups.get(name, '?')}, {cut.method}" for name, cut in cuts[:limit]]
     if len(cuts) > limit:
         lines.append(f"… and {len(cuts) - limit} more")
-    return lines or ["nothing is cut"]
+    return precision + (lines or ["nothing is cut"])
 
 
 def budget_text(front: Front) -> str:

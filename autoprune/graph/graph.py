@@ -22,7 +22,7 @@ from autoprune.graph.eager import as_user_class
 from autoprune.graph.group import Frozen, Group, find_groups, list_frozen
 from autoprune.graph.kept import Kept, unit_order
 from autoprune.graph.module import PrunedModule, candidate
-from autoprune.graph.plan import Plan
+from autoprune.graph.plan import PRECISIONS, Plan
 from autoprune.graph.program import Program
 from autoprune.graph.readers import Reader, find_readers
 from autoprune.graph.reads import Read, find_reads
@@ -135,6 +135,8 @@ class Graph:
                 problems.append(f"{name}: kept indices must be {cut.keep} ascending ones below {size}")
         problems += [f"{name}: no such residual branch; {did_you_mean(name, self.branches)}" for name in plan.dropped
                      if name not in self.branches]
+        if plan.precision not in PRECISIONS:
+            problems.append(f"the precision {plan.precision!r} is none of {', '.join(PRECISIONS)}")
         if problems:
             raise ConfigError("the plan does not fit the model:\n  - " + "\n  - ".join(problems),
                               fix="autoprune layers --model … lists groups and sizes")

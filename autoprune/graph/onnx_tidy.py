@@ -35,9 +35,9 @@ def settle_casts(graph: Any) -> None:
 
 def settle_shapes(graph: Any, sizes: Callable[[str], list[int | None]], closed: Callable[[str, slice, str], bool]
                   ) -> None:
-    """A `Shape` that asks only for sizes that never change becomes these numbers (`sizes`: by value name); one that asks
-    for sizes that do not depend on the inputs becomes an `Identity` of numbers that are left to be written (`closed`:
-    of a value and a part of its axes, and of the name of the numbers).
+    """A `Shape` that asks only for sizes that never change becomes these numbers (`sizes`: by value name); one that
+    asks for sizes that do not depend on the inputs becomes an `Identity` of numbers that are left to be written
+    (`closed`: of a value and a part of its axes, and of the name of the numbers).
     """
     for node in graph.node:
         if node.op_type != "Shape":

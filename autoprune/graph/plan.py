@@ -1,4 +1,6 @@
-"""A plan: for each group how much of it stays and by which method the units are chosen. A candidate *is* a plan."""
+"""A plan: for each group how much of it stays and by which method the units are chosen, and the precision that the
+model is deployed in. A candidate *is* a plan.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from autoprune.errors import ConfigError
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
 
-__all__ = ["Cut", "Plan", "aligned"]
+__all__ = ["PRECISIONS", "Cut", "Plan", "aligned"]
+
+PRECISIONS = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,14 @@ class Plan:
     """Group name → `Cut`; a group that is not named stays whole.
 
     model: fingerprint of the traced model. dropped: names of residual branches that are removed whole (depth).
+    precision: one of `PRECISIONS`; "int8" is quantised after recovery (`graph/onnx_int8.py`), the torch model stays in
+    fp32.
     """
 
     cuts: Mapping[str, Cut] = field(default_factory=dict)
     model: str | None = None
     dropped: tuple[str, ...] = ()
+    precision: str = "fp32"
 
     @classmethod
     def uniform(cls, graph: Graph, keep: float, method: str = "l1", align: int = 1) -> Plan:
@@ -81,13 +88,24 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """16 hex digits that are equal exactly for plans that keep the same number of units by the same methods."""
-        text = json.dumps([sorted((n, c.keep, c.method) for n, c in self.cuts.items()), sorted(self.dropped)])
+        """16 hex digits that are equal exactly for plans that keep the same number of units by the same methods, in the
+        same precision.
+        """
+        what: list[Any] = [sorted((n, c.keep, c.method) for n, c in self.cuts.items()), sorted(self.dropped)]
+        text = json.dumps(what if self.precision == "fp32" else [*what, self.precision])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def require_fp32(self) -> None:
+        """Raise `ConfigError` for a plan in int8; called where nothing is there to quantise its model with."""
+        if self.precision != "fp32":
+            raise ConfigError("the latency of a plan is told in fp32 only", given=self.precision,
+                              fix="quantise its model (autoprune.graph.onnx_int8) and ask for that one's latency")
+
     def to_json(self) -> dict[str, Any]:
-        return {"schema": 1, "model": self.model, "groups": {n: c.to_json() for n, c in self.cuts.items()},
-                "dropped": list(self.dropped)}
+        """Plain JSON; a precision that is not named is fp32, as in plans from before there was another."""
+        out: dict[str, Any] = {"schema": 1, "model": self.model, "dropped": list(self.dropped),
+                               "groups": {n: c.to_json() for n, c in self.cuts.items()}}
+        return out if self.precision == "fp32" else {**out, "precision": self.precision}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
@@ -97,7 +115,7 @@ class Plan:
                               allowed="schema 1", fix="use the version that wrote it")
         try:
             return cls({n: Cut.from_json(c) for n, c in data["groups"].items()}, data.get("model"),
-                       tuple(data.get("dropped", ())))
+                       tuple(data.get("dropped", ())), str(data.get("precision", "fp32")))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError("the plan is damaged", given=f"{type(error).__name__}: {error}",
                               fix="write it again with Plan.to_json") from error

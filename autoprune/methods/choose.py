@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,7 +41,7 @@ class Ranking:
         self.graph.check(plan)
         cuts = {n: c if c.kept is not None else Cut(c.keep, c.method, self.choose(n, c, within))
                 for n, c in plan.cuts.items()}
-        return Plan(cuts, self.graph.fingerprint, plan.dropped)
+        return replace(plan, cuts=cuts, model=self.graph.fingerprint)
 
     def choose(self, group: str, cut: Cut, within: Plan | None = None) -> tuple[int, ...]:
         """The ascending indices of the `cut.keep` most important units of `group`; ties go to the lower index."""

@@ -59,6 +59,7 @@ class LatencyOracle(Profiler):
         from autoprune.search.plan_latency import PlanLatency
 
         plan = plan or Plan()
+        plan.require_fp32()
         if self.device.is_measured:
             return self.latency(to_onnx_bytes(graph.cut(plan), graph.example_inputs))
         if self._table is None or self._table.graph is not graph:

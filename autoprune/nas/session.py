@@ -38,6 +38,9 @@ class Session:
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {loaded.name!r}",
                              fix="look at graph.frozen, or choose a space with a smaller min_keep")
+        if loaded.precisions != ("fp32",):
+            raise ConfigError("a session has no data to calibrate int8 with", given=f"the space {loaded.name!r}",
+                              fix='precisions = ["fp32"] in the space')
         self._proposer = Proposer(graph, choices, seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=["maximize", "minimize"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -73,7 +74,7 @@ def silence(graph: Graph, model: PrunedModule, plan: Plan) -> None:
 
 def _part(graph: Graph, plan: Plan, schedule: Schedule, cycle: int) -> Plan:
     cuts = {n: Cut(schedule.count(cycle, c.keep, graph.groups[n].size), c.method) for n, c in plan.cuts.items()}
-    return Plan(cuts, plan.model, plan.dropped)
+    return replace(plan, cuts=cuts)
 
 
 def _divided(steps: int, parts: int) -> list[int]:

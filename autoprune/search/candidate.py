@@ -10,7 +10,10 @@ from autoprune.devices.latency import Latency
 from autoprune.graph.plan import Cut, Plan
 from autoprune.tasks.score import Score
 
-__all__ = ["Candidate"]
+__all__ = ["INT8_FILE", "Candidate"]
+
+INT8_FILE = "model_int8.onnx"
+"""Beside the weights of a candidate in int8, and in the folder that it is exported to."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class Candidate:
 
     number: of the trial in the study; origin: "control: …" for the models that always run, "search" otherwise;
     score: on the search split, after `steps` fine-tuning steps; test: on the test split, for front points only;
-    macs (1 per multiply-add), params, size_bytes: of the pruned model; seconds: wall clock by activity;
-    status: "ok" or "failed", with the reason.
+    macs (1 per multiply-add), params, size_bytes: of the pruned model, the bytes in the plan's precision; seconds: wall
+    clock by activity; status: "ok" or "failed", with the reason.
     """
 
     number: int
@@ -59,8 +62,7 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; kept indices are left out (they are in the candidate's `plan.json`)."""
-        plan = Plan({n: Cut(c.keep, c.method) for n, c in self.plan.cuts.items()}, self.plan.model,
-                    self.plan.dropped)
+        plan = replace(self.plan, cuts={n: Cut(c.keep, c.method) for n, c in self.plan.cuts.items()})
         return {
             "number": self.number, "origin": self.origin, "plan": plan.to_json(), "status": self.status,
             "reason": self.reason, "score": self.score.to_json() if self.score else None,

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autoprune.search.candidate import Candidate
-from autoprune.search.run import Outcome, Search, pareto
+from autoprune.search.outcome import Outcome, pareto
+from autoprune.search.run import Search
 from autoprune.tasks.score import Score
 
 if TYPE_CHECKING:
@@ -63,13 +64,13 @@ def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
     with search.pipeline.clock.time("train"):
         model = load_module(search.folder.candidate(number))
         search.pipeline.tune(model)
-    with search.pipeline.clock.time("evaluate"):
-        score = search.task.evaluate(model, "validation")
+    int8 = search.pipeline.int8(model)
+    score = search.pipeline.score(model, int8, "validation")
     better = replace(candidate, score=score, steps=3 * candidate.steps)
     if better.quality < candidate.quality:
         better = candidate
     else:
-        search.folder.save_model(number, model)
+        search.folder.save_model(number, model, int8)
     assert better.score is not None
     tuned[str(number)] = {"score": better.score.to_json(), "steps": better.steps}
     scores = {k: v for k, v in search.study.attributes.get("test_scores", {}).items() if k != str(number)}
@@ -96,7 +97,8 @@ def recommend(search: Search, front: Front) -> Point:
         key = str(point.number)
         if key not in known:
             with search.pipeline.clock.time("measure"):
-                ratio = search.profiler.ratio(search.pipeline.onnx(point.load()))
+                ratio = search.profiler.ratio(search.folder.int8(point.number)
+                                                or search.pipeline.onnx(point.load()))
             known[key] = {"ratio": ratio, "ms": ratio * front.dense.ms}
             search.study.note("verified", known)
         if known[key]["ms"] <= front.budget_ms:
@@ -108,6 +110,5 @@ def recommend(search: Search, front: Front) -> Point:
 def _score(search: Search, candidate: Candidate) -> Score:
     from autoprune.graph.module import load_module
 
-    with search.pipeline.clock.time("evaluate"):
-        model = load_module(search.folder.candidate(candidate.number)) if candidate.plan.cuts else search.pipeline.dense
-        return search.task.evaluate(model, "test")
+    model = load_module(search.folder.candidate(candidate.number)) if candidate.plan.cuts else search.pipeline.dense
+    return search.pipeline.score(model, search.folder.int8(candidate.number), "test")

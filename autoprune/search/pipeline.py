@@ -18,6 +18,8 @@ from autoprune.graph.graph import Graph
 from autoprune.graph.macs import count
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.onnx import check_onnx, export_onnx
+from autoprune.graph.onnx_int8 import quantize, weight_bytes
+from autoprune.graph.onnx_module import OnnxModule
 from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
 from autoprune.graph.plan import Plan
 from autoprune.methods.choose import Ranking
@@ -33,6 +35,7 @@ from autoprune.recover.recovery import Recovery
 from autoprune.recover.start import early_graph, read_checkpoint, reinitialise
 from autoprune.search.candidate import Candidate
 from autoprune.search.space import Space
+from autoprune.tasks.score import Score
 from autoprune.tasks.task import Task
 
 __all__ = ["Clock", "Pipeline"]
@@ -114,8 +117,21 @@ class Pipeline:
             return export_onnx(model, self.graph.example_inputs)
         return self._template.slice(model.plan, model.tensors())
 
+    def int8(self, model: PrunedModule) -> bytes | None:
+        """ONNX in int8 of a model whose plan asks for it, with ranges of the calibration batches; None of any other."""
+        if model.plan.precision != "int8":
+            return None
+        return quantize(self.onnx(model), self.graph.example_inputs, (e.inputs for e in self.calibration()))
+
+    def score(self, model: PrunedModule, int8: bytes | None, split: str) -> Score:
+        """The score of what is deployed: of the model in torch, or of its ONNX in int8 in onnxruntime."""
+        deployed = model if int8 is None else OnnxModule(int8, model, self.graph.example_inputs)
+        with self.clock.time("evaluate"):
+            return self.task.evaluate(deployed, split)
+
     def latency(self, model: PrunedModule) -> Latency:
-        return self.profiler.latency(self.onnx(model))
+        """Latency of what is deployed."""
+        return self.profiler.latency(self.int8(model) or self.onnx(model))
 
     def recover(self, model: PrunedModule, steps: int, cycle: int = 0) -> None:
         """Recalibrate norms, fine-tune `model` in place, and recalibrate again."""
@@ -132,8 +148,10 @@ class Pipeline:
         self._finetune(model, data, 2 * steps, self.seed + 1)
         self.recalibrate(model)
 
-    def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency) -> tuple[Candidate, PrunedModule]:
-        """Everything about one plan, given its latency (`latency` below, which depends on widths only).
+    def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency
+                 ) -> tuple[Candidate, PrunedModule, bytes | None]:
+        """Everything about one plan, given its latency (`latency` above, which depends on widths and precision only):
+        the candidate, the model, and its ONNX in int8 if that is the plan's precision.
 
         Raises `AutopruneError` when the candidate fails.
         """
@@ -141,16 +159,18 @@ class Pipeline:
         torch.manual_seed(self.seed)
         start = time.perf_counter()
         model = shrink(self.source, plan, self.recovery, self) if plan.cuts else self.prune(plan)
-        with self.clock.time("evaluate"):
-            score = self.task.evaluate(model, "validation")
+        with self.clock.time("quantize"):
+            int8 = self.int8(model)
+        score = self.score(model, int8, "validation")
         with self.clock.time("count"):
             counts = count(model, self.graph.example_inputs)
         seconds = {k: round(v - before.get(k, 0.0), 4) for k, v in self.clock.seconds.items()}
         seconds["total"] = round(time.perf_counter() - start, 4)
         candidate = Candidate(number, origin, model.plan, score=score, latency=latency, macs=counts.macs,
-                              params=counts.params, size_bytes=counts.size_bytes, seconds=seconds,
+                              params=counts.params, seconds=seconds,
+                              size_bytes=counts.size_bytes if int8 is None else weight_bytes(int8),
                               steps=self.settings.steps if plan.cuts else 0)
-        return candidate, model
+        return candidate, model, int8
 
     # -- shared ---------------------------------------------------------------------------------------------------
 

@@ -67,9 +67,10 @@ class PlanLatency:
         The interval is as wide as the dense model's, as a ratio, and the notes are that one's. Once `learn` was called,
         it is what the measured plans make of that.
 
-        Which units stay does not matter, only how many. Raises `ConfigError` for a plan of another model.
+        Which units stay does not matter, only how many. Raises `ConfigError` for a plan of another model or in int8.
         """
         self.graph.check(plan)
+        plan.require_fp32()
         widths = self._widths(plan)
         table = None if self.exact or plan.dropped else self._table(widths)
         if table is not None and not len(self._correction):

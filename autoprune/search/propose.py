@@ -1,7 +1,7 @@
 """What is evaluated, and in which order: controls first, then Optuna's proposals and variations of the front.
 
 The parameters of a trial are what the study shows: `GROUP.keep` (fraction of units that stay, on the device's aligned
-widths) and `GROUP.method`.
+widths), `GROUP.method`, and `precision` where the space offers more than one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ At = Callable[[float, Mapping[str, str]], dict[str, Any]]
 
 DENSE = "control: dense"
 _UNIFORM = (0.75, 0.5, 0.25)
+_PRECISION = "precision"
 
 
 class Proposer:
     """Turns a space into Optuna parameters and back into plans."""
 
-    def __init__(self, graph: Graph, choices: Mapping[str, Choices], seed: int):
-        self.graph, self.choices = graph, dict(choices)
+    def __init__(self, graph: Graph, choices: Mapping[str, Choices], seed: int, precisions: Sequence[str] = ("fp32",)):
+        self.graph, self.choices, self.precisions = graph, dict(choices), tuple(precisions)
         self._random = np.random.default_rng(seed)
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -40,6 +41,8 @@ class Proposer:
         for name, c in self.choices.items():
             out[f"{name}.keep"] = FloatDistribution(c.widths[0] / c.widths[-1], 1.0)
             out[f"{name}.method"] = CategoricalDistribution(c.methods)
+        if len(self.precisions) > 1:
+            out[_PRECISION] = CategoricalDistribution(self.precisions)
         return out
 
     def suggest(self, trial: Trial) -> Plan:
@@ -60,35 +63,38 @@ class Proposer:
             keep = min(c.widths, key=lambda w: abs(w - values[f"{name}.keep"] * size))
             if keep < size:
                 cuts[name] = Cut(keep, str(values[f"{name}.method"]))
-        return Plan(cuts, self.graph.fingerprint)
+        return Plan(cuts, self.graph.fingerprint, precision=str(values.get(_PRECISION, self.precisions[0])))
 
-    def parameters(self, keep: Mapping[str, int], method: Mapping[str, str]) -> dict[str, Any]:
+    def parameters(self, keep: Mapping[str, int], method: Mapping[str, str], precision: str = "fp32") -> dict[str, Any]:
         """Trial parameters of given widths and methods; groups that are not named stay whole."""
         out: dict[str, Any] = {}
         for name, c in self.choices.items():
             out[f"{name}.keep"] = keep.get(name, c.widths[-1]) / c.widths[-1]
             chosen = method.get(name, c.methods[0])
             out[f"{name}.method"] = chosen if chosen in c.methods else c.methods[0]
-        return out
+        return out if len(self.precisions) == 1 else {**out, _PRECISION: precision}
 
-    def uniform(self, ratio: float, method: str) -> dict[str, Any]:
+    def uniform(self, ratio: float, method: str, precision: str = "fp32") -> dict[str, Any]:
         """Every group at the width nearest to `ratio` of its units."""
-        return self.parameters(self._uniform_widths(ratio), dict.fromkeys(self.choices, method))
+        return self.parameters(self._uniform_widths(ratio), dict.fromkeys(self.choices, method), precision)
 
     def _uniform_widths(self, ratio: float) -> dict[str, int]:
         return {n: min(c.widths, key=lambda w: abs(w - ratio * c.widths[-1])) for n, c in self.choices.items()}
 
     def controls(self) -> dict[str, dict[str, Any]]:
-        """The models that every search has to beat, by origin: dense, and uniform ratios."""
+        """The models that every search has to beat, by origin: dense (in each precision), and uniform ratios."""
         first = self._first_method()
-        out = {DENSE: self.parameters({}, {})}
+        out = {DENSE + _in(p): self.parameters({}, {}, p) for p in self.precisions}
         for ratio in _UNIFORM:
             out[f"control: uniform {ratio:g}"] = self.uniform(ratio, first)
         return out
 
     def at_budget(self, budget_ms: float, latency_ms: Callable[[Plan], float]) -> dict[str, dict[str, Any]]:
-        """The widest uniform ratio that meets the budget (by bisection), or else the narrowest plan of the space."""
-        return {"control: uniform at budget": self.uniform(self._bisect(budget_ms, latency_ms), self._first_method())}
+        """The widest uniform ratio that meets the budget (by bisection), or else the narrowest plan of the space; in
+        each precision.
+        """
+        return {"control: uniform at budget" + _in(p): self.uniform(self._bisect(budget_ms, latency_ms, p),
+                                                                    self._first_method(), p) for p in self.precisions}
 
     def starts(self, budget_ms: float, at: At, below: Sequence[float]) -> dict[str, dict[str, Any]]:
         """What is evaluated before anything is learnt: plans at the budget by every method, and at the parts `below`
@@ -105,12 +111,14 @@ class Proposer:
     def uniform_at(self, latency_ms: Callable[[Plan], float]) -> At:
         """For `starts` without a knapsack: the widest uniform ratio for a latency."""
         def at(target_ms: float, methods: Mapping[str, str]) -> dict[str, Any]:
-            keep = self._uniform_widths(self._bisect(target_ms, latency_ms))
+            keep = self._uniform_widths(self._bisect(target_ms, latency_ms, self.precisions[0]))
             return self.parameters(keep, methods)
         return at
 
     def vary(self, parent: Candidate) -> dict[str, Any]:
-        """A front member with a few groups one to three widths wider or narrower, now and then by another method."""
+        """A front member with a few groups one to three widths wider or narrower, now and then by another
+        method or in another precision.
+        """
         keep = {n: parent.plan.cuts[n].keep if n in parent.plan.cuts else c.widths[-1] for n, c in self.choices.items()}
         method = {n: parent.plan.cuts[n].method if n in parent.plan.cuts else c.methods[0]
                   for n, c in self.choices.items()}
@@ -124,23 +132,27 @@ class Proposer:
             keep[name] = widths[min(max(there, 0), len(widths) - 1)]
             if self._random.random() < 0.2:
                 method[name] = str(self._random.choice(self.choices[name].methods))
-        return self.parameters(keep, method)
+        precision = parent.plan.precision
+        if len(self.precisions) > 1 and self._random.random() < 0.2:
+            precision = str(self._random.choice(self.precisions))
+        return self.parameters(keep, method, precision)
 
     def untried(self, digests: set[str]) -> dict[str, Any] | None:
         """A plan drawn at random from the space whose digest is not among `digests`; None when (nearly) all are."""
         for _ in range(1000):
             keep = {n: int(self._random.choice(c.widths)) for n, c in self.choices.items()}
             method = {n: str(self._random.choice(c.methods)) for n, c in self.choices.items()}
-            values = self.parameters(keep, method)
+            precision = str(self._random.choice(self.precisions)) if len(self.precisions) > 1 else self.precisions[0]
+            values = self.parameters(keep, method, precision)
             if self.plan(values).digest not in digests:
                 return values
         return None
 
-    def _bisect(self, budget_ms: float, latency_ms: Callable[[Plan], float]) -> float:
+    def _bisect(self, budget_ms: float, latency_ms: Callable[[Plan], float], precision: str) -> float:
         low, high = 0.0, 1.0
         for _ in range(6):
             middle = (low + high) / 2
-            if latency_ms(self.plan(self.uniform(middle, "l1"))) <= budget_ms:
+            if latency_ms(self.plan(self.uniform(middle, "l1", precision))) <= budget_ms:
                 low = middle
             else:
                 high = middle
@@ -151,3 +163,8 @@ class Proposer:
 
     def _methods(self) -> list[str]:
         return list(dict.fromkeys(m for c in self.choices.values() for m in c.methods))
+
+
+def _in(precision: str) -> str:
+    """What an origin says of a precision that is not the model's own."""
+    return "" if precision == "fp32" else f", {precision}"

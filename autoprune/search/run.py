@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
@@ -16,6 +16,7 @@ from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.knapsack import Curve
 from autoprune.search.measured_nodes import MeasuredNodes
+from autoprune.search.outcome import Outcome, Progress, pareto
 from autoprune.search.pipeline import Pipeline, failure
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.run_folder import RunFolder
@@ -26,48 +27,12 @@ from autoprune.search.study import Study
 from autoprune.tasks.task import Task
 from autoprune.units import Budget
 
-__all__ = ["Outcome", "Progress", "Search", "pareto"]
+__all__ = ["Search"]
 
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
 _DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a progress line shows. left_s is None until it can be told."""
-
-    done: int
-    total: int
-    feasible: int
-    best: Candidate | None
-    front: int
-    elapsed_s: float
-    left_s: float | None
-    last: Candidate | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a search leaves behind: candidates in order, the budget and the dense latency in milliseconds, seconds by
-    activity of this process, and whether it was interrupted."""
-
-    candidates: list[Candidate]
-    budget_ms: float | None
-    dense: Candidate | None
-    seconds: dict[str, float]
-    interrupted: bool = False
-
-
-def pareto(candidates: list[Candidate]) -> list[Candidate]:
-    """The candidates that no other dominates, by latency; of equal ones the first."""
-    alive = [c for c in candidates if c.status == "ok" and c.score is not None and c.latency is not None]
-    out: list[Candidate] = []
-    for c in sorted(alive, key=lambda c: (c.ms, -c.quality, c.number)):
-        if not out or c.quality > out[-1].quality:
-            out.append(c)
-    return out
 
 
 class Search:
@@ -84,14 +49,15 @@ class Search:
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
                              fix="autoprune layers --model … says what is frozen and why")
-        self.proposer = Proposer(graph, choices, seed)
+        _check_int8(space, device, self._knapsack)
+        self.proposer = Proposer(graph, choices, seed, space.precisions)
         percentile = budget.percentile if budget else "p50"
         self.profiler = open_profiler(device, percentile=percentile, threads=threads)
         self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
         # last: a folder without a study may still change its configuration
         self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
         self._nodes = MeasuredNodes(folder.nodes, graph, device)
-        self._latencies: dict[tuple[tuple[str, int], ...], Latency] = {}
+        self._latencies: dict[tuple[str, tuple[tuple[str, int], ...]], Latency] = {}
         self._start = time.monotonic()
         self._done_before = 0
         self._skipped = 0
@@ -149,7 +115,9 @@ class Search:
             known = dense.ms
         if self.budget is not None:
             self.budget_ms = self.budget.resolve_ms(float(known))
-        self._latencies[()] = dense
+        self._latencies["fp32", ()] = dense
+        for precision in self.proposer.precisions:  # what cannot be quantised is found before anything is trained
+            self._latency_of(Plan(model=self.graph.fingerprint, precision=precision))
         self.study.repair(self.target_ms)
         sampler = self._knapsack_sampler(float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
@@ -231,7 +199,7 @@ class Search:
 
         assert isinstance(trial, Trial)
         clock = self.pipeline.clock
-        model = problem = None
+        model = int8 = problem = None
         try:
             if origin in ("search", "variation of the front"):
                 reason = self._not_worth(plan, candidates)
@@ -240,7 +208,7 @@ class Search:
                     self._skipped += 1
                     return None
             self._skipped = 0
-            candidate, model = self.pipeline.evaluate(trial.number, origin, plan, self._latency_of(plan))
+            candidate, model, int8 = self.pipeline.evaluate(trial.number, origin, plan, self._latency_of(plan))
         except ConfigError:
             raise  # a setting is wrong: every candidate would fail the same way
         except (AutopruneError, RuntimeError, ValueError, ArithmeticError) as error:
@@ -248,7 +216,7 @@ class Search:
         with clock.time("write"):
             front = pareto([*self.study.candidates(), candidate])
             if model is not None and candidate in front:
-                self.folder.save_model(candidate.number, model)
+                self.folder.save_model(candidate.number, model, int8)
             self.study.tell(trial, candidate, self.target_ms)
             self._drop_dominated(front)
         self._device_failures = self._device_failures + 1 if isinstance(problem, DeviceError) else 0
@@ -284,7 +252,7 @@ class Search:
         """Latency of a plan. It does not depend on which units stay: no method has to choose them, and plans that
         differ in methods only are measured once.
         """
-        widths = tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
+        widths = plan.precision, tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
         if widths not in self._latencies:
             with self.pipeline.clock.time("measure"):
                 self._latencies[widths] = self.pipeline.latency(self._any_units(plan))
@@ -292,14 +260,14 @@ class Search:
         return self._latencies[widths]
 
     def _keep_nodes(self, plan: Plan) -> None:
-        """What the nodes of a plan just measured took."""
-        if isinstance(self.profiler, MeasuredProfiler) and self.profiler.last is not None:
+        """What the nodes of a plan just measured took; those of a model in int8 teach nothing about fp32."""
+        if plan.precision == "fp32" and isinstance(self.profiler, MeasuredProfiler) and self.profiler.last is not None:
             self._nodes.keep(plan, self.profiler.last)
 
     def _any_units(self, plan: Plan) -> PrunedModule:
         """A model of the plan's widths."""
-        any_units = Plan({n: Cut(c.keep, "random") for n, c in plan.cuts.items()}, plan.model)
-        return self.graph.cut(any_units) if any_units.cuts else self.pipeline.dense
+        any_units = replace(plan, cuts={n: Cut(c.keep, "random") for n, c in plan.cuts.items()})
+        return self.pipeline.dense if any_units.digest == Plan().digest else self.graph.cut(any_units)
 
     # -- progress -------------------------------------------------------------------------------------------------
 
@@ -313,3 +281,14 @@ class Search:
             left = min(left, self.timeout_s - elapsed) if left is not None else None
         best = max(fitting, key=lambda c: (c.quality, -c.ms), default=None)
         return Progress(len(candidates), self.trials, len(fitting), best, len(pareto(candidates)), elapsed, left, last)
+
+
+def _check_int8(space: Space, device: Device, knapsack: bool) -> None:
+    if "int8" not in space.precisions:
+        return
+    if device.runtime != "onnxruntime":
+        raise ConfigError("int8 is for devices that run onnxruntime", given=f"{device.name}: {device.runtime}",
+                          allowed="cpu, ssh://…, or a profile such as rpi4", fix='precisions = ["fp32"] in the space')
+    if knapsack:
+        raise ConfigError("the knapsack sampler does not choose a precision", given=f"the space {space.name!r}",
+                          fix='--sampler tpe, or precisions = ["fp32"] in the space')

@@ -20,6 +20,7 @@ from autoprune.config import differences, to_toml
 from autoprune.errors import ConfigError
 from autoprune.files import replace_file
 from autoprune.graph.module import PrunedModule
+from autoprune.search.candidate import INT8_FILE
 
 __all__ = ["RunFolder", "environment"]
 
@@ -139,13 +140,15 @@ class RunFolder:
         lock.flush()
         self._lock = lock
 
-    def save_model(self, number: int, model: PrunedModule) -> None:
-        """Write a candidate's model; a folder that is there is complete."""
+    def save_model(self, number: int, model: PrunedModule, int8: bytes | None = None) -> None:
+        """Write a candidate's model, and its ONNX in int8; a folder that is there is complete."""
         target = self.candidate(number)
         temporary = target.with_name(target.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             model.save(temporary)
+            if int8 is not None:
+                (temporary / INT8_FILE).write_bytes(int8)
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
         except OSError as error:
@@ -153,6 +156,11 @@ class RunFolder:
             raise ConfigError("a candidate's weights cannot be written", given=f"{target}: {error.strerror or error}",
                               allowed=f"{size:,} bytes free", fix="free some space, then run the same command again"
                               ) from error
+
+    def int8(self, number: int) -> bytes | None:
+        """A candidate's ONNX in int8; None when it is deployed in fp32."""
+        path = self.candidate(number) / INT8_FILE
+        return path.read_bytes() if path.is_file() else None
 
     def drop_model(self, number: int) -> None:
         """Remove the weights of a candidate that others dominate; its plan and scores stay in the study."""

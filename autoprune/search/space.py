@@ -45,7 +45,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "l1_norms": _WEIGHT,
     "group_lasso": _WEIGHT,
 }
-_TOP = {"description", "methods", "min_keep", "recover", "schedule", "search", "groups"}
+_TOP = {"description", "methods", "min_keep", "precisions", "recover", "schedule", "search", "groups"}
 _SEARCH = {"trials"}
 _GROUP = {"methods", "min_keep", "keep"}
 
@@ -63,12 +63,13 @@ class Choices:
 
 @dataclass(frozen=True)
 class Space:
-    """A search space as written in a TOML file."""
+    """A search space as written in a TOML file; `precisions` is what candidates may be deployed in, fp32 first."""
 
     name: str
     description: str = ""
     methods: tuple[str, ...] = ("l1",)
     min_keep: float = 0.1
+    precisions: tuple[str, ...] = ("fp32",)
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recover: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +114,8 @@ class Space:
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "description": self.description, "methods": list(self.methods),
-                "min_keep": self.min_keep, "groups": {k: dict(v) for k, v in self.groups.items()},
+                "min_keep": self.min_keep, "precisions": list(self.precisions),
+                "groups": {k: dict(v) for k, v in self.groups.items()},
                 "recover": dict(self.recover), "schedule": dict(self.schedule), "search": {"trials": self.trials}}
 
 
@@ -147,8 +149,8 @@ def load_space(name: str | Path) -> Space:
         raise ConfigError(f"the space file {path} has {len(problems)} problem(s):{listed}",
                           fix="autoprune spaces show default prints a correct one")
     return Space(path.stem, data.get("description", ""), tuple(data.get("methods", ("l1",))),
-                 float(data.get("min_keep", 0.1)), data.get("groups", {}), data.get("recover", {}),
-                 data.get("schedule", {}), int(data.get("search", {}).get("trials", 32)))
+                 float(data.get("min_keep", 0.1)), tuple(data.get("precisions", ("fp32",))), data.get("groups", {}),
+                 data.get("recover", {}), data.get("schedule", {}), int(data.get("search", {}).get("trials", 32)))
 
 
 Problem = tuple[tuple[str, ...], str]
@@ -177,6 +179,7 @@ def _problems(data: Mapping[str, Any]) -> list[Problem]:
             return [*out, ((section,), f"[{section}] must be a table")]
     out += _method_problems(data.get("methods", ["l1"]), ("methods",))
     out += _keep_problems(data.get("min_keep", 0.1), ("min_keep",))
+    out += _precision_problems(data)
     for table in _TABLES:
         for key, value in data.get(table, {}).items():
             out += [((table, key), problem) for problem in _value_problems(table, key, value)]
@@ -228,6 +231,16 @@ def _method_problems(names: Any, where: tuple[str, ...]) -> list[Problem]:
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         return [(where, f"{'.'.join(where)} must be a list of at least one name")]
     return [((*where, n), f"unknown method {n!r}; {did_you_mean(n, known)}") for n in names if n not in known]
+
+
+def _precision_problems(data: Mapping[str, Any]) -> list[Problem]:
+    names = data.get("precisions", ["fp32"])
+    if names not in (["fp32"], ["fp32", "int8"]):
+        return [(("precisions",), f'precisions must be ["fp32"] or ["fp32", "int8"], not {names!r}')]
+    if "int8" in names and data.get("recover", {}).get("calibration_batches") == 0:
+        return [(("recover", "calibration_batches"), "int8 needs calibration data: recover.calibration_batches must be "
+                                                     "at least 1")]
+    return []
 
 
 def _keep_problems(value: Any, where: tuple[str, ...]) -> list[Problem]:

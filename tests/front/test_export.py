@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from tiny import tiny_task, trained
 import autoprune
 from autoprune.errors import ConfigError, ModelError
 from autoprune.front.export import _check_sizes, export_model, export_point
+from autoprune.front.front import Point
 from autoprune.graph.onnx import export_onnx
 from autoprune.graph.plan import Plan
 
@@ -100,6 +102,18 @@ def test_a_dense_export_of_a_pruned_model_is_refused(exported: Any, tmp_path: Pa
     with pytest.raises(ModelError):
         export_model(exported.model, exported.inputs, tmp_path / "x")
     assert not (tmp_path / "x" / "model.onnx").exists()
+
+
+def test_the_int8_model_lies_beside_the_one_in_fp32(exported: Any, finished: Any, tmp_path: Path) -> None:
+    found = finished.front.pick(trial=finished.front.recommended)
+    candidate = replace(found.candidate, plan=replace(found.candidate.plan, precision="int8"))
+    point = Point(candidate, found.run)
+    facts = export_point(finished.front, point, exported.model, exported.inputs, tmp_path, b"int8")
+    assert (tmp_path / "model_int8.onnx").read_bytes() == b"int8"
+    assert set(facts["files"]) == FILES | {"model_int8.onnx"}
+    card = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert "| precision | int8 | fp32 |" in card
+    assert "Measure `model_int8.onnx`" in card
 
 
 def test_a_folder_that_cannot_be_written(exported: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from autoprune.errors import BudgetError, ConfigError
 from autoprune.front.front import SCHEMA, Front, load_front
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
-from autoprune.search.run import pareto
+from autoprune.search.outcome import pareto
 
 from .build import candidate, dense, front_of, score, usual
 

@@ -61,8 +61,26 @@ def test_sizes_that_never_change_are_written_down() -> None:
              helper.make_node("Expand", ["c", "shape"], ["y"])]
     proto = model(nodes, {"c": np.float32(2)})
     tidy = copied(proto)
-    settle_shapes(tidy.graph, lambda name: [None, 12] if name == "x" else [])
+    settle_shapes(tidy.graph, lambda name: [None, 12] if name == "x" else [], lambda *_: False)
     assert [n.op_type for n in tidy.graph.node] == ["Constant", "Shape", "Concat", "Expand"]
+    assert np.array_equal(run(tidy), run(proto))
+
+
+def test_sizes_that_pruning_changes_are_left_to_be_written() -> None:
+    proto = model([helper.make_node("Shape", ["x"], ["s"], start=1), helper.make_node("Shape", ["x"], ["b"], end=1),
+                   helper.make_node("Concat", ["b", "s"], ["shape"], axis=0),
+                   helper.make_node("Expand", ["c", "shape"], ["y"])], {"c": np.float32(2)})
+    tidy, asked = copied(proto), []
+
+    def closed(name: str, part: slice, output: str) -> bool:
+        asked.append((name, part, output))
+        return part.start == 1
+
+    settle_shapes(tidy.graph, lambda name: [None, None], closed)
+    assert asked == [("x", slice(1, 2), "s"), ("x", slice(0, 1), "b")]
+    assert [n.op_type for n in tidy.graph.node] == ["Identity", "Shape", "Concat", "Expand"]
+    tidy.graph.node[0].input.append("sizes")
+    tidy.graph.initializer.append(numpy_helper.from_array(np.array([12]), "sizes"))
     assert np.array_equal(run(tidy), run(proto))
 
 

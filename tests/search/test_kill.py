@@ -18,7 +18,7 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 
-from autoprune.search.run import Progress
+from autoprune.search.outcome import Progress
 from autoprune.search.run_folder import RunFolder
 
 from .conftest import Open

@@ -15,9 +15,10 @@ from autoprune.graph.plan import Plan
 from autoprune.methods.magnitude import L2
 from autoprune.search.candidate import Candidate
 from autoprune.search.finish import recommend, score_on_test
+from autoprune.search.outcome import Progress, pareto
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import DENSE
-from autoprune.search.run import Progress, Search, pareto
+from autoprune.search.run import Search
 from autoprune.search.space import Space
 from autoprune.search.study import Study
 
