@@ -201,9 +201,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "latency.json")
     parser.add_argument("--minutes", type=float, default=3.0, help="of timing nets")
     parser.add_argument("--variants", type=int, default=8, help="of each model")
+    parser.add_argument("--plans", type=Path, help="a file calibrated by this benchmark: renew its plans' rows only")
     parser.add_argument("--ssh", help="address to measure the overhead on")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    if args.plans is not None:
+        out = json.loads(args.out.read_text(encoding="utf-8"))
+        out["plans"] = tables(load_device(str(args.plans)), [Model(name) for name in MODELS])
+        args.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+        return
     folder = tempfile.mkdtemp(prefix="autoprune-benchmark-")
     start = time.perf_counter()
     device = calibrate("cpu", "here", folder, threads=1, minutes=args.minutes)

@@ -46,6 +46,11 @@ class Node:
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _features(self))
 
+    @property
+    def weights_read(self) -> int:
+        """Weights that one run reads: of a table that is looked up, the rows that are found."""
+        return min(self.weights, self.out_elems) if self.op.startswith("Gather") else self.weights
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values (the derived `features` are left out)."""
         data = asdict(self)

@@ -104,5 +104,5 @@ class LatencyTable:
             return
         nodes = list(missing.values())
         priced = prices_within(nodes, self._net, self._device, self._threads)
-        self._prices.update({key: (ms, node.weights + node.out_elems)
+        self._prices.update({key: (ms, node.weights_read + node.out_elems)
                              for key, node, ms in zip(missing, nodes, priced, strict=True)})

@@ -23,7 +23,7 @@ import numpy as np
 
 from autoprune.devices.calibration.calibrated import without_overhead
 from autoprune.devices.calibration.kernels import KernelModel
-from autoprune.devices.calibration.nets import calibration_nets, many_small_nodes, probe
+from autoprune.devices.calibration.nets import calibration_nets, probe
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.measure import Measurer
 from autoprune.devices.measurement import NodeTime
@@ -39,6 +39,7 @@ __all__ = ["Timed", "calibrate", "join", "reachable", "same_layout", "time_net"]
 _LEAST_NETS = 40
 _NOISY, _SLOW = 1.3, 0.15
 _HELD_OUT = 5  # every fifth net
+_SMALL_MS, _FEW = 0.01, 10  # a small node; nets that stand in where none has such nodes on average
 _INTERVAL = (0.05, 0.95)
 
 
@@ -120,7 +121,6 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
         hello = measurer.hello()
         layout = same_layout(found, hello.machine)
         used = measurer.measure(probe()).latency
-        overhead_ms = _overhead(measurer)
         timed = _gather(measurer, itertools.chain(models, calibration_nets(seed)), layout, 60 * minutes, say)
     kept, probe_ms = _usable(timed)
     if len(kept) < _LEAST_NETS:
@@ -129,6 +129,7 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
                           fix="stop other programs on the device, or give it more --minutes")
     say(f"fitting to {len(kept)} nets, {sum(len(t.nodes) for t in kept)} nodes")
     model = KernelModel.fit([t.nodes for t in kept], seed)
+    overhead_ms = _overhead(kept)
     ratios = _held_out(kept, overhead_ms, model)
     return _write(Path(folder), name, found, model, ratios, {
         "threads": used.threads, "layout": layout, "overhead_ms": overhead_ms, "probe_ms": probe_ms,
@@ -151,10 +152,13 @@ def _check_folder(folder: Path, name: str) -> None:
                           fix="name a folder that you may write to") from error
 
 
-def _overhead(measurer: Measurer) -> float:
-    """Milliseconds that the profiler itself takes per node."""
-    found = measurer.measure(many_small_nodes(), min_runs=60, min_s=0.2, profile_runs=60)
-    return max(0.0, (sum(n.ms for n in found.nodes) - found.stats.p50_ms) / max(1, len(found.nodes)))
+def _overhead(kept: Sequence[Timed]) -> float:
+    """Milliseconds that the profiler itself takes per node: what the nodes add up to beyond the whole, in nets of small
+    nodes, where that is most of it.
+    """
+    beyond = sorted((t.ms / len(t.nodes), (sum(ms for _, ms in t.nodes) - t.ms) / len(t.nodes)) for t in kept)
+    small = [ms for per_node, ms in beyond if per_node < _SMALL_MS]
+    return max(0.0, float(np.median(small or [ms for _, ms in beyond[:_FEW]])))
 
 
 def _gather(measurer: Measurer, nets: Iterable[bytes], layout: bool, seconds: float,

@@ -85,8 +85,8 @@ def _padding(size: int, step: int) -> float:
 
 def _base(node: Node) -> list[float]:
     """Work and traffic (the mean sees these two), and what the traffic is made of."""
-    traffic = node.in_elems + node.out_elems + _read(node)
-    return [_log(node.macs), _log(traffic), _log(node.in_elems), _log(node.out_elems), _log(_read(node))]
+    traffic = node.in_elems + node.out_elems + node.weights_read
+    return [_log(node.macs), _log(traffic), _log(node.in_elems), _log(node.out_elems), _log(node.weights_read)]
 
 
 def _conv(node: Node) -> list[float]:
@@ -117,12 +117,7 @@ def _rest(node: Node) -> list[float]:
 
 def _net(nodes: Sequence[Node]) -> list[float]:
     """What all nodes of a net share: how much memory one run of it goes through, weights and activations."""
-    return [_log(sum(_read(n) for n in nodes)), _log(sum(n.out_elems for n in nodes))]
-
-
-def _read(node: Node) -> int:
-    """Weights that one run reads: of a table that is looked up, the rows that are found."""
-    return min(node.weights, node.out_elems) if node.op.startswith("Gather") else node.weights
+    return [_log(sum(n.weights_read for n in nodes)), _log(sum(n.out_elems for n in nodes))]
 
 
 def _features_of(kind: str, node: Node) -> list[float]:

@@ -16,7 +16,7 @@ from autoprune.devices.calibration import image_blocks as image
 from autoprune.devices.calibration import token_blocks as token
 from autoprune.devices.calibration.net_builder import NetBuilder
 
-__all__ = ["calibration_nets", "many_small_nodes", "probe"]
+__all__ = ["calibration_nets", "probe"]
 
 _BLOCKS: tuple[tuple[Callable[[NetBuilder], str], int], ...] = (
     (image.plain, 4), (image.residual, 2), (image.bottleneck, 4), (image.inverted, 5), (image.stem, 3),
@@ -31,20 +31,6 @@ def probe() -> bytes:
     net.dynamic = False
     x = net.input(1, 64, 28, 28)
     net.output(net.conv(net.conv(x, 64, 3), 64, 3))
-    return net.bytes()
-
-
-def many_small_nodes(count: int = 300) -> bytes:
-    """ONNX bytes of `count` nodes that do next to nothing: what the profiler takes per node."""
-    net = NetBuilder(np.random.default_rng(0))
-    x, bias = net.input(1, 2, 4, 4), net.weight(2, 4, 4)
-    for index in range(count):
-        kind = index % 3
-        if kind == 0:
-            x = net.op("Transpose", x, shape=(1, 2, 4, 4), perm=[0, 1, 3, 2])
-        else:
-            x = net.op("Mul", x, bias, shape=(1, 2, 4, 4)) if kind == 1 else net.act(x, "Sigmoid")
-    net.output(x)
     return net.bytes()
 
 

@@ -53,7 +53,6 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     measurer.hello.return_value = mock.Mock(machine="x86_64", model="a machine")
     measurer.measure.return_value = mock.Mock(latency=mock.Mock(threads=1, runtime_version="1.0"))
     monkeypatch.setattr(calibration, "Measurer", lambda *_: measurer)
-    monkeypatch.setattr(calibration, "_overhead", lambda *_: 0.0)
 
 
 @pytest.fixture
@@ -313,3 +312,15 @@ def test_a_device_on_which_nothing_can_be_timed(cnn: Make, monkeypatch: pytest.M
     monkeypatch.setattr(calibration, "time_net", fails)
     with pytest.raises(DeviceError, match="on fire"):
         calibration._gather(mock.Mock(spec=Measurer), [cnn(8)] * 50, True, math.inf, print)
+
+
+def test_what_the_profiler_takes_is_read_off_nets_of_small_nodes() -> None:
+    """2 µs a node; in a net of large nodes the noise of the whole is more than all of that."""
+    def net(count: int, node_ms: float, noise: float) -> Timed:
+        nodes = tuple((Node(f"n{i}", "Add", "add"), node_ms + 0.002) for i in range(count))
+        return Timed(count * node_ms * (1 + noise), 1.0, nodes, 1.0)
+
+    small = [net(100, 0.003, noise) for noise in (-0.02, 0.0, 0.02)]
+    large = [net(10, 5.0, noise) for noise in (0.01, 0.02, 0.03, 0.04, 0.05)]
+    assert calibration._overhead([*large, *small]) == pytest.approx(0.002, rel=0.01)
+    assert calibration._overhead(large) == 0.0  # nothing to see
