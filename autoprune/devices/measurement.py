@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from autoprune.devices.agent.timing import DRIFT, NOISY
 from autoprune.devices.latency import Latency
 from autoprune.errors import DeviceError
 
 __all__ = ["Measurement", "NodeTime", "RunStats", "read_measurement"]
 
-_NOISY, _DRIFT = 1.15, 0.05
 _MOST_NODES, _LONGEST_NAME = 100_000, 2_000
 
 
@@ -96,13 +96,13 @@ def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, ru
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeviceError("the measuring process answered with an incomplete record",
                           given=f"{type(error).__name__}: {str(error)[:300]}", fix="measure again") from error
-    notes = [f"drift {100 * abs(moved):.0f} %"] if abs(moved) > _DRIFT else []
+    notes = [f"drift {100 * abs(moved):.0f} %"] if abs(moved) > DRIFT else []
     if governor and governor != "performance":
         notes.append(f"clock governor {governor}, not performance")
 
     def latency(of: RunStats) -> Latency:
         value = {"p50": of.p50_ms, "p90": of.p90_ms, "p99": of.p99_ms}[percentile]
-        noisy = ["noisy"] if of.p90_ms > _NOISY * of.p10_ms else []
+        noisy = ["noisy"] if of.p90_ms > NOISY * of.p10_ms else []
         return Latency(ms=value, lo_ms=of.p10_ms, hi_ms=max(of.p90_ms, value), percentile=percentile,
                        source="measured", device=device, runtime=runtime, runtime_version=version, threads=threads,
                        n=of.n, notes=(*noisy, *notes))

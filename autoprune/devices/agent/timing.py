@@ -15,10 +15,9 @@ from typing import Any
 from autoprune.devices.agent.facts import THROTTLED_NOW, throttle_bits, throttled
 from autoprune.devices.agent.refused import Refused
 
-__all__ = ["drift", "make_inputs", "nodes", "runner", "statistics", "turn", "unthrottled"]
+__all__ = ["DRIFT", "NOISY", "drift", "make_inputs", "nodes", "runner", "statistics", "turn", "unthrottled"]
 
-_NOISY = 1.15  # p90/p10
-_DRIFT = 0.05
+NOISY, DRIFT = 1.1, 0.03  # p90/p10; second half against the first
 _FLOATS = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
 _INTS = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16", "tensor(int8)": "int8",
          "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32", "tensor(uint64)": "uint64",
@@ -191,7 +190,7 @@ def _calmest(runners: list[Callable[[], None]], request: dict[str, Any]) -> dict
     while len(found) <= request["repeats"]:
         times = _time(runners, request)
         moved, spread = drift(times[-1]), statistics(times[0])
-        badness = max(spread["p90_ms"] / spread["p10_ms"] / _NOISY, abs(moved) / _DRIFT)
+        badness = max(spread["p90_ms"] / spread["p10_ms"] / NOISY, abs(moved) / DRIFT)
         found.append((badness, {"candidate": spread, "drift": moved,
                                 "reference": statistics(times[1]) if len(times) > 1 else None}))
         if badness <= 1:
