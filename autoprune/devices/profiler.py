@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import final
 
 from autoprune.devices import compare
-from autoprune.devices.calibration.nets import probe
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency, check_percentile
 from autoprune.devices.measure import Measurer
@@ -104,6 +103,8 @@ class MeasuredProfiler(Profiler):
 
     def latency(self, onnx_bytes: bytes) -> Latency:
         """The measured percentile, with p10–p90 of the runs."""
+        from autoprune.devices.calibration.nets import probe  # numpy, which importing this room does not need
+
         sentinel = probe() if self.reference is None else self.reference
         found = self.measurer.measure(onnx_bytes, reference=sentinel, percentile=self.percentile,
                                       profile_runs=_PROFILE_RUNS)

@@ -66,7 +66,7 @@ def test_latencies_are_scaled_by_a_sentinel_and_say_so(cnn, monkeypatch):
 
         def slower(onnx_bytes: bytes, **options: object) -> Measurement:
             found, factor = measure(onnx_bytes, **options), next(speed)
-            reference = replace(found.reference, ms=factor)
+            reference = found.reference.scaled(factor / found.reference.ms)
             return replace(found.scaled(factor / found.latency.ms), reference=reference)
 
         monkeypatch.setattr(profiler.measurer, "measure", slower)
