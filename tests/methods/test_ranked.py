@@ -64,7 +64,8 @@ def test_groups_of_one_structure_share_a_bucket_whatever_their_width() -> None:
 def test_what_a_unit_saves_decides_between_groups() -> None:
     torch.manual_seed(0)
     graph = chain(1, 2, 3, 4, 1, 2, 3, 4)
-    statistics = collect(graph, [(torch.rand(8, *X.shape[1:]), None)], lambda m, x, _: m(x).square().mean(), needs={"fisher"})
+    batch = torch.rand(8, *X.shape[1:])
+    statistics = collect(graph, [(batch, None)], lambda m, x, _: m(x).square().mean(), needs={"fisher"})
 
     def widths(first: float, second: float) -> tuple[int, int]:
         plan = ranked(graph, 0.5, "fisher_per_latency", statistics=statistics, saves={"0": first, "2": second},
