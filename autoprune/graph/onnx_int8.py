@@ -89,17 +89,20 @@ def _simplified(onnx_bytes: bytes, path: Path) -> Any:
                          fix="check it with onnx.checker.check_model") from error
 
 
+class _Reader:
+    """What onnxruntime calls a `CalibrationDataReader`."""
+
+    def __init__(self, feeds: list[dict[str, Any]]):
+        self._left = iter(feeds)
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._left, None)
+
+
 def _write(model: Any, feeds: list[dict[str, Any]], path: Path) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(feeds)
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._left, None)
-
-    quantize_static(model, path, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+    quantize_static(model, path, _Reader(feeds), quant_format=QuantFormat.QDQ, per_channel=True,
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                     op_types_to_quantize=[*_LINEAR, *_BETWEEN], nodes_to_exclude=_beyond(model, feeds[0]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -112,6 +112,10 @@ class GroupView:
         weights = {(s.tensor, s.axis): s.values for s in self.weights}
         made = [o for o in others if o.role != "in"] or others
         return [(weights[o.tensor, o.axis], o.values) for o in made]
+
+    def total(self, others: list[Slice], term: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """`Σ term(weight, other)` of each unit, `[units]`, over the parameters that make it (`weights_of`)."""
+        return sum((term(w, o).sum(1) for w, o in self.weights_of(others)), torch.zeros(()))
 
     def _slices(self, need: str, tensors: Mapping[str, torch.Tensor]) -> list[Slice]:
         self._require(need)

@@ -26,7 +26,7 @@ class OBD(Criterion):
     comparable = True
 
     def score(self, group: GroupView) -> torch.Tensor:
-        return 0.5 * sum(((h * w.square()).sum(1) for w, h in group.weights_of(group.hessian)), torch.zeros(()))
+        return 0.5 * group.total(group.hessian, lambda w, h: h * w.square())
 
 
 class HAP(Criterion):
@@ -43,10 +43,9 @@ class HAP(Criterion):
     comparable = True
 
     def score(self, group: GroupView) -> torch.Tensor:
-        pairs = group.weights_of(group.hessian)
-        trace = sum((h.sum(1) for _, h in pairs), torch.zeros(()))
-        square = sum((w.square().sum(1) for w, _ in pairs), torch.zeros(()))
-        return trace * square / (2 * sum(w.shape[1] for w, _ in pairs))
+        trace = group.total(group.hessian, lambda _, h: h)
+        square = group.total(group.hessian, lambda w, _: w.square())
+        return trace * square / (2 * sum(w.shape[1] for w, _ in group.weights_of(group.hessian)))
 
 
 class Fisher(Criterion):
@@ -64,7 +63,7 @@ class Fisher(Criterion):
     comparable = True
 
     def score(self, group: GroupView) -> torch.Tensor:
-        return 0.5 * sum(((f * w.square()).sum(1) for w, f in group.weights_of(group.fisher)), torch.zeros(()))
+        return 0.5 * group.total(group.fisher, lambda w, f: f * w.square())
 
 
 class FisherPerLatency(Criterion):

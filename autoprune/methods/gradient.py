@@ -23,7 +23,7 @@ class Taylor(Criterion):
     comparable = True
 
     def score(self, group: GroupView) -> torch.Tensor:
-        return sum(((w * g).sum(1) for w, g in group.weights_of(group.gradients)), torch.zeros(())).square()
+        return group.total(group.gradients, torch.mul).square()
 
 
 class Snip(Criterion):
@@ -39,7 +39,7 @@ class Snip(Criterion):
     comparable = True
 
     def score(self, group: GroupView) -> torch.Tensor:
-        return sum(((w * g).abs().sum(1) for w, g in group.weights_of(group.gradients)), torch.zeros(()))
+        return group.total(group.gradients, lambda w, g: (w * g).abs())
 
 
 class Movement(Criterion):
@@ -57,4 +57,4 @@ class Movement(Criterion):
     comparable = True
 
     def score(self, group: GroupView) -> torch.Tensor:
-        return -sum(((w * g).sum(1) for w, g in group.weights_of(group.gradients)), torch.zeros(()))
+        return -group.total(group.gradients, torch.mul)

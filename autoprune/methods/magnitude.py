@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autoprune.methods.criterion import Criterion, GroupView
+from autoprune.methods.noise import noise
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import Slice
@@ -22,10 +23,7 @@ class Random(Criterion):
     source = "control"
 
     def score(self, group: GroupView) -> torch.Tensor:
-        import zlib
-
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{group.seed}:{group.name}".encode()))
-        return torch.rand(group.units, generator=generator)
+        return noise(group.seed, group.name, [group.units])
 
 
 class L1(Criterion):

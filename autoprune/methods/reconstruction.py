@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 
 from autoprune.methods.criterion import Criterion, GroupView
-from autoprune.methods.magnitude import L2
 from autoprune.methods.refit import readings
 from autoprune.methods.selection import Reading, backward_order, forward_order, lasso_order
 from autoprune.methods.statistics import GRAM
@@ -16,8 +17,8 @@ __all__ = ["Greedy", "Lasso", "ReduceAndReuse", "StructuredOBS"]
 class _Reconstruction(Criterion):
     """What they share: second moments of what reads the units, and the least-squares refit of these readers.
 
-    A group that no weight reads whole (head dimensions of queries and keys, states within a recurrent operator) is
-    ranked by L2 instead; `applies` is False for it.
+    They do not apply to a group that no weight reads whole: head dimensions of queries and keys, states within a
+    recurrent operator.
     """
 
     needs = frozenset({GRAM})
@@ -27,11 +28,11 @@ class _Reconstruction(Criterion):
         return bool(group.readers)
 
     def score(self, group: GroupView) -> torch.Tensor:
-        return self.among(readings(group), group.units) if group.readers else L2().score(group)
+        return self.among(readings(group), group.units)
 
+    @abstractmethod
     def among(self, found: list[Reading], units: int) -> torch.Tensor:
         """Scores `[units]`, given how each weight reads the units."""
-        raise NotImplementedError
 
 
 class ReduceAndReuse(_Reconstruction):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +18,8 @@ _STAND_INS = {"cuda": "l4", "tensorrt": "l4", "x86_64": "x86-avx512", "AMD64": "
               "arm64": "rpi5"}
 
 
-def _stand_in(device: Device) -> str:
+def _stand_in(device: Device, machine: str) -> str:
     """A profile that resembles a measured device: it gives a plan's latency its shape, measurements the rest."""
-    machine = platform.machine() if device.address is None else "aarch64"
     return _STAND_INS.get(device.name, _STAND_INS.get(machine, "rpi4"))
 
 
@@ -54,10 +52,12 @@ class MeasuredNodes:
                     continue
                 yield Plan.from_json(row["plan"]), Measurement.from_json(row["measured"])
 
-    def table(self) -> PlanLatency:
-        """Latency of plans without making them, learnt from all that was kept so far and from what will be."""
+    def table(self, machine: str) -> PlanLatency:
+        """Latency of plans without making them, learnt from all that was kept so far and from what will be. `machine`
+        is what the device calls its processor (`Hello.machine`).
+        """
         if self._table is None:
-            self._table = PlanLatency(self.graph, _stand_in(self._device))
+            self._table = PlanLatency(self.graph, _stand_in(self._device, machine))
             for plan, measured in self.read():
                 self._table.learn(plan, measured)
         return self._table

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from autoprune.devices.calibration.calibrated import without_overhead
 from autoprune.devices.calibration.correction import Correction
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency
@@ -95,7 +96,9 @@ class PlanLatency:
                  else table.nodes(widths))
         total_ms = measured.latency.ms
         extra_ms = max(0.0, sum(n.ms for n in measured.nodes) - total_ms) / max(1, len(measured.nodes))
-        self._correction.learn(nodes, {n.name: max(n.ms - extra_ms, n.ms / 100) for n in measured.nodes}, total_ms)
+        taken = without_overhead((n.ms for n in measured.nodes), extra_ms)
+        timed = {n.name: ms for n, ms in zip(measured.nodes, taken, strict=True)}
+        self._correction.learn(nodes, timed, total_ms)
 
     def prepare(self, choices: Mapping[str, Sequence[int]]) -> int:
         """Ask for the prices that plans of these widths (units kept) per group can need; how many are known afterwards.

@@ -127,7 +127,8 @@ class Search:
         return self._latency_of(plan).ms
 
     def _table_ms(self, plan: Plan) -> float:
-        return self._nodes.table().latency(plan).ms
+        assert isinstance(self.profiler, MeasuredProfiler)  # the others tell it exactly
+        return self._nodes.table(self.profiler.measurer.hello().machine).latency(plan).ms
 
     def _knapsack_sampler(self, dense_ms: float) -> KnapsackSampler:
         """The sampler, on curves that are scanned once per study."""

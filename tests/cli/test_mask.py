@@ -13,7 +13,8 @@ import autoprune
 from autoprune.cli.main import run
 from autoprune.methods.masks.size import load_sparse
 from autoprune.recover import ticket
-from tests.cli.test_bad_input import Fails, fails  # noqa: F401  (a fixture)
+
+from .conftest import Fails
 
 FILES = {"model.onnx", "model.pt2", "weights.safetensors", "weights.sparse.zip", "plan.json", "graph.json",
          "report.json"}
@@ -102,7 +103,7 @@ def test_ticket_prints_the_comparison_and_goes_on_after_ctrl_c(
     (["--sparsity", "0.5", "--start", "rewind", "--early", "nowhere.safetensors"], ("does not exist",)),
     (["--sparsity", "0.5", "--skip", "stem"], ("no weight has the name to skip", "stem.weight")),
     (["--sparsity", "0.5", "--device", "nowhere"], ("unknown device",))], ids=" ".join)
-def test_bad_masks_train_nothing(fails: Fails, given: list[str], tmp_path: Path,  # noqa: F811
+def test_bad_masks_train_nothing(fails: Fails, given: list[str], tmp_path: Path,
                                  options: list[str], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     from autoprune.recover import sparsify
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -76,6 +78,6 @@ def set_gate(model: Skippable, branch: str, *, opened: bool) -> None:
     nn.init.constant_(gate.decide.bias, 1.0 if opened else -1.0)
 
 
-def logits(outputs: object) -> Tensor:
-    found: Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs  # type: ignore[assignment]
+def logits(outputs: Any) -> Tensor:
+    found: Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs
     return found

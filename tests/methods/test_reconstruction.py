@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoprune.errors import ConfigError
 from autoprune.graph.graph import trace
 from autoprune.graph.plan import Plan
 from autoprune.methods.choose import Ranking
@@ -129,16 +130,16 @@ def test_they_reconstruct_on_any_net(method: str, spec: Spec) -> None:
     assert error(method) < error("l2")
 
 
-def test_groups_that_no_weight_reads_fall_back_on_l2() -> None:
+def test_groups_that_no_weight_reads_are_refused() -> None:
     net, x = make(Spec("tokens", 8, ("attention",), "mean", 0))
     graph = trace(net, x)
     statistics = collect(graph, [(x, None)], needs={GRAM})
     inner = [n for n, g in graph.groups.items() if not GroupView(graph, n).readers]
     assert inner
     for name, method in itertools.product(inner, ALL):
-        view = GroupView(graph, name, statistics)
-        assert not criterion(method).applies(view)
-        torch.testing.assert_close(criterion(method).score(view), criterion("l2").score(view))
+        assert not criterion(method).applies(GroupView(graph, name))
+        with pytest.raises(ConfigError, match=method):
+            graph.resolve(Plan.of(graph, {name: graph.groups[name].size - 1}, method), statistics)
 
 
 def test_constant_units_are_the_first_to_go() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import floor
 
@@ -82,6 +83,6 @@ def test_every_cut_has_a_step_of_its_own_or_it_is_an_error(cuts: int, total: int
     (lambda: Schedule("gradual", 8).steps(9), "never reaches"),
     (lambda: Schedule("gradual", 2).steps(9, settle=2), "out of range"),
 ])
-def test_bad_input_is_one_clear_error(make: object, words: str) -> None:
+def test_bad_input_is_one_clear_error(make: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        make()  # type: ignore[operator]
+        make()

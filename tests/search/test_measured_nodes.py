@@ -34,21 +34,20 @@ def really(graph: Graph, plan: Plan) -> Measurement:
     return Measurement(latency, None, RunStats(ms, ms, ms, ms, ms, 20), None, 0.0, 1, tuple(nodes))
 
 
-def test_measured_plans_teach_what_others_take(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoprune.search.measured_nodes._stand_in", lambda device: "x86-avx512")
+def test_measured_plans_teach_what_others_take(graph: Graph, tmp_path: Path) -> None:
     kept = MeasuredNodes(tmp_path / "nodes.jsonl", graph, load_device("cpu"))
     others = [random_plan(graph, seed, 4) for seed in range(20, 24)]
     wanted = [really(graph, plan).latency.ms for plan in others]
 
     def worst() -> float:
-        return max(abs(kept.table().latency(p).ms / ms - 1) for p, ms in zip(others, wanted, strict=True))
+        return max(abs(kept.table("x86_64").latency(p).ms / ms - 1) for p, ms in zip(others, wanted, strict=True))
 
     untaught = worst()
     for plan in variety(graph, 8, 4):
         kept.keep(plan, really(graph, plan))
     assert worst() < 0.1 < 0.3 < untaught
     again = MeasuredNodes(kept.path, graph, load_device("cpu"))  # a resumed search learns from the file
-    assert [again.table().latency(p).ms for p in others] == [kept.table().latency(p).ms for p in others]
+    assert [again.table("x86_64").latency(p).ms for p in others] == [kept.table("x86_64").latency(p).ms for p in others]
 
 
 def test_a_line_that_was_cut_short_costs_itself_only(graph: Graph, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from tiny import CountingTask, batches, tiny_task, trained
 
+from autoprune.devices.latency import Latency
+from autoprune.devices.profiler import open_profiler
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
@@ -22,11 +24,11 @@ RECOVER = {"steps": 2, "calibration_batches": 1}
 def pipeline(graph: Graph, recover: dict[str, Any] | None = None, schedule: dict[str, Any] | None = None,
              task: CountingTask | None = None, methods: tuple[str, ...] = ("l1",)) -> Pipeline:
     space = Space("x", methods=methods, recover={**RECOVER, **(recover or {})}, schedule=schedule or {})
-    return Pipeline(task or tiny_task(), graph, None, space)  # type: ignore[arg-type]  (nothing is measured here)
+    return Pipeline(task or tiny_task(), graph, open_profiler("rpi4"), space)
 
 
 def evaluated(work: Pipeline, plan: Plan) -> Any:
-    return work.evaluate(0, "test", plan, None)[1]  # type: ignore[arg-type]
+    return work.evaluate(0, "test", plan, Latency(1, 1, 1, "p50", "profile", "rpi4", "none", "", 1, 1))[1]
 
 
 @pytest.mark.parametrize("method", ["l1", "greedy", "lasso", "obs", "reduce_and_reuse"])

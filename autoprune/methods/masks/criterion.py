@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import torch
 
+from autoprune.errors import ConfigError
 from autoprune.methods.masks.weights import Maskable
 
-__all__ = ["ElementCriterion", "WeightView"]
+__all__ = ["ElementCriterion", "WeightView", "gathered"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class WeightView:
     hessian: torch.Tensor | None = None
     gram: torch.Tensor | None = None
     seed: int = 0
+
+
+def gathered(value: torch.Tensor | None, need: str) -> torch.Tensor:
+    """What a view holds of the data; `ConfigError` when it was not gathered."""
+    if value is None:
+        raise ConfigError(f"ranking single weights needs {need}", given=f"a view without {need}",
+                          fix=f"needs = frozenset({{{need!r}}}) in the criterion")
+    return value
 
 
 class ElementCriterion(ABC):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from autoprune.methods.masks.criterion import ElementCriterion, WeightView
+from autoprune.methods.masks.criterion import ElementCriterion, WeightView, gathered
+from autoprune.methods.statistics import GRAM
 
 __all__ = ["OBS"]
 
@@ -28,7 +29,7 @@ class OBS(ElementCriterion):
     name = "obs"
     summary = "least-squares cost of removing the weight; the others are corrected for it"
     source = "Hassibi & Stork 1993; Frantar & Alistarh 2023, arXiv:2301.00774"
-    needs = frozenset({"gram"})
+    needs = frozenset({GRAM})
 
     def score(self, view: WeightView) -> torch.Tensor:
         out = torch.empty_like(view.values)
@@ -51,11 +52,11 @@ def _groups(view: WeightView) -> Iterator[tuple[slice, torch.Tensor]]:
     """For each group of the layer: its outputs, and the damped inverse of its inputs' second moments."""
     axis = view.weight.input_axis
     assert axis is not None
-    assert view.gram is not None
     width, out = view.weight.shape[axis], view.weight.shape[0]
-    groups = view.gram.shape[0] // width
+    gram = gathered(view.gram, GRAM)
+    groups = gram.shape[0] // width
     for g in range(groups):
-        block = view.gram[g * width : (g + 1) * width, g * width : (g + 1) * width].double()
+        block = gram[g * width : (g + 1) * width, g * width : (g + 1) * width].double()
         mean = block.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
         damped = block + _DAMPING * mean * torch.eye(width, dtype=block.dtype, device=block.device)
         part = slice(None) if groups == 1 else slice(g * out // groups, (g + 1) * out // groups)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
-
 import torch
 
-from autoprune.methods.masks.criterion import ElementCriterion, WeightView
+from autoprune.methods.masks.criterion import ElementCriterion, WeightView, gathered
 from autoprune.methods.masks.weights import Maskable
+from autoprune.methods.noise import noise
+from autoprune.methods.statistics import GRADIENTS, GRAM, HESSIAN
 
 __all__ = ["LAMP", "OBD", "SNIP", "Magnitude", "Movement", "RandomWeights", "Wanda"]
 
@@ -20,8 +20,7 @@ class RandomWeights(ElementCriterion):
     source = "control"
 
     def score(self, view: WeightView) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{view.seed}:{view.weight.name}".encode()))
-        return torch.rand(view.values.shape, generator=generator).to(view.values.device)
+        return noise(view.seed, view.weight.name, view.values.shape).to(view.values.device)
 
 
 class Magnitude(ElementCriterion):
@@ -65,11 +64,10 @@ class SNIP(ElementCriterion):
     name = "snip"
     summary = "absolute weight times gradient"
     source = "Lee et al. 2019, arXiv:1810.02340"
-    needs = frozenset({"gradients"})
+    needs = frozenset({GRADIENTS})
 
     def score(self, view: WeightView) -> torch.Tensor:
-        assert view.gradient is not None
-        return (view.values * view.gradient).abs()
+        return (view.values * gathered(view.gradient, GRADIENTS)).abs()
 
 
 class Movement(ElementCriterion):
@@ -83,11 +81,10 @@ class Movement(ElementCriterion):
     name = "movement"
     summary = "whether training moves the weight away from zero"
     source = "Sanh et al. 2020, arXiv:2005.07683"
-    needs = frozenset({"gradients"})
+    needs = frozenset({GRADIENTS})
 
     def score(self, view: WeightView) -> torch.Tensor:
-        assert view.gradient is not None
-        return -view.values * view.gradient
+        return -view.values * gathered(view.gradient, GRADIENTS)
 
 
 class OBD(ElementCriterion):
@@ -100,11 +97,10 @@ class OBD(ElementCriterion):
     name = "obd"
     summary = "second-order change of the loss, diagonal Hessian"
     source = "LeCun et al. 1989, Optimal Brain Damage"
-    needs = frozenset({"hessian"})
+    needs = frozenset({HESSIAN})
 
     def score(self, view: WeightView) -> torch.Tensor:
-        assert view.hessian is not None
-        return 0.5 * view.hessian.abs() * view.values.square()
+        return 0.5 * gathered(view.hessian, HESSIAN).abs() * view.values.square()
 
 
 class Wanda(ElementCriterion):
@@ -118,11 +114,10 @@ class Wanda(ElementCriterion):
     name = "wanda"
     summary = "absolute weight times the norm of its input"
     source = "Sun et al. 2024, arXiv:2306.11695"
-    needs = frozenset({"gram"})
+    needs = frozenset({GRAM})
 
     def score(self, view: WeightView) -> torch.Tensor:
-        assert view.gram is not None
-        norms = view.gram.diagonal().clamp_min(0).sqrt().to(view.values.dtype)
+        norms = gathered(view.gram, GRAM).diagonal().clamp_min(0).sqrt().to(view.values.dtype)
         return view.values.abs() * per_input(norms, view.weight)
 
 
