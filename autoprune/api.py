@@ -27,21 +27,22 @@ __all__ = ["export", "finetune_point", "load", "run_settings", "search"]
 
 
 def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
-           space: str = "default", trials: int | None = None, timeout: str | None = None, run: str | None = None,
-           seed: int = 0, sampler: str = "tpe", threads: int | None = None, steps: int | None = None,
-           fresh: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Front:
+           space: str = "default", methods: str | None = None, trials: int | None = None, timeout: str | None = None,
+           run: str | None = None, seed: int = 0, sampler: str = "tpe", threads: int | None = None,
+           steps: int | None = None, fresh: bool = False, on_progress: Callable[[Progress], None] | None = None
+           ) -> Front:
     """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
 
     budget: latency with a unit (`20ms`, `50fps`, `0.5x`); max_drop: allowed loss of the metric (`1pp`); space: a name
-    or a TOML file; trials: candidates in total, also over resumed runs; timeout: `30m`; run: folder, by default
-    `runs/…` named after task, device and budget; steps: fine-tuning steps per candidate (the space's own otherwise);
-    threads: of the runtime on a measured device.
+    or a TOML file; methods: in place of the space's, such as `taylor,lasso,path/file.py:Class`; trials: candidates in
+    total, also over resumed runs; timeout: `30m`; run: folder, by default `runs/…` named after task, device and budget;
+    steps: fine-tuning steps per candidate (the space's own otherwise); threads: of the runtime on a measured device.
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
     Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budget was met: `front.recommended is not None`.
     """
-    settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, trials=trials, timeout=timeout,
-                        run=run, seed=seed, sampler=sampler, threads=threads, steps=steps)
+    settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, methods=methods, trials=trials,
+                        timeout=timeout, run=run, seed=seed, sampler=sampler, threads=threads, steps=steps)
     front, _ = run_settings(settings, task, fresh=fresh, on_progress=on_progress)
     return front
 
@@ -66,6 +67,8 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     _check_numbers(settings)
     device = load_device(settings.device)
     space = load_space(settings.space)
+    if settings.methods is not None:
+        space = space.with_methods([name.strip() for name in settings.methods.split(",")])
     if settings.steps is not None:
         space = replace(space, recover={**space.recover, "steps": settings.steps})
     _check_sampler(settings.sampler)

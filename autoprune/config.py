@@ -31,6 +31,7 @@ class Settings:
     budget: str | None = None
     max_drop: str | None = None
     space: str = "default"
+    methods: str | None = None
     trials: int | None = None
     timeout: str | None = None
     run: str | None = None

@@ -40,7 +40,7 @@ def list_(output: Annotated[Format, typer.Option("--format", help="table, json o
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="Name of a method.")],
+def show(name: Annotated[str, typer.Argument(help="Name of a method, or path/file.py:Class.")],
          weights: Annotated[bool, typer.Option("--weights", help="The one of this name that ranks single "
                                                                  "weights.")] = False,
          output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table) -> None:
@@ -51,10 +51,10 @@ def show(name: Annotated[str, typer.Argument(help="Name of a method.")],
     autoprune methods show snip --weights
     """
     from autoprune.methods.masks.registry import element_criterion, element_methods
-    from autoprune.methods.registry import criterion, method_names
+    from autoprune.methods.registry import criterion, method_names, registered
 
     only = {m.name for m in element_methods()} - set(method_names())
-    found: Criterion | ElementCriterion = element_criterion(name) if weights or name in only else criterion(name)
+    found: Criterion | ElementCriterion = element_criterion(name) if weights or name in only else criterion(registered(name))
     text = inspect.getdoc(type(found)) or found.summary
     if output is TableOrJson.json:
         print_json({"name": found.name, "summary": found.summary, "source": found.source, "text": text,

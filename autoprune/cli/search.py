@@ -29,6 +29,8 @@ def search(
     budget: Annotated[str | None, typer.Option(help="20ms, 1500us, 50fps, 0.5x (of dense), optionally @p90.")] = None,
     max_drop: Annotated[str | None, typer.Option(help="Allowed loss of the metric, such as 1pp.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a name or a TOML file.")] = None,
+    methods: Annotated[str | None, typer.Option(help="In place of the space's, with commas: names of autoprune methods "
+                                                     "list, or path/file.py:Class.")] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates in total, over resumed runs too.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
     run: Annotated[str | None, typer.Option(help="Run folder; runs/TASK-DEVICE-BUDGET by default.")] = None,
@@ -51,8 +53,8 @@ def search(
     autoprune search --model nets.py:make --data folder:photos --device rpi5 --budget 50fps --trials 100
     """
     given = {"model": model, "data": data, "metric": metric, "loss": loss, "device": device, "budget": budget,
-             "max_drop": max_drop, "space": space, "trials": trials, "timeout": timeout, "run": run, "seed": seed,
-             "sampler": sampler, "threads": threads, "steps": steps}
+             "max_drop": max_drop, "space": space, "methods": methods, "trials": trials, "timeout": timeout,
+             "run": run, "seed": seed, "sampler": sampler, "threads": threads, "steps": steps}
     settings = load_settings(config, given)
     _announce(settings)
     from autoprune.api import run_settings

@@ -139,6 +139,7 @@ class Criterion(ABC):
     comparable: whether scores of different groups are on one scale (an estimate of how the loss changes), so that a
     global ranking takes them as they are.
     refits: whether the layers that read what goes are refitted by least squares (`autoprune.methods.refit`).
+    per_saving: whether scores are divided by what a unit saves (`GroupView.saves`).
     """
 
     name: ClassVar[str]
@@ -147,6 +148,7 @@ class Criterion(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     comparable: ClassVar[bool] = False
     refits: ClassVar[bool] = False
+    per_saving: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, group: GroupView) -> torch.Tensor:

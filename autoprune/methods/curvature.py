@@ -80,6 +80,7 @@ class FisherPerLatency(Criterion):
     source = "Liu et al. 2021, arXiv:2108.00708"
     needs = frozenset({FISHER})
     comparable = True
+    per_saving = True
 
     def score(self, group: GroupView) -> torch.Tensor:
         return Fisher().score(group) / group.saves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,45 +17,69 @@ if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
     from autoprune.methods.criterion import Statistics
 
-__all__ = ["SCOPES", "buckets", "ranked"]
+__all__ = ["SCOPES", "RankedGroups", "buckets", "ranked"]
 
 SCOPES = ("layer", "global", "isomorphic")
+
+
+class RankedGroups:
+    """Groups of one graph that are ranked together by one method; scores are worked out once.
+
+    scope: "layer", every group is a bucket; "global", all groups are one; "isomorphic", groups of the same structure
+    are one, whatever their widths (Fang et al. 2024, "Isomorphic Pruning for Vision Models", arXiv:2407.04616).
+    names: the groups among which to rank, all by default; those that the method does not apply to stay whole.
+
+    Within an isomorphic bucket scores compare as they are. In a global ranking those of each group are divided by their
+    Euclidean norm (Molchanov et al. 2017, arXiv:1611.06440), unless the criterion is `comparable`: an estimate of how
+    the loss changes needs no scale.
+
+    Raises `ConfigError` when the method applies to no group or needs data that were not gathered.
+    """
+
+    def __init__(self, ranking: Ranking, method: str, scope: str = "global", names: Iterable[str] | None = None):
+        if scope not in SCOPES:
+            raise ConfigError("unknown scope of a ranking", given=scope, allowed=did_you_mean(scope, SCOPES))
+        self.graph, self.method = ranking.graph, method
+        wanted = self.graph.groups if names is None else names
+        able = [name for name in wanted if ranking.applies(name, method)]
+        if not able:
+            raise ConfigError(f"the method {method!r} applies to no group of the model", given=self.graph.name,
+                              fix=f"autoprune methods show {method}")
+        normalise = scope == "global" and not criterion(method).comparable
+        self._buckets: list[dict[str, torch.Tensor]] = []
+        for bucket in buckets(self.graph, able, scope):
+            scores = {name: ranking.scores(name, method) for name in bucket}
+            if normalise:
+                scores = {n: s / s.norm().clamp(min=torch.finfo(s.dtype).tiny) for n, s in scores.items()}
+            self._buckets.append(scores)
+
+    def widths(self, keep: float, min_keep: float = 0.0, align: int = 1) -> dict[str, int]:
+        """Units kept by group, such that the fraction `keep` (in (0, 1]) of the units of each bucket stays.
+
+        min_keep: fraction of each group that stays in any case, in [0, 1]; at least one unit does.
+        align: widths are multiples of it, so that the kept fraction is met up to rounding.
+        """
+        if not 0 < keep <= 1 or not 0 <= min_keep <= 1:
+            raise ConfigError("a kept fraction is out of range", given=f"keep={keep}, min_keep={min_keep}",
+                              allowed="0 < keep ≤ 1, 0 ≤ min_keep ≤ 1")
+        out: dict[str, int] = {}
+        for scores in self._buckets:
+            out.update(_widths(self.graph, scores, keep, min_keep, align))
+        return out
 
 
 def ranked(graph: Graph, keep: float, method: str, scope: str = "global", *, statistics: Statistics | None = None,
            saves: Mapping[str, float] | None = None, min_keep: float = 0.1, align: int = 1, seed: int = 0) -> Plan:
     """The plan, resolved, that keeps the fraction `keep` (in (0, 1]) of the units of each bucket of groups.
 
-    scope: "layer", every group is a bucket; "global", all groups are one; "isomorphic", groups of the same structure
-    are one, whatever their widths (Fang et al. 2024, "Isomorphic Pruning for Vision Models", arXiv:2407.04616).
+    scope, min_keep, align: see `RankedGroups`.
     saves: by group, what removing one unit saves, in any unit; by default multiply-adds of the example inputs. Only
     methods that ask for it look at it (`fisher_per_latency`).
-    min_keep: fraction of each group that stays in any case, in [0, 1]; at least one unit does.
-    align: widths are multiples of it, so that the kept fraction is met up to rounding.
-
-    Within an isomorphic bucket scores compare as they are. In a global ranking those of each group are divided by their
-    Euclidean norm (Molchanov et al. 2017, arXiv:1611.06440), unless the criterion is `comparable`: an estimate of how
-    the loss changes needs no scale. Groups that the method does not apply to stay whole.
 
     Raises `ConfigError` when the method applies to no group or needs data that `statistics` has not.
     """
-    if scope not in SCOPES:
-        raise ConfigError("unknown scope of a ranking", given=scope, allowed=did_you_mean(scope, SCOPES))
-    if not 0 < keep <= 1 or not 0 <= min_keep <= 1:
-        raise ConfigError("a kept fraction is out of range", given=f"keep={keep}, min_keep={min_keep}",
-                          allowed="0 < keep ≤ 1, 0 ≤ min_keep ≤ 1")
     ranking = Ranking(graph, statistics, seed, saved_macs(graph) if saves is None else saves)
-    able = [name for name in graph.groups if ranking.applies(name, method)]
-    if not able:
-        raise ConfigError(f"the method {method!r} applies to no group of the model", given=graph.name,
-                          fix=f"autoprune methods show {method}")
-    normalise = scope == "global" and not criterion(method).comparable
-    widths: dict[str, int] = {}
-    for bucket in buckets(graph, able, scope):
-        scores = {name: ranking.scores(name, method) for name in bucket}
-        if normalise:
-            scores = {n: s / s.norm().clamp(min=torch.finfo(s.dtype).tiny) for n, s in scores.items()}
-        widths.update(_widths(graph, scores, keep, min_keep, align))
+    widths = RankedGroups(ranking, method, scope).widths(keep, min_keep, align)
     cuts = {n: Cut(w, method) for n, w in widths.items() if w < graph.groups[n].size}
     return ranking.resolve(Plan(cuts, graph.fingerprint))
 

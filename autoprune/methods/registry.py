@@ -11,11 +11,12 @@ from autoprune.methods.curvature import HAP, OBD, Fisher, FisherPerLatency
 from autoprune.methods.gradient import Movement, Snip, Taylor
 from autoprune.methods.magnitude import L1, L2, GeometricMedian, Lamp, NormScale, Outgoing, Random
 from autoprune.methods.reconstruction import Greedy, Lasso, ReduceAndReuse, StructuredOBS
+from autoprune.specs import call_object, load_object
 
 if TYPE_CHECKING:
     from autoprune.graph.plan import Plan
 
-__all__ = ["criterion", "method_names", "methods", "refitted_groups", "register"]
+__all__ = ["criterion", "method_names", "methods", "refitted_groups", "register", "registered"]
 
 _CRITERIA: dict[str, Criterion] = {}
 
@@ -23,6 +24,28 @@ _CRITERIA: dict[str, Criterion] = {}
 def register(criterion: Criterion) -> None:
     """Make a criterion available under its name, in space files and on the command line."""
     _CRITERIA[criterion.name] = criterion
+
+
+def registered(name: str) -> str:
+    """The name of a criterion that is known, or, of one written `pkg.mod:Class` or `path/file.py:Class`, the name it
+    is registered under from now on. Loading runs that code.
+
+    Raises `ConfigError` with the nearest name for one that is not known, `TaskError` for a class that cannot be loaded.
+    """
+    if ":" not in name:
+        return criterion(name).name
+    found = load_object(name)
+    if not (isinstance(found, type) and issubclass(found, Criterion)):
+        raise ConfigError("not a pruning method", given=f"{name} is {type(found).__name__} {found!r}",
+                          allowed="a class derived from autoprune.methods.criterion.Criterion",
+                          fix="docs/methods.md shows one in 20 lines")
+    made = call_object(found, name, "the criterion's class")
+    known = _CRITERIA.get(made.name)
+    if known is not None and not known.__module__.startswith("_autoprune_user_") and type(known) is not found:
+        raise ConfigError("there is a pruning method of this name already", given=f"{name}: name = {made.name!r}",
+                          fix="give the class another name")
+    register(made)
+    return str(made.name)
 
 
 for _each in (Random(), L1(), L2(), Outgoing(), Lamp(), NormScale(), GeometricMedian(), MeanActivation(), APoZ(),

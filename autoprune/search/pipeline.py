@@ -25,7 +25,7 @@ from autoprune.graph.plan import Plan
 from autoprune.methods.choose import Ranking
 from autoprune.methods.collect import collect
 from autoprune.methods.registry import criterion, refitted_groups
-from autoprune.methods.statistics import GRAM
+from autoprune.methods.statistics import GRAM, Statistics
 from autoprune.recover.cycles import shrink
 from autoprune.recover.features import Features, unchanged
 from autoprune.recover.finetune import Example, Extras, examples, finetune
@@ -173,6 +173,10 @@ class Pipeline:
         return candidate, model, int8
 
     # -- shared ---------------------------------------------------------------------------------------------------
+
+    def statistics(self, methods: Iterable[str]) -> Statistics | None:
+        """What `methods` need of data about the model that candidates are cut from."""
+        return self._ranking(self.source, _needs(methods)).statistics
 
     def calibration(self) -> list[Example]:
         """The batches that norms are recalibrated on, with the dense model's logits."""

@@ -7,6 +7,7 @@ widths), `GROUP.method`, and `precision` where the space offers more than one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,9 @@ class Proposer:
         """The widest uniform ratio that meets the budget (by bisection), or else the narrowest plan of the space; in
         each precision.
         """
-        return {"control: uniform at budget" + _in(p): self.uniform(self._bisect(budget_ms, latency_ms, p),
-                                                                    self._first_method(), p) for p in self.precisions}
+        return {"control: uniform at budget" + _in(p):
+                self.widest(partial(self.uniform, method=self._first_method(), precision=p), budget_ms, latency_ms)
+                for p in self.precisions}
 
     def starts(self, budget_ms: float, at: At, below: Sequence[float]) -> dict[str, dict[str, Any]]:
         """What is evaluated before anything is learnt: plans at the budget by every method, and at the parts `below`
@@ -111,9 +113,22 @@ class Proposer:
     def uniform_at(self, latency_ms: Callable[[Plan], float]) -> At:
         """For `starts` without a knapsack: the widest uniform ratio for a latency."""
         def at(target_ms: float, methods: Mapping[str, str]) -> dict[str, Any]:
-            keep = self._uniform_widths(self._bisect(target_ms, latency_ms, self.precisions[0]))
-            return self.parameters(keep, methods)
+            return self.widest(lambda keep: self.parameters(self._uniform_widths(keep), methods), target_ms, latency_ms)
         return at
+
+    def widest(self, at_keep: Callable[[float], dict[str, Any]], budget_ms: float, latency_ms: Callable[[Plan], float]
+               ) -> dict[str, Any]:
+        """Of the parameters for a kept fraction between 0 and 1, the widest that meet the budget (by bisection), or
+        else the narrowest.
+        """
+        low, high = 0.0, 1.0
+        for _ in range(6):
+            middle = (low + high) / 2
+            if latency_ms(self.plan(at_keep(middle))) <= budget_ms:
+                low = middle
+            else:
+                high = middle
+        return at_keep(low)
 
     def vary(self, parent: Candidate) -> dict[str, Any]:
         """A front member with a few groups one to three widths wider or narrower, now and then by another
@@ -147,16 +162,6 @@ class Proposer:
             if self.plan(values).digest not in digests:
                 return values
         return None
-
-    def _bisect(self, budget_ms: float, latency_ms: Callable[[Plan], float], precision: str) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(6):
-            middle = (low + high) / 2
-            if latency_ms(self.plan(self.uniform(middle, "l1", precision))) <= budget_ms:
-                low = middle
-            else:
-                high = middle
-        return low
 
     def _first_method(self) -> str:
         return next(iter(self.choices.values())).methods[0]

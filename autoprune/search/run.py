@@ -19,6 +19,7 @@ from autoprune.search.measured_nodes import MeasuredNodes
 from autoprune.search.outcome import Outcome, Progress, pareto
 from autoprune.search.pipeline import Pipeline, failure
 from autoprune.search.propose import DENSE, Proposer
+from autoprune.search.rankings import ranked_starts
 from autoprune.search.run_folder import RunFolder
 from autoprune.search.sampler import KnapsackSampler
 from autoprune.search.sensitivity import scan
@@ -151,7 +152,8 @@ class Search:
             starts = self.proposer.starts(aim, lambda ms, methods: knapsack.at(ms, methods=methods), (0.85, 0.7, 0.5))
         else:
             starts = self.proposer.starts(aim, self.proposer.uniform_at(self._exact_ms), (0.7,))
-        wanted = {**self.proposer.controls(), **self.proposer.at_budget(aim, self._exact_ms), **starts}
+        ranked = ranked_starts(self.pipeline, self.proposer, self.space.rankings, aim, self._exact_ms)
+        wanted = {**self.proposer.controls(), **self.proposer.at_budget(aim, self._exact_ms), **starts, **ranked}
         have, seen = self.study.queued_or_done(), set()
         for origin, parameters in wanted.items():
             digest = self.proposer.plan(parameters).digest

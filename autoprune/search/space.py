@@ -6,8 +6,8 @@ import fnmatch
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "group_lasso": _WEIGHT,
 }
 _TOP = {"description", "methods", "min_keep", "precisions", "recover", "schedule", "search", "groups"}
-_SEARCH = {"trials"}
+_SEARCH = {"trials", "rankings"}
+_RANKING = {"scope", "method"}
 _GROUP = {"methods", "min_keep", "keep"}
 
 
@@ -63,7 +64,11 @@ class Choices:
 
 @dataclass(frozen=True)
 class Space:
-    """A search space as written in a TOML file; `precisions` is what candidates may be deployed in, fp32 first."""
+    """A search space as written in a TOML file.
+
+    precisions: what candidates may be deployed in, fp32 first; rankings: (scope, method) of rankings over several
+    groups (`autoprune.methods.ranked`) whose plans at the budget are among the first candidates.
+    """
 
     name: str
     description: str = ""
@@ -74,6 +79,17 @@ class Space:
     recover: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     trials: int = 32
+    rankings: tuple[tuple[str, str], ...] = ()
+
+    def with_methods(self, names: Sequence[str]) -> Space:
+        """The same space with these methods in place of its own; rankings by others are left out.
+
+        Raises `ConfigError` for a name that is no method. What a group's own rule names stays.
+        """
+        from autoprune.methods.registry import registered
+
+        known = tuple(dict.fromkeys(registered(name) for name in names))
+        return replace(self, methods=known, rankings=tuple(r for r in self.rankings if r[1] in known))
 
     def choices(self, graph: Graph, align: int) -> dict[str, Choices]:
         """Choices of every group that may change. Widths are such that the pruned axis is a multiple of `align`
@@ -116,7 +132,8 @@ class Space:
         return {"name": self.name, "description": self.description, "methods": list(self.methods),
                 "min_keep": self.min_keep, "precisions": list(self.precisions),
                 "groups": {k: dict(v) for k, v in self.groups.items()},
-                "recover": dict(self.recover), "schedule": dict(self.schedule), "search": {"trials": self.trials}}
+                "recover": dict(self.recover), "schedule": dict(self.schedule), "search": {
+                    "trials": self.trials, "rankings": [{"scope": s, "method": m} for s, m in self.rankings]}}
 
 
 def list_spaces() -> list[str]:
@@ -148,9 +165,23 @@ def load_space(name: str | Path) -> Space:
         listed = "".join(f"\n  - {_locate(lines, where)}{what}" for where, what in problems)
         raise ConfigError(f"the space file {path} has {len(problems)} problem(s):{listed}",
                           fix="autoprune spaces show default prints a correct one")
-    return Space(path.stem, data.get("description", ""), tuple(data.get("methods", ("l1",))),
-                 float(data.get("min_keep", 0.1)), tuple(data.get("precisions", ("fp32",))), data.get("groups", {}),
-                 data.get("recover", {}), data.get("schedule", {}), int(data.get("search", {}).get("trials", 32)))
+    return _space(path.stem, data)
+
+
+def _space(name: str, data: Mapping[str, Any]) -> Space:
+    """The space that a file without problems describes."""
+    from autoprune.methods.registry import registered
+
+    def known(methods: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(registered(m) for m in methods))
+
+    groups = {pattern: {**rule, "methods": known(rule["methods"])} if "methods" in rule else rule
+              for pattern, rule in data.get("groups", {}).items()}
+    search = data.get("search", {})
+    return Space(name, data.get("description", ""), known(data.get("methods", ("l1",))),
+                 float(data.get("min_keep", 0.1)), tuple(data.get("precisions", ("fp32",))), groups,
+                 data.get("recover", {}), data.get("schedule", {}), int(search.get("trials", 32)),
+                 tuple((r["scope"], registered(r["method"])) for r in search.get("rankings", ())))
 
 
 Problem = tuple[tuple[str, ...], str]
@@ -187,6 +218,8 @@ def _problems(data: Mapping[str, Any]) -> list[Problem]:
     for key, value in data.get("search", {}).items():
         if key not in _SEARCH:
             out.append((("search", key), f"unknown key search.{key}; {did_you_mean(key, _SEARCH)}"))
+        elif key == "rankings":
+            out += _ranking_problems(value, data.get("methods", ["l1"]))
         elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
             out.append((("search", key), f"search.{key} must be a whole number ≥ 1, not {value!r}"))
     for pattern, rule in data.get("groups", {}).items():
@@ -225,12 +258,37 @@ def _contradictions(data: Mapping[str, Any]) -> list[Problem]:
 
 
 def _method_problems(names: Any, where: tuple[str, ...]) -> list[Problem]:
-    from autoprune.methods.registry import method_names
+    from autoprune.methods.registry import method_names, registered
 
     known = method_names()
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         return [(where, f"{'.'.join(where)} must be a list of at least one name")]
-    return [((*where, n), f"unknown method {n!r}; {did_you_mean(n, known)}") for n in names if n not in known]
+    out: list[Problem] = []
+    for name in names:
+        if ":" not in name and name not in known:
+            out.append(((*where, name), f"unknown method {name!r}; {did_you_mean(name, known)}"))
+        elif ":" in name:
+            try:
+                registered(name)
+            except ConfigError as error:
+                out.append(((*where, name), " ".join(str(error).split())))
+    return out
+
+
+def _ranking_problems(value: Any, methods: Any) -> list[Problem]:
+    from autoprune.methods.ranked import SCOPES
+
+    where = ("search", "rankings")
+    if not isinstance(value, list) or not all(isinstance(r, Mapping) and r.keys() == _RANKING for r in value):
+        return [(where, 'search.rankings must be a list of tables such as { scope = "global", method = "taylor" }')]
+    out: list[Problem] = []
+    for ranking in value:
+        if ranking["scope"] not in SCOPES:
+            out.append((where, f"unknown scope {ranking['scope']!r} in search.rankings; "
+                               f"{did_you_mean(str(ranking['scope']), SCOPES)}"))
+        if ranking["method"] not in methods:
+            out.append((where, f"search.rankings ranks by {ranking['method']!r}, which is not among methods"))
+    return out
 
 
 def _precision_problems(data: Mapping[str, Any]) -> list[Problem]:

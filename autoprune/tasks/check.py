@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.errors import TaskError
+from autoprune.specs import user_error
 from autoprune.tasks.losses import IGNORE, class_logits
 from autoprune.tasks.metrics import METRICS
-from autoprune.tasks.specs import user_error
 from autoprune.tasks.splits import first_batch, read
 from autoprune.tasks.tensors import all_finite, describe, evaluating, main_tensor, sample_count, target_tensor
 

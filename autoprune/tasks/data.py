@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.errors import TaskError, did_you_mean
+from autoprune.specs import call_object, load_object, parse_options
 from autoprune.tasks.digits import digits_batches
 from autoprune.tasks.hubs import hf_splits, torchvision_splits
 from autoprune.tasks.images import folder_splits
-from autoprune.tasks.specs import call_object, load_object, parse_options
 
 __all__ = ["DATA_SPECS", "Loaders", "load_data"]
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.errors import TaskError
+from autoprune.specs import user_error
 from autoprune.tasks.losses import IGNORE, class_logits
-from autoprune.tasks.specs import user_error
 
 __all__ = ["Bootstrap", "Gather", "Mean", "Tokens", "User", "UserMetric"]
 

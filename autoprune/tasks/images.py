@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autoprune.errors import TaskError, did_you_mean
+from autoprune.specs import parse_options
 from autoprune.tasks.models import import_package
-from autoprune.tasks.specs import parse_options
 
 __all__ = ["IMAGE_OPTIONS", "NORMALISATIONS", "ImageRows", "folder_splits", "image_to_tensor", "loader", "stratified"]
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.errors import TaskError, did_you_mean
-from autoprune.tasks.specs import load_object, object_name
+from autoprune.specs import load_object, object_name
 from autoprune.tasks.tensors import describe, main_tensor, target_tensor
 
 __all__ = ["IGNORE", "LOSSES", "Loss", "class_logits", "load_loss", "prediction"]

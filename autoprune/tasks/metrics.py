@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import TaskError, did_you_mean
+from autoprune.specs import load_object, object_name
 from autoprune.tasks.gather import Bootstrap, Gather, Mean, Tokens, User, UserMetric
 from autoprune.tasks.losses import IGNORE, class_logits, prediction, same_shape
-from autoprune.tasks.specs import load_object, object_name
 from autoprune.tasks.tensors import target_tensor
 
 __all__ = ["METRICS", "Metric", "load_metric"]

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from autoprune.errors import TaskError, did_you_mean
-from autoprune.tasks.specs import call_object, load_object, parse_options, user_error
+from autoprune.specs import call_object, load_object, parse_options, user_error
 
 __all__ = ["HF_CLASSES", "MODEL_SPECS", "first_line", "import_package", "load_model"]
 

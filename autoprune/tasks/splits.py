@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, Subset
 
 from autoprune.errors import TaskError
+from autoprune.specs import user_error
 from autoprune.tasks.batches import HeldOut
-from autoprune.tasks.specs import user_error
 from autoprune.tasks.tensors import describe, leaves, sample_count
 
 __all__ = ["Batches", "first_batch", "hold_out", "is_repeatable", "read", "require_batches", "size_of", "unpack"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph
+from autoprune.methods import registry
+from autoprune.methods.choose import Ranking
 from autoprune.search.space import Space, _problems, list_spaces, load_space
 
 
@@ -161,9 +164,84 @@ def test_a_space_without_room_has_no_choices(tiny_graph: Graph) -> None:
 
 
 def test_json_holds_everything(tmp_path: Path) -> None:
-    path = write(tmp_path, 'min_keep = 0.25\n[groups]\nstem = { keep = "whole" }\n[search]\ntrials = 7\n')
+    path = write(tmp_path, 'min_keep = 0.25\n[groups]\nstem = { keep = "whole" }\n[search]\ntrials = 7\n'
+                 'rankings = [{ scope = "layer", method = "l1" }]\n')
     data = load_space(path).to_json()
     assert data["name"] == "mine"
     assert data["groups"] == {"stem": {"keep": "whole"}}
-    assert data["search"] == {"trials": 7}
+    assert data["search"] == {"trials": 7, "rankings": [{"scope": "layer", "method": "l1"}]}
     assert data["min_keep"] == 0.25
+
+
+LOUD = """
+import torch
+from autoprune.methods.criterion import Criterion, GroupView
+
+class Loud(Criterion):
+    \"\"\"Loudest weight.\"\"\"
+    name = "loud_of_a_test"
+    summary = "loudest weight"
+    source = "a test"
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        return torch.stack([s.values.abs().amax(1) for s in group.produced()]).amax(0)
+
+class Taken(Loud):
+    name = "l1"
+"""
+
+
+@pytest.fixture
+def loud(tmp_path: Path) -> Iterator[str]:
+    path = tmp_path / "crit.py"
+    path.write_text(LOUD, encoding="utf-8")
+    yield f"{path}:Loud"
+    registry._CRITERIA.pop("loud_of_a_test", None)
+
+
+def test_a_method_of_the_users_own_file(loud: str, tmp_path: Path, tiny_graph: Graph) -> None:
+    space = load_space(write(tmp_path, f'''
+methods = ["l1", "{loud}"]
+[search]
+rankings = [{{ scope = "global", method = "{loud}" }}]
+[groups]
+"kind:heads" = {{ methods = ["{loud}"] }}
+'''))
+    assert space.methods == ("l1", "loud_of_a_test")
+    assert space.rankings == (("global", "loud_of_a_test"),)
+    assert space.groups["kind:heads"]["methods"] == ("loud_of_a_test",)
+    assert all(c.methods == space.methods for c in space.choices(tiny_graph, 1).values())
+    graph_scores = Ranking(tiny_graph).scores(next(iter(tiny_graph.groups)), "loud_of_a_test")
+    assert float(graph_scores.min()) >= 0
+    again = load_space("default").with_methods(["l2", loud, "l2"])
+    assert again.methods == ("l2", "loud_of_a_test")
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("Taken", "of this name already"), ("torch", "not a pruning method"), ("GroupView", "not a pruning method"),
+    ("Lout", "did you mean 'Loud'"), ("Criterion", "abstract")])
+def test_a_method_that_cannot_be_loaded(loud: str, name: str, words: str, tmp_path: Path) -> None:
+    spec = loud.replace("Loud", name)
+    with pytest.raises(ConfigError, match=words):
+        load_space("default").with_methods([spec])
+    [problem] = problems_of(tmp_path, f'methods = ["{spec}"]')
+    assert problem.startswith("line 1: ")
+    assert words in problem
+
+
+def test_other_methods_leave_out_rankings_by_those_that_went() -> None:
+    space = Space("x", methods=("l1", "l2"), rankings=(("global", "l1"), ("layer", "l2")))
+    assert space.with_methods(["l2", "random"]).rankings == (("layer", "l2"),)
+    with pytest.raises(ConfigError, match="unknown pruning method"):
+        space.with_methods(["tailor"])
+
+
+@pytest.mark.parametrize(("rankings", "words"), [
+    ("3", "must be a list of tables"), ("['global']", "must be a list of tables"),
+    ("[{ scope = 'global' }]", "must be a list of tables"),
+    ("[{ scope = 'globel', method = 'l1' }]", "did you mean 'global'"),
+    ("[{ scope = 'layer', method = 'taylor' }]", "not among methods")])
+def test_rankings_that_cannot_be(rankings: str, words: str, tmp_path: Path) -> None:
+    [problem] = problems_of(tmp_path, f'methods = ["l1"]\n[search]\nrankings = {rankings}')
+    assert problem.startswith("line 3: ")
+    assert words in problem

@@ -6,12 +6,29 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import TaskError
-from autoprune.tasks.specs import call_object, load_object, parse_options
+from autoprune.specs import call_object, load_object, parse_options
 
 
 def write(folder: Path, name: str, text: str) -> str:
     (folder / name).write_text(text)
     return str(folder / name)
+
+
+@pytest.fixture
+def user_file(tmp_path: Path) -> Path:
+    """A file as a user would write it."""
+    path = tmp_path / "mine.py"
+    path.write_text('''
+number = 7
+
+def loaders():
+    return {}
+
+def broken():
+    layers = []
+    return layers[3]
+''')
+    return path
 
 
 def test_from_a_file_and_from_a_module(user_file: Path) -> None:
