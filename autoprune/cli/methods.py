@@ -54,7 +54,8 @@ def show(name: Annotated[str, typer.Argument(help="Name of a method, or path/fil
     from autoprune.methods.registry import criterion, method_names, registered
 
     only = {m.name for m in element_methods()} - set(method_names())
-    found: Criterion | ElementCriterion = element_criterion(name) if weights or name in only else criterion(registered(name))
+    found: Criterion | ElementCriterion = (element_criterion(name) if weights or name in only
+                                           else criterion(registered(name)))
     text = inspect.getdoc(type(found)) or found.summary
     if output is TableOrJson.json:
         print_json({"name": found.name, "summary": found.summary, "source": found.source, "text": text,
