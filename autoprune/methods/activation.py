@@ -7,7 +7,7 @@ import torch
 from autoprune.methods.criterion import Criterion, GroupView
 from autoprune.methods.statistics import ACTIVATIONS, GRADIENTS
 
-__all__ = ["APoZ", "Entropy", "MeanActivation", "Sensitivity", "TaylorActivation", "Variance"]
+__all__ = ["APoZ", "Entropy", "MeanActivation", "Sensitivity", "TaylorActivation", "Variance", "Wanda"]
 
 
 class MeanActivation(Criterion):
@@ -115,3 +115,23 @@ class Sensitivity(Criterion):
     def score(self, group: GroupView) -> torch.Tensor:
         outgoing = sum((s.values.double().square().sum(1) for s in group.reading()), torch.zeros(()))
         return (group.activations.variance * outgoing).sqrt()
+
+
+class Wanda(Criterion):
+    """Weights that read the unit times the norm of its activation, `‖w_out‖₁ · √E[a²]` (Sun et al. 2023,
+    arXiv:2306.11695, summed over a unit as the baseline "Wanda-sp" of An et al. 2023, arXiv:2312.11983).
+
+    Applies where weights read the unit. Needs activations: one forward pass over a few batches.
+    """
+
+    name = "wanda"
+    summary = "weights that read the unit times the norm of its activation"
+    source = "Sun et al. 2023, arXiv:2306.11695; An et al. 2023, arXiv:2312.11983"
+    needs = frozenset({ACTIVATIONS})
+
+    def applies(self, group: GroupView) -> bool:
+        return group.is_read and bool(group.reading())
+
+    def score(self, group: GroupView) -> torch.Tensor:
+        outgoing = sum((s.values.double().abs().sum(1) for s in group.reading()), torch.zeros(()))
+        return outgoing * (group.activations.variance + group.activations.mean.square()).sqrt()

@@ -116,7 +116,8 @@ class NormScale(Criterion):
 class GeometricMedian(Criterion):
     """Sum of distances to the other units, `Σ_j ‖w_i − w_j‖₂` (He et al. 2019 "FPGM", arXiv:1811.00250).
 
-    A unit near the geometric median of its group can be replaced by the others. Costs `units² × elements`.
+    A unit near the geometric median of its group can be replaced by the others. In double precision, and distances
+    that are no more than its rounding are none. Costs `units² × elements`.
     """
 
     name = "geometric_median"
@@ -124,8 +125,9 @@ class GeometricMedian(Criterion):
     source = "He et al. 2019, arXiv:1811.00250"
 
     def score(self, group: GroupView) -> torch.Tensor:
-        rows = torch.cat([s.values / max(s.values.shape[1], 1) ** 0.5 for s in group.produced()], dim=1).float()
-        return torch.cdist(rows, rows).sum(1)
+        rows = torch.cat([s.values / max(s.values.shape[1], 1) ** 0.5 for s in group.produced()], dim=1).double()
+        distances = torch.cdist(rows, rows)
+        return distances.masked_fill(distances < 1e-6 * rows.norm(dim=1).amax(), 0.0).sum(1)
 
 
 def _root_mean_square(slices: list[Slice]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprune.errors import ConfigError, did_you_mean
-from autoprune.methods.activation import APoZ, Entropy, MeanActivation, Sensitivity, TaylorActivation, Variance
+from autoprune.methods.activation import APoZ, Entropy, MeanActivation, Sensitivity, TaylorActivation, Variance, Wanda
 from autoprune.methods.criterion import Criterion
 from autoprune.methods.curvature import HAP, OBD, Fisher, FisherPerLatency
 from autoprune.methods.gradient import Movement, Snip, Taylor
@@ -49,8 +49,8 @@ def registered(name: str) -> str:
 
 
 for _each in (Random(), L1(), L2(), Outgoing(), Lamp(), NormScale(), GeometricMedian(), MeanActivation(), APoZ(),
-              Variance(), Entropy(), Sensitivity(), Taylor(), TaylorActivation(), Snip(), Movement(), OBD(), HAP(),
-              Fisher(), FisherPerLatency(), ReduceAndReuse(), Lasso(), Greedy(), StructuredOBS()):
+              Variance(), Entropy(), Sensitivity(), Wanda(), Taylor(), TaylorActivation(), Snip(), Movement(), OBD(),
+              HAP(), Fisher(), FisherPerLatency(), ReduceAndReuse(), Lasso(), Greedy(), StructuredOBS()):
     register(_each)
 
 

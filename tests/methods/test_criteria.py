@@ -126,6 +126,8 @@ def test_activation_criteria(graph: Graph, statistics: Statistics) -> None:
     outgoing = [4.0, 2.0, 10.0]
     moved = [sqrt(v * o) for v, o in zip(variance, outgoing, strict=True)]
     assert close(score("sensitivity", graph, statistics), moved)
+    columns = torch.tensor([2.0, 2.0, 4.0])  # Σ |LAST| over its rows
+    assert close(score("wanda", graph, statistics), (HIDDEN.square().mean(0).sqrt() * columns).tolist())
     assert close(score("taylor_activation", graph, statistics), (HIDDEN * OUTGOING).abs().sum(0).tolist())
 
 
