@@ -25,8 +25,8 @@ ALL = [m.name for m in methods()]
 ORDERED = [m for m in ALL if m != "random"]  # the noise belongs to the place, not to the unit
 HOMOGENEITY = {"l1": 1, "l2": 1, "geometric_median": 1, "outgoing": -1, "lamp": 0, "mean_activation": 1, "apoz": 0,
                "variance": 2, "entropy": 0, "sensitivity": 0, "wanda": 0, "taylor": 0, "taylor_activation": 0,
-               "snip": 0, "movement": 0, "fisher": 0, "fisher_per_latency": 0, "reduce_and_reuse": 0, "lasso": 0, "greedy": 0,
-               "obs": 0}
+               "snip": 0, "movement": 0, "fisher": 0, "fisher_per_latency": 0, "reduce_and_reuse": 0, "lasso": 0,
+               "greedy": 0, "obs": 0}
 """Scores of a unit whose own weights grow by c, while those that read it shrink by it, grow by c to this power. Not so
 the noise of Hutchinson's estimate (obd, hap), which is shared between layers."""
 
