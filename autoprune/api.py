@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,30 +19,36 @@ if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
     from autoprune.graph.module import PrunedModule
     from autoprune.search.outcome import Outcome, Progress
+    from autoprune.search.reuse import Reused
     from autoprune.search.run import Search
     from autoprune.search.space import Space
     from autoprune.tasks.task import Task
 
 __all__ = ["export", "finetune_point", "load", "run_settings", "search"]
 
+_BEYOND_REUSED = 2  # candidates at the budget, which another device has elsewhere
+
 
 def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
            space: str = "default", methods: str | None = None, trials: int | None = None, timeout: str | None = None,
            run: str | None = None, seed: int = 0, sampler: str = "tpe", threads: int | None = None,
-           steps: int | None = None, fresh: bool = False, on_progress: Callable[[Progress], None] | None = None
-           ) -> Front:
+           steps: int | None = None, reuse: str | None = None, fresh: bool = False,
+           on_progress: Callable[[Progress], None] | None = None) -> Front:
     """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
 
     budget: latency with a unit (`20ms`, `50fps`, `0.5x`); max_drop: allowed loss of the metric (`1pp`); space: a name
     or a TOML file; methods: in place of the space's, such as `taylor,lasso,path/file.py:Class`; trials: candidates in
     total, also over resumed runs; timeout: `30m`; run: folder, by default `runs/…` named after task, device and budget;
-    steps: fine-tuning steps per candidate (the space's own otherwise); threads: of the runtime on a measured device.
+    steps: fine-tuning steps per candidate (the space's own otherwise); threads: of the runtime on a measured device;
+    reuse: run folder of a search of the same model and data on another device, whose scores are taken over (`trials`
+    then is by default what was evaluated there and two more).
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
     Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budget was met: `front.recommended is not None`.
     """
     settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, methods=methods, trials=trials,
-                        timeout=timeout, run=run, seed=seed, sampler=sampler, threads=threads, steps=steps)
+                        timeout=timeout, run=run, seed=seed, sampler=sampler, threads=threads, steps=steps,
+                        reuse=reuse)
     front, _ = run_settings(settings, task, fresh=fresh, on_progress=on_progress)
     return front
 
@@ -72,15 +78,17 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     if settings.steps is not None:
         space = replace(space, recover={**space.recover, "steps": settings.steps})
     _check_sampler(settings.sampler)
-    trials = settings.trials or space.trials
     task, graph = _prepare(settings, task, say)
-    configuration = _configuration(settings, task, device, space, graph, trials)
+    configuration = _configuration(settings, task, device, space, graph)
+    reused = _reused(settings.reuse, configuration, space) if settings.reuse is not None else None
+    trials = settings.trials or (space.trials if reused is None else len(reused.candidates) + _BEYOND_REUSED)
+    configuration["trials"] = trials
     path = settings.run or default_run(task.name, device.name, settings.budget)
     with RunFolder(path).open(configuration, fresh=fresh) as folder:
         from autoprune.search.run import Search
 
         runner = Search(task, graph, device, space, folder, budget=budget, trials=trials, timeout_s=timeout_s,
-                        seed=settings.seed, sampler=settings.sampler, threads=settings.threads)
+                        seed=settings.seed, sampler=settings.sampler, threads=settings.threads, reused=reused)
         try:
             choices = runner.proposer.choices.values()
             for method, groups in Counter(m for c in choices for m in c.left_out).items():
@@ -125,8 +133,22 @@ def default_run(task: str, device: str, budget: str | None) -> str:
     return "runs/" + "".join(c if c.isalnum() or c in ".-" else "_" for c in text)
 
 
-def _configuration(settings: Settings, task: Task, device: Device, space: Space, graph: Graph, trials: int
-                   ) -> dict[str, Any]:
+def _reused(run: str, configuration: Mapping[str, Any], space: Space) -> Reused:
+    """What another run evaluated; `ConfigError` when its scores would not be those of this one."""
+    from autoprune.front.front import load_front
+    from autoprune.search.reuse import Reused
+
+    front = load_front(run)
+    same = ("model_fingerprint", "task_fingerprint", "metric", "recovery_digest")
+    differing = [key for key in same if front.settings.get(key) != configuration[key]]
+    if differing:
+        raise ConfigError("scores of a run are taken over for the same model, data, metric and recovery only",
+                          given=f"{run}: another {', '.join(k.partition('_')[0] for k in differing)}",
+                          fix="leave --reuse out, or name a run of this model and space")
+    return Reused.of(front.candidates, front.run / "candidates", space.precisions)
+
+
+def _configuration(settings: Settings, task: Task, device: Device, space: Space, graph: Graph) -> dict[str, Any]:
     """What is written to `config.toml` and has to be the same on resume."""
     import hashlib
     import json
@@ -137,9 +159,10 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     values = {k: v for k, v in settings.to_json().items() if k != "run"}
-    values.update(trials=trials, task=task.name, metric=task.metric, loss=task.loss_name, device=device.name,
+    values.update(task=task.name, metric=task.metric, loss=task.loss_name, device=device.name,
                   task_fingerprint=task.fingerprint(), model_fingerprint=graph.fingerprint,
-                  space_digest=digest(space.to_json()), device_digest=digest(device.to_json()))
+                  space_digest=digest(space.to_json()), recovery_digest=digest([space.recover, space.schedule]),
+                  device_digest=digest(device.to_json()))
     versions = environment()["packages"]
     values.update({f"version_{name}": versions[name] for name in ("autoprune", "torch", "optuna", "onnxruntime")})
     return values

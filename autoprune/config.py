@@ -39,6 +39,7 @@ class Settings:
     sampler: str = "tpe"
     threads: int | None = None
     steps: int | None = None
+    reuse: str | None = None
 
     def updated(self, values: Mapping[str, Any]) -> Settings:
         """With the values that are not None in place of these."""

@@ -38,6 +38,8 @@ def search(
     sampler: Annotated[str | None, typer.Option(help="tpe, knapsack, nsga2, gp or random.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime on the device.")] = None,
     steps: Annotated[int | None, typer.Option(help="Fine-tuning steps per candidate.")] = None,
+    reuse: Annotated[str | None, typer.Option(help="Run folder of a search of the same model on another device, whose "
+                                                   "scores are taken over.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what the run folder holds.")] = False,
     config: Annotated[str | None, typer.Option("-c", "--config", help="Settings file; autoprune.toml if it is "
                                                                       "there.")] = None,
@@ -51,10 +53,11 @@ def search(
     autoprune search --device raspberrypi --budget 20ms
     autoprune search --device cpu --budget 0.5x --max-drop 1pp
     autoprune search --model nets.py:make --data folder:photos --device rpi5 --budget 50fps --trials 100
+    autoprune search --device rpi5 --budget 5ms --reuse runs/digits_example-raspberrypi-20ms
     """
     given = {"model": model, "data": data, "metric": metric, "loss": loss, "device": device, "budget": budget,
              "max_drop": max_drop, "space": space, "methods": methods, "trials": trials, "timeout": timeout,
-             "run": run, "seed": seed, "sampler": sampler, "threads": threads, "steps": steps}
+             "run": run, "seed": seed, "sampler": sampler, "threads": threads, "steps": steps, "reuse": reuse}
     settings = load_settings(config, given)
     _announce(settings)
     from autoprune.api import run_settings

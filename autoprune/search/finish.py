@@ -59,7 +59,8 @@ def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
 
     tuned = dict(search.study.attributes.get("tuned", {}))
     candidate = next(c for c in outcome.candidates if c.number == number)
-    if str(number) in tuned or not candidate.plan.cuts or candidate.steps == 0:
+    untuned = candidate.steps == search.pipeline.settings.steps > 0  # one taken over may be tuned already
+    if str(number) in tuned or not candidate.plan.cuts or not untuned:
         return outcome
     with search.pipeline.clock.time("train"):
         model = load_module(search.folder.candidate(number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
@@ -20,6 +21,7 @@ from autoprune.search.outcome import Outcome, Progress, pareto
 from autoprune.search.pipeline import Pipeline, failure
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.rankings import ranked_starts
+from autoprune.search.reuse import Reused
 from autoprune.search.run_folder import RunFolder
 from autoprune.search.sampler import KnapsackSampler
 from autoprune.search.sensitivity import scan
@@ -41,12 +43,13 @@ class Search:
 
     def __init__(self, task: Task, graph: Graph, device: Device, space: Space, folder: RunFolder, *,
                  budget: Budget | None, trials: int, timeout_s: float | None = None, seed: int = 0,
-                 sampler: str = "tpe", threads: int | None = None):
+                 sampler: str = "tpe", threads: int | None = None, reused: Reused | None = None):
+        self.reused = reused or Reused()
         self.task, self.graph, self.device, self.space, self.folder = task, graph, device, space, folder
         self.budget, self.trials, self.timeout_s, self.seed = budget, trials, timeout_s, seed
         self._knapsack = sampler == "knapsack"
         self._vary_every = 4 if self._knapsack else 2  # candidates
-        choices = space.choices(graph, device.alignment())
+        choices = self.reused.choices(space.choices(graph, device.alignment()))
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
                              fix="autoprune layers --model … says what is frozen and why")
@@ -153,7 +156,8 @@ class Search:
         else:
             starts = self.proposer.starts(aim, self.proposer.uniform_at(self._exact_ms), (0.7,))
         ranked = ranked_starts(self.pipeline, self.proposer, self.space.rankings, aim, self._exact_ms)
-        wanted = {**self.proposer.controls(), **self.proposer.at_budget(aim, self._exact_ms), **starts, **ranked}
+        wanted = {**self._reused_plans(), **self.proposer.controls(),
+                  **self.proposer.at_budget(aim, self._exact_ms), **starts, **ranked}
         have, seen = self.study.queued_or_done(), set()
         for origin, parameters in wanted.items():
             digest = self.proposer.plan(parameters).digest
@@ -161,6 +165,14 @@ class Search:
                 self.study.enqueue(origin, parameters)
             seen.add(digest)
         self.study.note("queued", True)
+
+    def _reused_plans(self) -> dict[str, dict[str, Any]]:
+        """Parameters of what another search evaluated; the controls of any device keep their names."""
+        same = self.proposer.controls().keys()
+        return {c.origin if c.origin in same else f"reused: trial {c.number}": self.proposer.parameters(
+                    {n: cut.keep for n, cut in c.plan.cuts.items()},
+                    {n: cut.method for n, cut in c.plan.cuts.items()}, c.plan.precision)
+                for c in self.reused.in_order(self._latency_of)}
 
     @property
     def target_ms(self) -> float | None:
@@ -211,15 +223,17 @@ class Search:
                     self._skipped += 1
                     return None
             self._skipped = 0
-            candidate, model, int8 = self.pipeline.evaluate(trial.number, origin, plan, self._latency_of(plan))
+            candidate = self._known(trial.number, origin, plan)
+            if candidate is None:
+                candidate, model, int8 = self.pipeline.evaluate(trial.number, origin, plan, self._latency_of(plan))
         except ConfigError:
             raise  # a setting is wrong: every candidate would fail the same way
         except (AutopruneError, RuntimeError, ValueError, ArithmeticError) as error:
             candidate, problem = Candidate(trial.number, origin, plan, "failed", failure(error)), error
         with clock.time("write"):
             front = pareto([*self.study.candidates(), candidate])
-            if model is not None and candidate in front:
-                self.folder.save_model(candidate.number, model, int8)
+            if candidate in front:
+                self._keep_model(candidate, model, int8)
             self.study.tell(trial, candidate, self.target_ms)
             self._drop_dominated(front)
         self._device_failures = self._device_failures + 1 if isinstance(problem, DeviceError) else 0
@@ -228,6 +242,23 @@ class Search:
                               given=str(problem).partition("\n")[0],
                               fix=f"autoprune doctor --device {self.device.name}; the same command again resumes")
         return candidate
+
+    def _known(self, number: int, origin: str, plan: Plan) -> Candidate | None:
+        """The candidate of a plan that another search evaluated, with its latency here; None where there is none, or
+        where it belongs on the front and its weights were not kept.
+        """
+        before = self.reused.candidates.get(plan.digest)
+        if before is None:
+            return None
+        found = replace(before, number=number, origin=origin, latency=self._latency_of(plan), test=None, seconds={})
+        wanted = found in pareto([*self.study.candidates(), found])
+        return None if wanted and self.reused.weights(before) is None else found
+
+    def _keep_model(self, candidate: Candidate, model: PrunedModule | None, int8: bytes | None) -> None:
+        if model is not None:
+            self.folder.save_model(candidate.number, model, int8)
+        elif (source := self.reused.weights(self.reused.candidates[candidate.plan.digest])) is not None:
+            self.folder.adopt_model(candidate.number, source)
 
     def _drop_dominated(self, front: list[Candidate]) -> None:
         keep = {c.number for c in front}

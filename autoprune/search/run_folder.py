@@ -108,7 +108,7 @@ class RunFolder:
         return before
 
     def _compare(self, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        free = {"trials", "timeout", "max_drop"}
+        free = {"trials", "timeout", "max_drop", "reuse"}
         diff = differences({k: v for k, v in before.items() if k not in free},
                            {k: v for k, v in wanted.items() if k not in free and v is not None})
         if diff:
@@ -156,6 +156,20 @@ class RunFolder:
             raise ConfigError("a candidate's weights cannot be written", given=f"{target}: {error.strerror or error}",
                               allowed=f"{size:,} bytes free", fix="free some space, then run the same command again"
                               ) from error
+
+    def adopt_model(self, number: int, source: Path) -> None:
+        """Copy a candidate's files from another run; a folder that is there is complete."""
+        target = self.candidate(number)
+        temporary = target.with_name(target.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            shutil.copytree(source, temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+        except OSError as error:
+            raise ConfigError("a candidate's weights cannot be copied",
+                              given=f"{source} → {target}: {error.strerror or error}",
+                              fix="free some space, then run the same command again") from error
 
     def int8(self, number: int) -> bytes | None:
         """A candidate's ONNX in int8; None when it is deployed in fp32."""

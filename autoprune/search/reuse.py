@@ -1,0 +1,60 @@
+"""What another search evaluated, for a search of the same model on another device: scores do not depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from autoprune.devices.latency import Latency
+from autoprune.graph.plan import Plan
+from autoprune.search.candidate import Candidate
+from autoprune.search.outcome import pareto
+from autoprune.search.propose import DENSE
+from autoprune.search.space import Choices
+
+__all__ = ["Reused"]
+
+
+@dataclass(frozen=True)
+class Reused:
+    """The successful candidates of another run, by the digest of their plans.
+
+    folder: of the run's candidates, where those on its front have their weights.
+    """
+
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate], folder: Path, precisions: Sequence[str]) -> Reused:
+        """Of candidates in `precisions`; of those with the same plan the first."""
+        found: dict[str, Candidate] = {}
+        for c in candidates:
+            if c.status == "ok" and c.plan.precision in precisions:
+                found.setdefault(c.plan.digest, c)
+        return cls(found, folder)
+
+    def weights(self, candidate: Candidate) -> Path | None:
+        """Folder of the weights; None where they were not kept."""
+        path = self.folder / f"{candidate.number:04d}"
+        return path if path.is_dir() else None
+
+    def choices(self, choices: Mapping[str, Choices]) -> dict[str, Choices]:
+        """The choices, with the widths and methods of the candidates among them: devices differ in alignment."""
+        out = dict(choices)
+        for c in self.candidates.values():
+            for name, cut in c.plan.cuts.items():
+                if name in out:
+                    have = out[name]
+                    out[name] = replace(have, widths=tuple(sorted({*have.widths, cut.keep})),
+                                        methods=tuple(dict.fromkeys([*have.methods, cut.method])))
+        return out
+
+    def in_order(self, latency_of: Callable[[Plan], Latency]) -> list[Candidate]:
+        """Those that no other dominates on this device first, the dense model before all. So one without weights that
+        is on the front when its turn comes belongs there, and its weights are worth training again.
+        """
+        first = {c.plan.digest for c in pareto([replace(c, latency=latency_of(c.plan))
+                                                for c in self.candidates.values()])}
+        return sorted(self.candidates.values(), key=lambda c: (c.origin != DENSE, c.plan.digest not in first, c.number))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprune import api
+from autoprune.config import Settings
+from autoprune.devices.latency import Latency
+from autoprune.errors import ConfigError
+from autoprune.front.front import Front, load_front
+from autoprune.graph.plan import Cut, Plan
+from autoprune.search.candidate import Candidate
+from autoprune.search.pipeline import Pipeline
+from autoprune.search.propose import DENSE
+from autoprune.search.reuse import Reused
+from autoprune.search.space import Choices
+from autoprune.tasks.score import Score
+
+STEPS = 1
+
+
+@pytest.fixture
+def run(user_file: Path, tmp_path: Path) -> Callable[..., Front]:
+    """A search on a device; its folder has the device's name."""
+    def make(device: str, **values: Any) -> Front:
+        settings = Settings(model=f"{user_file}:make", data=f"{user_file}:loaders", device=device, budget="0.7x",
+                            run=str(tmp_path / device), **{"steps": STEPS, **values})
+        return api.run_settings(settings)[0]
+    return make
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Digests of the plans that were trained and evaluated."""
+    seen: list[str] = []
+    evaluate = Pipeline.evaluate
+
+    def counting(self: Pipeline, number: int, origin: str, plan: Plan, latency: Latency) -> Any:
+        seen.append(plan.digest)
+        return evaluate(self, number, origin, plan, latency)
+
+    monkeypatch.setattr(Pipeline, "evaluate", counting)
+    return seen
+
+
+def test_a_second_device_takes_the_scores_over(run: Callable[..., Front], trained: list[str], tmp_path: Path) -> None:
+    first = run("rpi4", trials=8)
+    assert len(trained) == 8
+    tuned = {c.plan.digest: c for c in first.candidates}
+    trained.clear()
+    second = run("pixel4", reuse=str(tmp_path / "rpi4"))
+    assert len(second.candidates) == 10  # two more, at this device's budget
+    assert second.dense.origin == DENSE
+    known = {p.candidate.plan.digest for p in first.points}
+    for c in second.candidates:
+        before = tuned.get(c.plan.digest)
+        if before is not None and c.number != second.recommended:
+            assert c.score == before.score
+            assert c.latency is not None
+            assert before.latency is not None
+            assert c.latency.device != before.latency.device
+    # trained: what is new, and what is on the front only here
+    assert {d for d in trained if d in tuned}.isdisjoint(known)
+    assert len(trained) <= 4
+    for point in second.points:
+        assert point.load().plan.digest == point.candidate.plan.digest
+    digests = [c.plan.digest for c in second.candidates]
+    assert len(set(digests)) == len(digests)
+
+
+def test_it_resumes_with_and_without_naming_the_run(run: Callable[..., Front], tmp_path: Path) -> None:
+    run("rpi4", trials=4)
+    assert len(run("pixel4", reuse=str(tmp_path / "rpi4"), trials=5).candidates) == 5
+    assert len(run("pixel4", trials=6).candidates) == 6
+    assert len(run("pixel4", reuse=str(tmp_path / "rpi4"), trials=7).candidates) == 7
+
+
+def test_runs_of_something_else_are_refused(run: Callable[..., Front], tmp_path: Path) -> None:
+    run("rpi4", trials=1)
+    with pytest.raises(ConfigError, match=r"another recovery"):
+        run("pixel4", reuse=str(tmp_path / "rpi4"), steps=STEPS + 1)
+    with pytest.raises(ConfigError, match="has no front"):
+        run("pixel4", reuse=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "pixel4" / "study.db").exists()
+    assert load_front(tmp_path / "rpi4").settings["recovery_digest"]
+
+
+def candidate(number: int, keep: int, value: float, ms: float, precision: str = "fp32") -> Candidate:
+    plan = Plan({"a": Cut(keep, "l2")} if keep < 8 else {}, "m", precision=precision)
+    return Candidate(number, "search" if keep < 8 else DENSE, plan,
+                     score=Score("accuracy", value, "validation", 100, 0.01),
+                     latency=Latency(ms, ms, ms, "p50", "profile", "x", "onnxruntime", "1", 1, 1))
+
+
+def test_order_widths_and_precisions(tmp_path: Path) -> None:
+    rows = [candidate(0, 4, 0.8, 5.0), candidate(1, 8, 0.9, 9.0), candidate(2, 3, 0.7, 4.0),
+            candidate(3, 4, 0.8, 5.0), candidate(4, 3, 0.7, 2.0, "int8"),
+            replace(candidate(5, 2, 0.1, 1.0), status="failed")]
+    (tmp_path / "0002").mkdir()
+    reused = Reused.of(rows, tmp_path, ["fp32"])
+    assert [c.number for c in reused.candidates.values()] == [0, 1, 2]
+    assert reused.weights(rows[2]) == tmp_path / "0002"
+    assert reused.weights(rows[0]) is None
+    assert reused.choices({"a": Choices((4, 8), ("l1",)), "b": Choices((1, 2), ("l1",))}) == {
+        "a": Choices((3, 4, 8), ("l1", "l2")), "b": Choices((1, 2), ("l1",))}
+
+    def here(plan: Plan) -> Latency:  # where narrow is slow
+        assert rows[0].latency is not None
+        return rows[0].latency.scaled({4: 1.0, 3: 2.0}.get(plan.cuts["a"].keep, 1.0) if plan.cuts else 1.5)
+
+    assert [c.number for c in reused.in_order(here)] == [1, 0, 2]
