@@ -22,6 +22,7 @@ def front(
     autoprune front runs/x --format json
     """
     from autoprune.front.front import load_front
+    from autoprune.front.words import gap_sentence
 
     found = load_front(run)
     if output is Format.json:
@@ -43,3 +44,5 @@ def front(
                  "faster", "MACs", "params", ""], rows, output)
     failed = sum(c.status != "ok" for c in found.candidates)
     note(f"dense: {found.dense.latency}, {found.dense.score}; {len(found.candidates)} candidates, {failed} failed")
+    if (gap := gap_sentence(found)) is not None:
+        note(f"note: {gap}")

@@ -93,6 +93,8 @@ def _announce(settings: Settings) -> None:
 
 def _close(front: Front, interrupted: bool) -> None:
     """The three closing lines."""
+    from autoprune.front.words import gap_sentence
+
     if front.recommended is None:
         try:
             front.pick()
@@ -112,6 +114,8 @@ def _close(front: Front, interrupted: bool) -> None:
     precision = "" if c.plan.precision == "fp32" else f"{c.plan.precision}, "
     result(f"recommended: trial {c.number}, {precision}{c.latency}, {point.score}, {change}, "
            f"{front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")
+    if (gap := gap_sentence(front)) is not None:
+        note(f"note: {gap}")
     if interrupted:
         result(f"files: {front.run} (report.html, front.json, study.db); interrupted, the same command resumes")
         result(f"next:  autoprune pick {front.run} --trial {c.number}")

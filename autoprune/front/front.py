@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,22 @@ class Front:
         """How much worse than the dense model, in the metric's own units, on the search split; negative: better."""
         return self.dense.quality - candidate.quality
 
+    @property
+    def selection_gap(self) -> float | None:
+        """How much better the front looks on the split that it was chosen on than on the test split, in the metric's
+        own units: the mean over its cut points of search score − test score, less the dense model's own difference
+        (the splits may not be equally hard). What is chosen as the best of many was partly lucky ("winner's curse");
+        None as long as the test split was not read.
+        """
+        def shrinks(c: Candidate) -> float | None:
+            if c.score is None or c.test is None:
+                return None
+            return c.quality - replace(c, score=c.test).quality
+
+        dense = shrinks(self.dense)
+        gaps = [gap for p in self.points if p.candidate.plan.cuts and (gap := shrinks(p.candidate)) is not None]
+        return None if dense is None or not gaps else statistics.fmean(gaps) - dense
+
     def pick(self, budget: str | None = None, max_drop: str | None = None, *, knee: bool = False,
              trial: int | None = None) -> Point:
         """Choose one point.
@@ -180,8 +197,8 @@ class Front:
             "device": self.device, "budget": self.budget, "budget_ms": self.budget_ms, "max_drop": self.max_drop,
             "recommended": self.recommended, "dense": self.dense.to_json(),
             "points": [p.number for p in self.points], "candidates": [c.to_json() for c in self.candidates],
-            "seconds": dict(self.seconds), "environment": dict(self.environment), "settings": dict(self.settings),
-            "groups": dict(self.groups),
+            "selection_gap": self.selection_gap, "seconds": dict(self.seconds), "environment": dict(self.environment),
+            "settings": dict(self.settings), "groups": dict(self.groups),
         }
 
     @classmethod

@@ -137,6 +137,8 @@ def _front_section(view: View) -> str:
     if view.tested:
         said.append("Candidates were ranked on the "
                     f"{view.split} split; the test split was read after the search, for the front.")
+    if (gap := words.gap_sentence(view.front)) is not None:
+        said.append(gap[0].upper() + gap[1:] + ".")
     return (f"<h2>The front</h2>\n<p class=note>{escape(' '.join(said))} Bars up and down are one standard error.</p>\n"
             + _embed(front_figure(view), "front", first=True))
 

@@ -10,9 +10,9 @@ from autoprune.front.front import Front
 from autoprune.search.candidate import Candidate
 from autoprune.tasks.score import FRACTIONS, Score
 
-__all__ = ["budget_text", "cut_lines", "difference", "duration", "interval", "latency_text", "milliseconds", "number",
-           "plural", "scaled", "score_text", "share", "shortened", "size", "source_sentence", "source_word",
-           "value_text"]
+__all__ = ["budget_text", "cut_lines", "difference", "duration", "gap_sentence", "interval", "latency_text",
+           "milliseconds", "number", "plural", "scaled", "score_text", "share", "shortened", "size", "source_sentence",
+           "source_word", "value_text"]
 
 _MANY = 2000  # samples from which a second decimal of a percentage means something
 _SOURCES = {"measured": "measured", "calibrated": "predicted, calibrated", "profile": "predicted"}
@@ -67,6 +67,16 @@ def difference(score: Score, value: float) -> str:
         text = value_text(score, value, unit=False)
         return (text if text.strip("−0.") else text.lstrip("−")) + " pp"  # no "−0.0"
     return number(value, 3)
+
+
+def gap_sentence(front: Front) -> str | None:
+    """What `Front.selection_gap` means, in a sentence; None when the test split was not read."""
+    gap = front.selection_gap
+    if gap is None or front.dense.score is None:
+        return None
+    better = f"{difference(front.dense.score, abs(gap))} {'better' if gap >= 0 else 'worse'}"
+    return (f"on the split that the front was chosen on, its points look {better} than on the test split, compared "
+            "with the dense model (a mean; choosing the best of many takes some luck for skill)")
 
 
 def scaled(count: float) -> str:

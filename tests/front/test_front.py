@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.front.front import SCHEMA, Front, load_front
+from autoprune.front.words import gap_sentence
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.outcome import pareto
@@ -215,3 +216,25 @@ def test_candidates_survive_json_without_kept_indices() -> None:
     assert Candidate.from_json(json.loads(json.dumps(failed.to_json()))) == failed
     assert failed.ms == float("inf")
     assert failed.quality == float("-inf")
+
+
+def test_the_selection_gap_by_hand() -> None:
+    """Points lose 4 and 2 points on the test split, the dense model 1; what is dominated does not count."""
+    rows = [dense(test=0.97), candidate(1, 4.0, 0.95, test=0.91), candidate(2, 3.0, 0.90, test=0.88),
+            candidate(3, 5.0, 0.90, test=0.50)]
+    front = front_of(rows)
+    assert front.selection_gap == pytest.approx((0.04 + 0.02) / 2 - 0.01)
+    assert front.to_json()["selection_gap"] == front.selection_gap
+    said = gap_sentence(front)
+    assert said is not None
+    assert "look 2.0 pp better than on the test split" in said
+    assert front_of([dense(), candidate(1, 4.0, 0.95)]).selection_gap is None
+    assert front_of([dense(test=0.97)]).selection_gap is None
+    assert gap_sentence(front_of([dense(test=0.97)])) is None
+
+
+def test_the_selection_gap_where_less_is_better() -> None:
+    rows = [dense(value=1.0, test=1.0), candidate(1, 4.0, 2.0, test=2.5)]
+    rows = [replace(c, score=replace(c.score, higher_is_better=False), test=replace(c.test, higher_is_better=False))
+            for c in rows if c.score is not None and c.test is not None]
+    assert replace(front_of(rows), higher_is_better=False).selection_gap == pytest.approx(0.5)
