@@ -10,25 +10,18 @@ dense net and for the last. Also a model for the command line: `autoprune mask -
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import tempfile
-import time
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
+from common import Row, batches, options, plain_batches, points, run_seeds, say, write
 from torch import nn
 
 import autoprune
 from autoprune.front.masked import nonzeros
 from autoprune.methods.masks.size import save_sparse
 from autoprune.methods.schedules import Schedule
-from autoprune.recover.finetune import Example, FineTune, examples, finetune
+from autoprune.recover.finetune import FineTune, finetune
 from autoprune.recover.sparsify import Recipe, sparsify
 from autoprune.tasks.data import load_data
 
@@ -49,64 +42,43 @@ def task_of(spec: str, seed: int) -> autoprune.Task:
     return autoprune.Task(lenet(), train=data.train, validation=data.validation, test=data.test, name="LeNet")
 
 
-def batches(task: autoprune.Task, teacher: nn.Module) -> list[Example]:
-    """Batches of several passes over the training data, with the teacher's outputs."""
-    out: list[Example] = []
-    while len(out) < BATCHES:
-        out += examples(task, teacher, task.split("train"), BATCHES - len(out))
-    return out
-
-
-def run(spec: str, seed: int, steps: int, cycles: int) -> dict[str, Any]:
+def run(spec: str, seed: int, steps: int, cycles: int) -> Row:
     task = task_of(spec, seed)
     dense = task.model
-    finetune(dense, task, batches(task, dense), FineTune(steps=3 * steps, lr=1e-3, distill=0.0), seed)
+    finetune(dense, task, plain_batches(task, BATCHES), FineTune(steps=3 * steps, lr=1e-3, distill=0.0), seed)
     graph = autoprune.trace(dense, task.example_inputs)
     masked = graph.dense()
     biases = sum(p.numel() for p in masked.parameters() if p.dim() < 2)
     weights = graph.params - biases
     recipe = Recipe(sparsity=1 - (PARAMETERS - biases) / weights, method="magnitude", scope="global",
                     schedule=Schedule("iterative", cycles))
-    masks = sparsify(masked, graph, task, batches(task, dense), recipe,
+    masks = sparsify(masked, graph, task, batches(task, dense, BATCHES), recipe,
                      FineTune(steps=steps * cycles, lr=1e-3, distill=0.9), seed=seed)
     masks.make_permanent()
     with tempfile.TemporaryDirectory() as folder:
         size = save_sparse(masked.tensors(), Path(folder) / "weights.sparse.zip")
     layers = nonzeros(masked)
-    return {"seed": seed, "dense": task.evaluate(dense, "test").to_json(),
+    return {"dense": task.evaluate(dense, "test").to_json(),
             "masked": task.evaluate(masked, "test").to_json(), "parameters": graph.params,
             "nonzeros": sum(n for n, _ in layers.values()), "dense_bytes": 4 * graph.params, "sparse_zip_bytes": size,
             "layers": {n: list(v) for n, v in layers.items()}}
 
 
+def line(row: Row) -> str:
+    return (f"{row['dense']['value']:.2%} → {row['masked']['value']:.2%}, {row['parameters']:,} → {row['nonzeros']:,} "
+            f"parameters, {row['dense_bytes']:,} → {row['sparse_zip_bytes']:,} bytes")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, 250, "of each cycle; the dense net gets three times as many")
     parser.add_argument("--data", default=DIGITS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=250, help="of each cycle; the dense net gets three times as many")
     parser.add_argument("--cycles", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="also write the results as JSON")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    started, rows = time.perf_counter(), []
-    for seed in range(args.seeds):
-        rows.append(run(args.data, seed, args.steps, args.cycles))
-        row = rows[-1]
-        print(f"seed {seed}: {row['dense']['value']:.2%} → {row['masked']['value']:.2%}, {row['parameters']:,} → "
-              f"{row['nonzeros']:,} parameters, {row['dense_bytes']:,} → {row['sparse_zip_bytes']:,} bytes", flush=True)
-    change = [100 * (r["masked"]["value"] - r["dense"]["value"]) for r in rows]
-    spread = statistics.stdev(change) if len(change) > 1 else 0.0
-    print(f"change of accuracy on the test split: {statistics.mean(change):+.2f} points, standard deviation over "
-          f"{len(rows)} seeds {spread:.2f}")
-    if args.out is not None:
-        machine = {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)),
-                   "python": platform.python_version(),
-                   **{p: metadata.version(p) for p in ("torch", "scikit-learn", "autoprune")}}
-        args.out.write_text(json.dumps({
-            "machine": machine, "data": args.data, "steps": args.steps, "cycles": args.cycles,
-            "elapsed_s": round(time.perf_counter() - started, 1), "mean_change_points": statistics.mean(change),
-            "stdev_change_points": spread, "runs": rows}, indent=1) + "\n")
+    rows, elapsed_s = run_seeds(args, lambda seed: run(args.data, seed, args.steps, args.cycles), line)
+    change = points((row["dense"], row["masked"]) for row in rows)
+    say("change of accuracy on the test split", change, len(rows))
+    write(args.out, {"data": args.data, "steps": args.steps, "cycles": args.cycles, "elapsed_s": elapsed_s,
+                     "mean_change_points": change[0], "stdev_change_points": change[1], "runs": rows})
 
 
 if __name__ == "__main__":

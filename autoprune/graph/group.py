@@ -30,7 +30,8 @@ class Group:
     """Units that can only be removed together.
 
     size: number of units.
-    kind: "channels", "features", "heads", "head_dim", "hidden", "groups", "group width", "embedding".
+    kind: "channels", "features", "heads", "head_dim", "groups", "group width", "embedding" (the width of a table that
+        rows are looked up in, and with it of the residual stream that they go into).
     tensors: (parameter or buffer, axis) pairs that lose positions with every unit.
     width: positions on the first of these axes that go with one unit (`head_dim` for heads; 1 for channels).
     params: number of parameter elements on these axes, i.e. in the tensors that the group touches.
@@ -67,6 +68,7 @@ def find_groups(typing: Typing, graph: fx.Graph, parameters: dict[str, int]) -> 
                     where.setdefault(d, []).append((name, axis, resolve(e)))
     where = {d: uses for d, uses in where.items() if any(name in parameters for name, _, _ in uses)}
     owners = {d: _owner(uses, parameters, typing) for d, uses in where.items()}
+    embedded = _embedded(graph, typing)
     bases: dict[str, list[Dim]] = {}
     for d, (name, _, _) in owners.items():
         bases.setdefault(_module(name), []).append(d)
@@ -76,7 +78,7 @@ def find_groups(typing: Typing, graph: fx.Graph, parameters: dict[str, int]) -> 
             uses = where[d]
             name, axis, e = owners[d]
             groups[label] = Group(
-                label, d.size, _kind(d, name, typing), tuple((n, a) for n, a, _ in uses),
+                label, d.size, _kind(d, name, typing, embedded), tuple((n, a) for n, a, _ in uses),
                 int((coordinates(e, d) >= 0).sum()) // d.size,
                 sum(parameters[n] for n in {n for n, _, _ in uses} if n in parameters), d)
     return groups
@@ -149,7 +151,17 @@ def _share(e: Expr, d: Dim) -> int:
     return d.size * sum(x is d for x in dims_of(e))
 
 
-def _kind(d: Dim, owner: str, typing: Typing) -> str:
+def _embedded(graph: fx.Graph, typing: Typing) -> set[Dim]:
+    """The widths of the tables that embeddings look rows up in."""
+    tables = [str(n.args[0].target) for n in graph.nodes
+              if "embedding" in str(n.target) and n.args and isinstance(n.args[0], fx.Node)]
+    widths = [resolve(typing.tensors[name][1]) for name in tables if name in typing.tensors]
+    return {e for e in widths if isinstance(e, Dim)}
+
+
+def _kind(d: Dim, owner: str, typing: Typing, embedded: set[Dim]) -> str:
     if d.tag:
         return d.tag
+    if d in embedded:
+        return "embedding"
     return "channels" if len(typing.tensors[owner]) > 2 else "features"

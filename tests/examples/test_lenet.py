@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "lenet.py"
 
 LOADERS = '''
 import torch
@@ -25,12 +23,8 @@ def loaders():
 
 
 @pytest.fixture
-def lenet(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("lenet_example", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def lenet(example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Any:
+    module: Any = example("lenet")
     monkeypatch.setattr(module, "BATCHES", 3)
     return module
 
@@ -47,9 +41,10 @@ def test_it_is_han_s_net(lenet: Any) -> None:
     assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_the_recipe_on_loaders(lenet: Any, tmp_path: Path) -> None:
+def test_the_recipe_on_loaders(lenet: Any, tmp_path: Path, evaluated: list[str]) -> None:
     (tmp_path / "data.py").write_text(LOADERS, encoding="utf-8")
     check(lenet.run(f"{tmp_path / 'data.py'}:loaders", seed=0, steps=1, cycles=2))
+    assert evaluated == ["test", "test"]
 
 
 def test_the_recipe_on_torchvision(lenet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
