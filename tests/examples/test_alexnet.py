@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoprune.tasks.specs import load_object
+from autoprune.specs import load_object
 
 LOADERS = '''
 import torch
