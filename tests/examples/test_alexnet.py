@@ -42,11 +42,11 @@ def alexnet(example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatc
 
 
 def check(row: dict[str, Any]) -> None:
-    """Both cuts are met by filters alone, and not by much more than they ask for."""
-    assert 0.60 < row["pruned"]["macs"] / row["dense"]["macs"] <= 0.65
-    assert 0.80 < row["pruned"]["params"] / row["dense"]["params"] <= 0.84
+    """Both cuts are met by filters alone, in multiples of 16, and not by much more than they ask for."""
+    assert 0.55 < row["pruned"]["macs"] / row["dense"]["macs"] <= 0.65
+    assert 0.78 < row["pruned"]["params"] / row["dense"]["params"] <= 0.84
     assert [whole for _, whole in row["kept"].values()] == [24, 64, 96, 64, 64]
-    assert all(kept < whole for kept, whole in row["kept"].values())
+    assert all(kept < whole and kept % 16 == 0 for kept, whole in row["kept"].values())
 
 
 def test_the_net_takes_one_channel_and_62_classes(alexnet: Any) -> None:
