@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +16,7 @@ from autoprune.graph.plan import Plan
 from autoprune.search.knapsack import Curve
 from autoprune.search.pipeline import Clock
 from autoprune.search.propose import Proposer
-from autoprune.search.sampler import KnapsackSampler
+from autoprune.search.sampler import ARMS, KnapsackSampler
 from autoprune.search.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -47,21 +47,21 @@ def exact_ms(proposer: Proposer, plan: Plan) -> float:
     return dense_ms(proposer) - 8.0 * sum(left)
 
 
-def make(proposer: Proposer, target_ms: float | None, exact: bool, seed: int = 0) -> KnapsackSampler:
-    return KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), target_ms,
-                           (lambda plan: exact_ms(proposer, plan)) if exact else None, seed)
+def make(proposer: Proposer, *targets_ms: float, arms: Sequence[str] = ARMS, seed: int = 0) -> KnapsackSampler:
+    return KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), targets_ms,
+                           lambda plan: exact_ms(proposer, plan), seed=seed, arms=arms)
 
 
 class TestAsOptunaSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self, proposer: Proposer) -> Callable[[], BaseSampler]:
-        return lambda: make(proposer, None, exact=False)
+        return lambda: make(proposer)
 
 
 def test_a_plan_for_a_target_meets_it_closely(proposer: Proposer) -> None:
     for share in (0.9, 0.7, 0.5):
         target = share * dense_ms(proposer)
-        plan = proposer.plan(make(proposer, target, exact=True).at(target))
+        plan = proposer.plan(make(proposer, target).at(target))
         assert 0.93 * target <= exact_ms(proposer, plan) <= target
 
 
@@ -72,7 +72,7 @@ def study_of(proposer: Proposer, sampler: BaseSampler, count: int, precious: str
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         plan = proposer.suggest(trial)
-        damage = {n: c.at(plan.cuts[n].keep if n in plan.cuts else c.widths[-1])
+        damage = {n: c.damage[c.widths.index(plan.cuts[n].keep)] if n in plan.cuts else 0.0
                   for n, c in curves(proposer).items()}
         loss = sum((20.0 if n == precious else 1.0) * d for n, d in damage.items())
         return 1.0 - 0.01 * loss + float(noise.normal(0, 1e-4)), exact_ms(proposer, plan)
@@ -81,10 +81,10 @@ def study_of(proposer: Proposer, sampler: BaseSampler, count: int, precious: str
     return study
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_it_learns_which_group_to_spare(proposer: Proposer, exact: bool) -> None:
+@pytest.mark.parametrize("arms", [ARMS, ("refit",)])
+def test_it_learns_which_group_to_spare(proposer: Proposer, arms: tuple[str, ...]) -> None:
     precious = max(proposer.choices, key=lambda n: proposer.choices[n].widths[-1])
-    study = study_of(proposer, make(proposer, 0.7 * dense_ms(proposer), exact), 40, precious)
+    study = study_of(proposer, make(proposer, 0.7 * dense_ms(proposer), arms=arms), 40, precious)
     kept = [t.params[f"{precious}.keep"] for t in study.trials]
     others = [np.mean([t.params[f"{n}.keep"] for n in proposer.choices if n != precious]) for t in study.trials]
     late = slice(-15, None)
@@ -94,7 +94,7 @@ def test_it_learns_which_group_to_spare(proposer: Proposer, exact: bool) -> None
 
 
 def test_proposals_stay_in_the_space_and_differ(proposer: Proposer) -> None:
-    study = study_of(proposer, make(proposer, 0.6 * dense_ms(proposer), exact=True), 25, "")
+    study = study_of(proposer, make(proposer, 0.6 * dense_ms(proposer)), 25, "")
     plans = [proposer.plan(t.params) for t in study.trials]
     assert len({p.digest for p in plans}) > 15
     for plan in plans:
@@ -102,14 +102,14 @@ def test_proposals_stay_in_the_space_and_differ(proposer: Proposer) -> None:
 
 
 def test_a_sampler_without_a_budget_covers_the_range(proposer: Proposer) -> None:
-    study = study_of(proposer, make(proposer, None, exact=True), 30, "")
+    study = study_of(proposer, make(proposer), 30, "")
     latencies = sorted(t.values[1] for t in study.trials)
     assert latencies[0] < 0.6 * dense_ms(proposer)
     assert latencies[-1] > 0.8 * dense_ms(proposer)
 
 
 def test_failed_and_foreign_trials_are_left_out(proposer: Proposer) -> None:
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make(proposer, None, exact=False))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make(proposer))
     study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0], params={"x": 1.0}, distributions={
         "x": optuna.distributions.FloatDistribution(0, 2)}))
     failed = study.ask()
