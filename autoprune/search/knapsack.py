@@ -123,7 +123,7 @@ def relax(damage: Values, saved: Values, save_ms: float) -> tuple[float, Levels]
 
 def _undominated(sums: Values, losses: Values) -> Levels:
     """Indices of those that save more than any that loses as little; of many, one for each of some steps."""
-    order = np.lexsort((losses, -sums))
+    order = np.argsort(-sums)
     least = np.minimum.accumulate(losses[order])
     order = order[np.concatenate(([True], least[1:] < least[:-1]))]
     if len(order) > _STATES:

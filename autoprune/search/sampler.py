@@ -137,7 +137,7 @@ class KnapsackSampler(BaseSampler):
         return self._vary(past), {}
 
     def _start(self, past: Past) -> dict[str, Any]:
-        return self.at(self._target(past), self._named(self._methods_of_front(past)))
+        return self.at(self._target(past), self._one(str(self._random.choice(self._methods()))))
 
     def _refit(self, past: Past) -> dict[str, Any]:
         count = max(len(c.methods) for c in self._proposer.choices.values())
@@ -193,14 +193,6 @@ class KnapsackSampler(BaseSampler):
 
     def _one(self, method: str) -> dict[str, str]:
         return dict.fromkeys(self._proposer.choices, method)
-
-    def _named(self, methods: Levels | None) -> dict[str, str]:
-        if methods is None:
-            return self._one(str(self._random.choice(self._methods())))
-        return {n: c.methods[m] for (n, c), m in zip(self._proposer.choices.items(), methods, strict=True)}
-
-    def _methods_of_front(self, past: Past) -> Levels | None:
-        return None
 
     def _parameters(self, levels: Levels, methods: Mapping[str, str]) -> dict[str, Any]:
         widths = {n: c.widths[k] for (n, c), k in zip(self._curves.items(), levels, strict=True)}

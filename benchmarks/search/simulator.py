@@ -13,6 +13,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from autoprune.search.decoder import pairs
 from autoprune.search.propose import Proposer
 from autoprune.search.run_folder import environment
 from autoprune.search.sampler import ARMS, KnapsackSampler
+from autoprune.search.study import join_population
 
 RESULTS = Path(__file__).parent.parent / "results" / "search_simulator.json"
 HELD_OUT = 1000
@@ -44,7 +46,7 @@ class Task:
         self.proposer = Proposer(SimpleNamespace(fingerprint="simulated"), self.net.choices(), seed)
         self.dense_ms = self.net.plan_ms(self.proposer.plan(self.proposer.parameters({}, {})))
         self.shared = pairs(self.curves, self.dense_ms, self.net.latency_ms)
-        self.best = hypervolume(self.net.oracle())
+        self.best = best(setting, seed)
 
     def sampler(self, seed: int, arms: tuple[str, ...] = ARMS) -> KnapsackSampler:
         return KnapsackSampler(self.proposer, self.curves, self.dense_ms, (), self.net.plan_ms, self.shared, seed, arms)
@@ -53,12 +55,17 @@ class Task:
         return {n: hypervolume(points[:n], seen[:n]) / self.best for n in AT}
 
 
+@cache
+def best(setting: str, seed: int) -> float:
+    return hypervolume(Landscape(SETTINGS[setting], seed).oracle())
+
+
 def study(task: Task, sampler: BaseSampler, seed: int, vary: bool = False) -> dict[int, float]:
     """Scores of a study that is asked and told as a search does it."""
     noise = np.random.default_rng(seed)
     found = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     for parameters in task.proposer.controls().values():
-        found.enqueue_trial(parameters, **in_population(sampler))
+        found.enqueue_trial(parameters)
     points, seen = [], []
     digests = set()
     while len(points) < max(AT):
@@ -67,6 +74,7 @@ def study(task: Task, sampler: BaseSampler, seed: int, vary: bool = False) -> di
             parent = Candidate(0, "", task.proposer.plan(front[int(noise.integers(len(front)))].params))
             found.enqueue_trial(task.proposer.vary(parent))
         trial = found.ask()
+        join_population(found, trial)
         plan = task.proposer.suggest(trial)
         if plan.digest in digests:
             found.tell(trial, state=TrialState.FAIL)
@@ -77,10 +85,6 @@ def study(task: Task, sampler: BaseSampler, seed: int, vary: bool = False) -> di
         seen.append(points[-1][1] + float(noise.normal(0, task.net.setting.noise)))
         found.tell(trial, [seen[-1], points[-1][0]])
     return task.score(points, seen)
-
-
-def in_population(sampler: BaseSampler) -> dict[str, object]:
-    return {}
 
 
 def without_search(task: Task, name: str, seed: int) -> dict[int, float]:
