@@ -14,6 +14,7 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.knapsack import Curve
+from autoprune.search.past import NOTE, Past
 from autoprune.search.pipeline import Clock
 from autoprune.search.propose import Proposer
 from autoprune.search.sampler import ARMS, KnapsackSampler
@@ -106,6 +107,75 @@ def test_a_sampler_without_a_budget_covers_the_range(proposer: Proposer) -> None
     latencies = sorted(t.values[1] for t in study.trials)
     assert latencies[0] < 0.6 * dense_ms(proposer)
     assert latencies[-1] > 0.8 * dense_ms(proposer)
+
+
+def arms_of(study: optuna.Study) -> list[str]:
+    return [t.system_attrs[NOTE]["arm"] for t in study.trials]
+
+
+def test_the_scan_comes_first_and_every_arm_has_its_share(proposer: Proposer) -> None:
+    arms = arms_of(study_of(proposer, make(proposer), 60, ""))
+    assert set(arms[:8]) == {"start"}
+    assert all(arms[15:].count(arm) >= 2 for arm in ARMS)
+
+
+def test_an_arm_that_wins_gets_more(proposer: Proposer) -> None:
+    sampler = make(proposer)
+    notes = [{"arm": arm} for arm in ("start", *ARMS) for _ in range(10)]
+    ms = np.linspace(20, 10, 40)
+    losses = np.where([note["arm"] == "tpe" for note in notes], np.linspace(0.5, 0.01, 40), 0.6)
+    past = Past(frozenset(), np.zeros((40, 1), dtype=int), np.zeros((40, 1), dtype=int), losses, ms, notes, 0.69)
+    drawn = [sampler._choose(past) for _ in range(300)]
+    assert drawn.count("tpe") > 150
+    assert all(drawn.count(arm) > 20 for arm in ARMS)
+
+
+def test_no_plan_is_proposed_twice_while_there_is_another(tiny_graph: Graph) -> None:
+    small = Proposer(tiny_graph, Space("x", methods=("l1",), min_keep=0.5).choices(tiny_graph, 8), 0)
+    count = 1
+    for c in small.choices.values():
+        count *= len(c.widths)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make(small))
+    study.enqueue_trial(small.uniform(0.5, "l1"))  # held, though it waits
+    digests = []
+    for i in range(count):
+        trial = study.ask()
+        plan = small.suggest(trial)
+        digests.append(plan.digest)
+        if i % 3:
+            study.tell(trial, [0.9, exact_ms(small, plan)])
+        elif i % 2:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)  # others stay as if they were running
+    assert len(set(digests)) == count
+    assert small.suggest(study.ask()).digest in digests
+
+
+def test_proposals_aim_at_each_of_several_budgets(proposer: Proposer) -> None:
+    dense = dense_ms(proposer)
+    study = study_of(proposer, make(proposer, 0.8 * dense, 0.5 * dense), 50, "")
+    ms = np.array([t.values[1] for t in study.trials]) / dense
+    assert ((ms > 0.65) & (ms <= 0.8)).sum() >= 8
+    assert ((ms > 0.4) & (ms <= 0.5)).sum() >= 8
+    assert (ms[:20] <= 0.81).all()
+
+
+def test_another_sampler_on_the_same_study_knows_what_was_tried(proposer: Proposer) -> None:
+    study = study_of(proposer, make(proposer, arms=("tpe",)), 25, "")
+    resumed = make(proposer, arms=("tpe",), seed=1)
+    study.sampler = resumed
+    proposer.suggest(study.ask())
+    told = resumed._tilt._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert len(told) == arms_of(study).count("tpe") - 1  # all but the one that runs
+
+
+@pytest.mark.parametrize("values", [[-3.0, 2.0], [0.0, 5.0], [float("inf"), 5.0]])
+def test_any_metric_will_do(proposer: Proposer, values: list[float]) -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=make(proposer))
+    for i in range(16):
+        trial = study.ask()
+        proposer.suggest(trial)
+        study.tell(trial, [values[0] + 0.1 * (i % 5), values[1]])
+    assert proposer.suggest(study.ask()) is not None
 
 
 def test_failed_and_foreign_trials_are_left_out(proposer: Proposer) -> None:
