@@ -14,9 +14,10 @@ _GROUP = 0.8  # of the log of a group's damage, about the scan's
 _SHAPE = 0.5  # of the exponent that is added to a group's curve
 _METHOD, _GROUP_METHOD = 0.4, 0.1  # of the log of a method's damage, in all groups and beside that in one
 _SCALE, _BEND = 3.0, 0.3  # of the logs of c and of q
-_RELATIVE_NOISE, _LEAST_NOISE = 0.08, 0.03  # of a loss: the model is additive, nets are not quite; of the median loss
-_STEPS = 6  # of Gauss-Newton
-_FARTHEST = 1.5  # any parameter may go in a step
+_GROUP_RANGE = 0.2, 2.0  # and that is learnt, within these
+_RELATIVE_NOISE = 0.08  # of a loss: the model is additive, nets are not quite
+_FIRST_NOISE, _LEAST_NOISE = 0.2, 0.01  # of the median loss, as long as nothing is known, and at least
+_STEPS = 8  # of Gauss-Newton
 _MOST_TRIALS = 200  # the latest: a fit takes the cube of their number
 
 
@@ -46,18 +47,46 @@ class Refit:
             self._methods, self._losses = methods[some], losses[some]
             self._centre = float(np.median(self._taken.sum(1)))
             self._middle = max(float(np.median(self._losses)), 1e-9)
-            self._fit()
+            self._noise = (_RELATIVE_NOISE * self._losses) ** 2 + (_FIRST_NOISE * self._middle) ** 2
+            self._fit(_STEPS)
 
-    def _fit(self) -> None:
-        for step in range(_STEPS):
-            expected, self._jacobian = self._expect()
-            self._noise = (_RELATIVE_NOISE * expected) ** 2 + (_LEAST_NOISE * self._middle) ** 2
-            wanted = self._update(self._losses - expected + self._jacobian @ self._best)
-            self._best = self._best + np.clip(wanted - self._best, -_FARTHEST, _FARTHEST) * (0.5 if step < 1 else 1.0)
+    def _fit(self, steps: int) -> None:
+        """Gauss-Newton, a step halved as long as it makes the parameters less probable; after each, what the residuals
+        and the parameters say of their own spread (MacKay 1992, "Bayesian interpolation").
+        """
+        expected, self._jacobian = self._expect(self._best)
+        for _ in range(steps):
+            cost = self._cost(expected, self._best)
+            step = self._update(self._losses - expected + self._jacobian @ self._best) - self._best
+            for part in (1.0, 0.5, 0.25, 0.125):
+                moved, jacobian = self._expect(self._best + part * step)
+                if self._cost(moved, self._best + part * step) < cost:
+                    self._best, self._jacobian, expected = self._best + part * step, jacobian, moved
+                    break
+            self._learn_spreads(self._losses - expected)
 
-    def _expect(self) -> tuple[Values, NDArray[np.float64]]:
-        """Losses by the parameters as they are, and their derivatives [trials, parameters]."""
-        log, shape, method, both, (scale, bend) = np.split(self._best, self._ends)
+    def _learn_spreads(self, residual: Values) -> None:
+        """Noise of a metric, by the lesser losses; how far the scan is off, by all groups."""
+        scaled = self._jacobian * self._spread ** 2
+        inverse = np.linalg.inv(scaled @ self._jacobian.T + np.diag(self._noise))
+        low = self._losses <= self._middle
+        free = float((self._noise * np.diag(inverse))[low].sum())  # residuals less what the parameters could follow
+        floor = float((residual[low] ** 2).sum()) / max(free, 1.0)
+        own = scaled[:, :len(self._damage)]
+        left = 1 - np.einsum("ng,nm,mg->g", own, inverse, own, optimize=True) / self._spread[0] ** 2
+        known = max(len(left) - float(left.sum()), 1.0)  # parameters that were determined
+        spread = float((self._best[:len(left)] ** 2).sum() / known) ** 0.5
+        self._spread[:len(left)] = np.clip((self._spread[0] + spread) / 2, *_GROUP_RANGE)
+        self._noise = (_RELATIVE_NOISE * self._losses) ** 2 + max(floor, (_LEAST_NOISE * self._middle) ** 2)
+
+    def _cost(self, expected: Values, parameters: Values) -> float:
+        """Minus the log of the parameters' probability, up to a constant."""
+        misfit = ((self._losses - expected) ** 2 / self._noise).sum()
+        return float(misfit + ((parameters / self._spread) ** 2).sum())
+
+    def _expect(self, parameters: Values) -> tuple[Values, NDArray[np.float64]]:
+        """Losses by these parameters, and their derivatives [trials, parameters]."""
+        log, shape, method, both, (scale, bend) = np.split(parameters, self._ends)
         groups = len(log)
         pick = np.arange(groups) * self._count + self._methods
         logs = log + shape * self._level_logs + method[self._methods] + both[pick]

@@ -39,6 +39,7 @@ _STARTS = 10  # plans decoded from the scan before the arms begin
 _FLOOR = 0.15  # an arm's share of the proposals at least
 _RECENT = 40  # candidates by which arms are judged
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
+_BEYOND = 0.3  # of the way from the fastest useful candidate to the fastest plan
 _TRIES = 12  # to propose a plan that the study does not hold
 
 Proposal = tuple[dict[str, Any], dict[str, Any]]
@@ -179,11 +180,9 @@ class KnapsackSampler(BaseSampler):
         return float(self._random.uniform(edges[gap], edges[gap + 1]))
 
     def _fastest_useful(self, past: Past) -> float:
-        """The latency below which candidates lose too much, as far as is known."""
-        bearable = past.losses <= past.bearable
-        fastest_ms = float(past.ms[bearable].min(initial=self._top_ms))
-        beyond_ms = float(past.ms[~bearable & (past.ms < fastest_ms)].max(initial=self._decoder.least_ms))
-        return min((fastest_ms + beyond_ms) / 2 if beyond_ms > self._decoder.least_ms else beyond_ms, self._top_ms)
+        """A little below the fastest candidate that does not lose too much: that edge is found out step by step."""
+        fastest_ms = float(past.ms[past.losses <= past.bearable].min(initial=self._top_ms))
+        return fastest_ms - _BEYOND * max(0.0, fastest_ms - self._decoder.least_ms)
 
     # -- plans --------------------------------------------------------------------------------------------------------
 
