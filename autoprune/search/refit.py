@@ -17,7 +17,7 @@ _SCALE, _BEND = 3.0, 0.3  # of the logs of c and of q
 _GROUP_RANGE = 0.2, 2.0  # and that is learnt, within these
 _RELATIVE_NOISE = 0.08  # of a loss: the model is additive, nets are not quite
 _FIRST_NOISE, _LEAST_NOISE = 0.2, 0.01  # of the median loss, as long as nothing is known, and at least
-_STEPS = 8  # of Gauss-Newton
+_STEPS, _FURTHER_STEPS = 8, 2  # of Gauss-Newton: from the prior, and from the fit before
 _MOST_TRIALS = 200  # the latest: a fit takes the cube of their number
 
 
@@ -27,9 +27,11 @@ class Refit:
 
     damage, shares: [groups, levels], of the scan; levels, methods: [trials, groups], `methods` as numbers below
     `count`; losses: [trials]. Trials that change nothing are left out; with none left, the prior is what is drawn from.
+    `before`: the fit to a candidate or two fewer, to start from.
     """
 
-    def __init__(self, damage: Values, shares: Values, count: int, levels: Levels, methods: Levels, losses: Values):
+    def __init__(self, damage: Values, shares: Values, count: int, levels: Levels, methods: Levels, losses: Values,
+                 before: Refit | None = None):
         self._damage, self._count = damage, count
         self._logs = np.log(np.maximum(2 * shares, 1e-3))
         groups = len(damage)
@@ -47,14 +49,18 @@ class Refit:
             self._methods, self._losses = methods[some], losses[some]
             self._centre = float(np.median(self._taken.sum(1)))
             self._middle = max(float(np.median(self._losses)), 1e-9)
-            self._noise = (_RELATIVE_NOISE * self._losses) ** 2 + (_FIRST_NOISE * self._middle) ** 2
-            self._fit(_STEPS)
+            self._floor, steps = (_FIRST_NOISE * self._middle) ** 2, _STEPS
+            if before is not None and len(before._noise):
+                self._best, self._spread, self._floor = before._best, before._spread.copy(), before._floor
+                steps = _FURTHER_STEPS
+            self._fit(steps)
 
     def _fit(self, steps: int) -> None:
         """Gauss-Newton, a step halved as long as it makes the parameters less probable; after each, what the residuals
         and the parameters say of their own spread (MacKay 1992, "Bayesian interpolation").
         """
         expected, self._jacobian = self._expect(self._best)
+        self._noise = (_RELATIVE_NOISE * self._losses) ** 2 + self._floor
         for _ in range(steps):
             cost = self._cost(expected, self._best)
             step = self._update(self._losses - expected + self._jacobian @ self._best) - self._best
@@ -77,7 +83,8 @@ class Refit:
         known = max(len(left) - float(left.sum()), 1.0)  # parameters that were determined
         spread = float((self._best[:len(left)] ** 2).sum() / known) ** 0.5
         self._spread[:len(left)] = np.clip((self._spread[0] + spread) / 2, *_GROUP_RANGE)
-        self._noise = (_RELATIVE_NOISE * self._losses) ** 2 + max(floor, (_LEAST_NOISE * self._middle) ** 2)
+        self._floor = max(floor, (_LEAST_NOISE * self._middle) ** 2)
+        self._noise = (_RELATIVE_NOISE * self._losses) ** 2 + self._floor
 
     def _cost(self, expected: Values, parameters: Values) -> float:
         """Minus the log of the parameters' probability, up to a constant."""

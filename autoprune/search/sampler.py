@@ -62,6 +62,7 @@ class KnapsackSampler(BaseSampler):
         self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
         self._top_ms = max(self._targets_ms, default=dense_ms)
         self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._methods(), self._top_ms, seed)
+        self._fit: Refit | None = None
         self._random = np.random.default_rng(seed)
         self._fallback = RandomSampler(seed=seed)
 
@@ -142,8 +143,9 @@ class KnapsackSampler(BaseSampler):
 
     def _refit(self, past: Past) -> dict[str, Any]:
         count = max(len(c.methods) for c in self._proposer.choices.values())
-        fit = Refit(self._decoder.damage, self._decoder.shares, count, past.levels, past.methods, past.losses)
-        damage, factors = fit.draw(self._random, float(self._random.uniform()))
+        self._fit = Refit(self._decoder.damage, self._decoder.shares, count, past.levels, past.methods, past.losses,
+                          self._fit)
+        damage, factors = self._fit.draw(self._random, float(self._random.uniform()))
         methods, best = {}, np.empty(len(damage))
         for g, (name, c) in enumerate(self._proposer.choices.items()):
             methods[name] = c.methods[int(factors[g, :len(c.methods)].argmin())]

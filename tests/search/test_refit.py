@@ -12,7 +12,7 @@ SCAN = SHARES ** 2  # which takes all groups for equal
 
 
 def candidates(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Levels, methods and losses of random plans; the first group does ten times the damage, the second method twice."""
+    """Levels, methods and losses of random plans: one group does ten times the damage, one method twice."""
     levels = random.integers(0, LEVELS, (count, GROUPS))
     methods = random.integers(0, METHODS, (count, GROUPS))
     damage = SCAN[np.arange(GROUPS), levels] * np.where(np.arange(GROUPS) == 0, 10.0, 1.0) * (1.0 + methods)

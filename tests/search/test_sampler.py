@@ -156,7 +156,7 @@ def test_proposals_aim_at_each_of_several_budgets(proposer: Proposer) -> None:
     ms = np.array([t.values[1] for t in study.trials]) / dense
     assert ((ms > 0.65) & (ms <= 0.8)).sum() >= 8
     assert ((ms > 0.4) & (ms <= 0.5)).sum() >= 8
-    assert (ms[:20] <= 0.81).all()
+    assert (ms <= 0.81).mean() > 0.85  # a variation may come out slower
 
 
 def test_another_sampler_on_the_same_study_knows_what_was_tried(proposer: Proposer) -> None:
