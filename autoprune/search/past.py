@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.search.knapsack import Levels, Values
 from autoprune.search.propose import Proposer
 
-__all__ = ["NOTE", "Past", "Reader", "front"]
+__all__ = ["NOTE", "Past", "Reader", "front", "method_names"]
 
 NOTE = "autoprune:knapsack"
 """Key of a trial's system attribute: which arm proposed it (`arm`), and what it was decoded from (`latent`)."""
@@ -23,7 +23,7 @@ _HALF = float(np.log(2))
 @dataclass(frozen=True)
 class Past:
     """digests: of all plans in any state. Of the trials that ended with two finite values, in their order: levels and
-    methods [trials, groups] (a method is its place among the group's), losses and latencies (ms), and notes. A loss is
+    methods [trials, groups] (a method is its place in `method_names`), losses and latencies (ms), and notes. A loss is
     −ln(metric / dense metric) for a positive metric that is maximised, else the difference; `bearable` is the loss of
     half the metric, else half of what was lost at most.
     """
@@ -50,6 +50,11 @@ def front(losses: Values, ms: Values) -> list[int]:
     return out
 
 
+def method_names(proposer: Proposer) -> list[str]:
+    """All methods of all groups."""
+    return list(dict.fromkeys(m for c in proposer.choices.values() for m in c.methods))
+
+
 @dataclass(frozen=True)
 class _Row:
     digest: str
@@ -64,6 +69,7 @@ class Reader:
         self._proposer = proposer
         self._names = proposer.distributions().keys()
         self._widths = {n: {w: i for i, w in enumerate(c.widths)} for n, c in proposer.choices.items()}
+        self._methods = {m: i for i, m in enumerate(method_names(proposer))}
         self._rows: dict[str, dict[int, _Row]] = {}
 
     def read(self, study: Study) -> Past:
@@ -90,7 +96,7 @@ class Reader:
             cuts = plan.cuts
             levels = [self._widths[n][cuts[n].keep] if n in cuts else len(c.widths) - 1
                       for n, c in self._proposer.choices.items()]
-            methods = [c.methods.index(values[f"{n}.method"]) for n, c in self._proposer.choices.items()]
+            methods = [self._methods[values[f"{n}.method"]] for n in self._proposer.choices]
             rows[trial.number] = _Row(plan.digest, np.array(levels), np.array(methods))
         return rows[trial.number]
 

@@ -27,7 +27,7 @@ from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.decoder import Decoder, Pair
 from autoprune.search.knapsack import Curve, Levels
-from autoprune.search.past import NOTE, Past, Reader, front
+from autoprune.search.past import NOTE, Past, Reader, front, method_names
 from autoprune.search.propose import Proposer
 from autoprune.search.refit import Refit
 from autoprune.search.tilt import Tilt
@@ -60,8 +60,11 @@ class KnapsackSampler(BaseSampler):
         self._proposer, self._curves, self._arms = proposer, dict(curves), tuple(arms)
         self._dense_ms, self._targets_ms = dense_ms, [t for t in targets_ms if t < dense_ms]
         self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
+        self._names = method_names(proposer)
+        self._sane = [m for m in self._names if m != "random"] or self._names
+        self._applies = np.array([[m in c.methods for m in self._names] for c in proposer.choices.values()])
         self._top_ms = max(self._targets_ms, default=dense_ms)
-        self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._methods(), self._top_ms, seed)
+        self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._sane, self._top_ms, seed)
         self._fit: Refit | None = None
         self._random = np.random.default_rng(seed)
         self._fallback = RandomSampler(seed=seed)
@@ -117,7 +120,7 @@ class KnapsackSampler(BaseSampler):
         return str(self._random.choice(self._arms, p=shares / shares.sum()))
 
     def _gain(self, past: Past, i: int) -> float:
-        """Hypervolume (ms × share of the metric that is kept) that trial i added to those before it."""
+        """Hypervolume (ms × loss, up to the bearable one) that trial i added to those before it."""
         before = self._volume(past.losses[:i], past.ms[:i], past.bearable)
         return max(0.0, self._volume(past.losses[:i + 1], past.ms[:i + 1], past.bearable) - before)
 
@@ -139,18 +142,16 @@ class KnapsackSampler(BaseSampler):
         return self._vary(past), {}
 
     def _start(self, past: Past) -> dict[str, Any]:
-        return self.at(self._target(past), self._one(str(self._random.choice(self._methods()))))
+        return self.at(self._target(past), self._one(str(self._random.choice(self._sane))))
 
     def _refit(self, past: Past) -> dict[str, Any]:
-        count = max(len(c.methods) for c in self._proposer.choices.values())
-        self._fit = Refit(self._decoder.damage, self._decoder.shares, count, past.levels, past.methods, past.losses,
-                          self._fit)
+        self._fit = Refit(self._decoder.damage, self._decoder.shares, len(self._names), past.levels, past.methods,
+                          past.losses, self._fit)
         damage, factors = self._fit.draw(self._random, float(self._random.uniform()))
-        methods, best = {}, np.empty(len(damage))
-        for g, (name, c) in enumerate(self._proposer.choices.items()):
-            methods[name] = c.methods[int(factors[g, :len(c.methods)].argmin())]
-            best[g] = factors[g, :len(c.methods)].min()
-        return self._parameters(self._decoder.at(self._target(past), damage * best[:, None]), methods)
+        factors = np.where(self._applies, factors, np.inf)
+        methods = {n: self._names[m] for n, m in zip(self._proposer.choices, factors.argmin(1), strict=True)}
+        levels = self._decoder.at(self._target(past), damage * factors.min(1)[:, None])
+        return self._parameters(levels, methods)
 
     def _tilted(self, past: Past) -> Proposal:
         latent = self._tilt.ask(past)
@@ -188,10 +189,6 @@ class KnapsackSampler(BaseSampler):
 
     # -- plans --------------------------------------------------------------------------------------------------------
 
-    def _methods(self) -> list[str]:
-        names = dict.fromkeys(m for c in self._proposer.choices.values() for m in c.methods)
-        return [m for m in names if m != "random"] or list(names)
-
     def _one(self, method: str) -> dict[str, str]:
         return dict.fromkeys(self._proposer.choices, method)
 
@@ -203,5 +200,5 @@ class KnapsackSampler(BaseSampler):
         cuts = {}
         for g, (name, c) in enumerate(self._proposer.choices.items()):
             if levels[g] < len(c.widths) - 1:
-                cuts[name] = Cut(c.widths[levels[g]], c.methods[0 if methods is None else methods[g]])
+                cuts[name] = Cut(c.widths[levels[g]], c.methods[0] if methods is None else self._names[methods[g]])
         return Plan(cuts, self._proposer.graph.fingerprint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -166,6 +167,16 @@ def test_another_sampler_on_the_same_study_knows_what_was_tried(proposer: Propos
     proposer.suggest(study.ask())
     told = resumed._tilt._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     assert len(told) == arms_of(study).count("tpe") - 1  # all but the one that runs
+
+
+def test_groups_to_which_other_methods_apply_get_theirs(proposer: Proposer) -> None:
+    names = list(proposer.choices)
+    choices = {n: replace(c, methods=("l2", "l1") if n == names[0] else ("l1", "geometric")) for n, c in
+               proposer.choices.items()}
+    mixed = Proposer(proposer.graph, choices, 0)
+    study = study_of(mixed, make(mixed, 0.6 * dense_ms(mixed)), 40, "")
+    assert {t.params[f"{names[0]}.method"] for t in study.trials} <= {"l2", "l1"}
+    assert {t.params[f"{names[1]}.method"] for t in study.trials} == {"l1", "geometric"}
 
 
 @pytest.mark.parametrize("values", [[-3.0, 2.0], [0.0, 5.0], [float("inf"), 5.0]])
