@@ -50,8 +50,12 @@ class BatchedStorage(RDBStorage):
     def _flush(self) -> None:
         if self._pending:
             rows, self._pending = self._pending, []
-            with self.engine.begin() as connection:
-                connection.execute(models.TrialParamModel.__table__.insert(), rows)
+            self._write(rows)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        """All rows or none."""
+        with self.engine.begin() as connection:
+            connection.execute(models.TrialParamModel.__table__.insert(), rows)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         self._flush()

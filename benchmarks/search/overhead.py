@@ -1,4 +1,4 @@
-"""What the coordinator takes per candidate: `python benchmarks/search/overhead.py` (a minute).
+"""What the coordinator takes per candidate: `python benchmarks/search/overhead.py` (4 minutes).
 
 A study in SQLite, asked and told as a search does it, without anything being evaluated; plan latencies take what they
 take in the simulator. Writes to benchmarks/results/search_simulator.json.
@@ -73,12 +73,12 @@ def overhead(setting: str, trials: int, last: int = 20) -> dict[str, float]:
 def main() -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    cases = (("many groups", 200), ("20 groups", 1000), ("default", 1000), ("many groups", 1000))
-    rows = {f"{SETTINGS[setting].groups} groups, {trials} trials": overhead(setting, trials)
-            for setting, trials in cases}
-    for name, row in rows.items():
-        print(name, row)
-    results = json.loads(Path(RESULTS).read_text()) if RESULTS.is_file() else {"rows": {}}
+    rows = {}
+    for setting, trials in (("many groups", 200), ("20 groups", 1000), ("default", 1000)):
+        name = f"{SETTINGS[setting].groups} groups, {trials} trials"
+        rows[name] = overhead(setting, trials)
+        print(name, rows[name], flush=True)
+    results = json.loads(Path(RESULTS).read_text()) if RESULTS.is_file() else {}
     RESULTS.write_text(json.dumps({**results, "overhead": rows}, indent=1) + "\n")
 
 
