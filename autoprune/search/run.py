@@ -19,6 +19,7 @@ from autoprune.search.knapsack import Curve
 from autoprune.search.measured_nodes import MeasuredNodes
 from autoprune.search.outcome import Outcome, Progress, pareto
 from autoprune.search.pipeline import Pipeline, failure
+from autoprune.search.plan_latency import PlanLatency
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.rankings import ranked_starts
 from autoprune.search.reuse import Reused
@@ -35,6 +36,7 @@ __all__ = ["Search"]
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
 _DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
+_VARY_EVERY = 2  # candidates: a variation of the front; the knapsack sampler proposes them itself
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
 
 
@@ -48,15 +50,14 @@ class Search:
         self.task, self.graph, self.device, self.space, self.folder = task, graph, device, space, folder
         self.budget, self.trials, self.timeout_s, self.seed = budget, trials, timeout_s, seed
         self._knapsack = sampler == "knapsack"
-        self._vary_every = 4 if self._knapsack else 2  # candidates
         choices = self.reused.choices(space.choices(graph, device.alignment()))
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
                              fix="autoprune layers --model … says what is frozen and why")
         _check_int8(space, device, self._knapsack)
         self.proposer = Proposer(graph, choices, seed, space.precisions)
-        percentile = budget.percentile if budget else "p50"
-        self.profiler = open_profiler(device, percentile=percentile, threads=threads)
+        self._percentile, self._threads = budget.percentile if budget else "p50", threads
+        self.profiler = open_profiler(device, percentile=self._percentile, threads=threads)
         self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
         # last: a folder without a study may still change its configuration
         self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
@@ -130,21 +131,23 @@ class Search:
     def _exact_ms(self, plan: Plan) -> float:
         return self._latency_of(plan).ms
 
-    def _table_ms(self, plan: Plan) -> float:
-        assert isinstance(self.profiler, MeasuredProfiler)  # the others tell it exactly
-        return self._nodes.table(self.profiler.measurer.hello().machine).latency(plan).ms
+    def _table(self) -> PlanLatency:
+        """Prices plans without making them."""
+        if isinstance(self.profiler, MeasuredProfiler):
+            return self._nodes.table(self.profiler.measurer.hello().machine)
+        return PlanLatency(self.graph, self.device, threads=self._threads, percentile=self._percentile)
 
     def _knapsack_sampler(self, dense_ms: float) -> KnapsackSampler:
         """The sampler, on curves that are scanned once per study."""
-        known, measured = self.study.attributes.get("curves"), isinstance(self.profiler, MeasuredProfiler)
-        table_ms = self._table_ms if measured else self._exact_ms  # a measurement takes a second or more
+        table, known = self._table(), self.study.attributes.get("knapsack")
         if known is None:
-            curves = scan(self.pipeline, self.proposer.choices, table_ms)
-            self.study.note("curves", {name: c.to_json() for name, c in curves.items()})
-        else:
-            curves = {name: Curve.from_json(c) for name, c in known.items()}
-        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.target_ms, table_ms,
-                                  self.seed + self.study.done_before)
+            curves, shared = scan(self.pipeline, self.proposer.choices, table)
+            known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
+            self.study.note("knapsack", known)
+        curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
+        targets_ms = [] if self.target_ms is None else [self.target_ms]
+        sampler = KnapsackSampler(self.proposer, curves, dense_ms, targets_ms, lambda plan: table.latency(plan).ms,
+                                  known["shared"], self.seed + self.study.done_before)
         self.study.use(sampler)
         return sampler
 
@@ -198,7 +201,7 @@ class Search:
                     self._exhausted = True
                     return None
                 self.study.enqueue("random plan", untried)
-            elif not self.study.waiting and len(candidates) % self._vary_every == 0 and front:
+            elif not self._knapsack and not self.study.waiting and len(candidates) % _VARY_EVERY == 0 and front:
                 self.study.enqueue("variation of the front", self.proposer.vary(self._parent(front)))
             trial = self.study.ask()
             plan = self.proposer.suggest(trial)

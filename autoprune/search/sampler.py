@@ -1,9 +1,15 @@
-"""`--sampler knapsack`: plans whose weights are learnt from the candidates evaluated so far.
+"""`--sampler knapsack`: plans are decoded from a latency and damage curves, and it is the curves that are searched.
 
-The damage curves of single groups (`sensitivity.py`) say little about how groups differ once candidates recover. So
-every proposal draws a weight for each group's curve from what the evaluated candidates say about it (Bayesian linear
-regression, Thompson 1933 sampling), draws a latency, and lets the knapsack decode both into widths. What Optuna sees
-are the widths and methods of the groups, as with any other sampler.
+A scan says how much damage and how much latency each group stands for (`sensitivity.py`); a knapsack turns a latency
+and these curves into widths (`decoder.py`). The first plans are decoded from the scan itself. After them three arms
+propose, by what each has lately won:
+
+- `refit` learns the curves from the candidates and samples from what they leave open (`refit.py`);
+- `tpe` leaves it to Optuna's TPE to find a latency, six weights that tilt the scan's curves along features of the
+  groups, and a method;
+- `vary` changes a member of the front in a few groups.
+
+What Optuna sees are the widths and methods of the groups, as with any other sampler.
 """
 
 from __future__ import annotations
@@ -14,148 +20,185 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
-from autoprune.graph.plan import Plan
-from autoprune.search.knapsack import Curve, Values, decode
+from autoprune.graph.plan import Cut, Plan
+from autoprune.search.candidate import Candidate
+from autoprune.search.decoder import Decoder, Pair
+from autoprune.search.knapsack import Curve, Levels
+from autoprune.search.past import NOTE, Past, Reader, front, method_names
 from autoprune.search.propose import Proposer
+from autoprune.search.refit import Refit
+from autoprune.search.tilt import Tilt
 
-__all__ = ["KnapsackSampler"]
+__all__ = ["ARMS", "KnapsackSampler"]
 
-_PRIOR_SPREAD = 0.6  # of a group's weight, relative to the mean weight
-_RELATIVE_NOISE = 0.25  # of an observed loss: the model is additive, large losses are not
-_NEAR_BUDGET = 0.5  # share of the proposals that aim just below the budget
-_CORRECTIONS = 4  # of the aim, by the latency that a plan turns out to have
-_CLOSE = 0.01  # of the dense latency: a plan that much below its target is not corrected
+ARMS = ("refit", "tpe", "vary")
+_STARTS = 10  # plans decoded from the scan before the arms begin
+_FLOOR = 0.15  # an arm's share of the proposals at least
+_RECENT = 40  # candidates by which arms are judged
+_NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
+_BEYOND = 0.3  # of the way from the fastest useful candidate to the fastest plan
+_TRIES = 12  # to propose a plan that the study does not hold
+
+Proposal = tuple[dict[str, Any], dict[str, Any]]
+"""Parameters of a trial, and what is noted of where they come from."""
 
 
 class KnapsackSampler(BaseSampler):
     """Proposes plans for the groups in `curves`; any other parameter is sampled at random.
 
-    dense_ms: latency of the dense model; target_ms: the budget, None for a whole front; latency_ms: exact latency of a
-    plan where that is cheap to tell, else None (then the aim is corrected by the candidates evaluated so far).
+    dense_ms: latency of the dense model; targets_ms: the budgets, none for a whole front; latency_ms: of a plan, asked
+    a few times per proposal; shared: what pairs of groups save twice (`decoder.pairs`), where known. A plan that the
+    study holds, in any state, is not proposed again while there is another one.
     """
 
-    def __init__(self, proposer: Proposer, curves: Mapping[str, Curve], dense_ms: float, target_ms: float | None,
-                 latency_ms: Callable[[Plan], float] | None = None, seed: int | None = None):
-        self._proposer, self._curves = proposer, dict(curves)
-        self._dense_ms, self._target_ms, self._latency_ms = dense_ms, target_ms, latency_ms
+    def __init__(self, proposer: Proposer, curves: Mapping[str, Curve], dense_ms: float, targets_ms: Sequence[float],
+                 latency_ms: Callable[[Plan], float], shared: Sequence[Pair] = (), seed: int | None = None,
+                 arms: Sequence[str] = ARMS):
+        self._proposer, self._curves, self._arms = proposer, dict(curves), tuple(arms)
+        self._dense_ms, self._targets_ms = dense_ms, [t for t in targets_ms if t < dense_ms]
+        self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
+        self._names = method_names(proposer)
+        self._sane = [m for m in self._names if m != "random"] or self._names
+        self._applies = np.array([[m in c.methods for m in self._names] for c in proposer.choices.values()])
+        self._top_ms = max(self._targets_ms, default=dense_ms)
+        self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._sane, self._top_ms, seed)
+        self._fit: Refit | None = None
         self._random = np.random.default_rng(seed)
         self._fallback = RandomSampler(seed=seed)
 
     def reseed_rng(self) -> None:
         self._random = np.random.default_rng()
+        self._tilt.reseed()
         self._fallback.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._proposer.distributions()
+        return self._proposer.distributions() if len(study.directions) == 2 else {}
 
     def sample_relative(self, study: Study, trial: FrozenTrial,
                         search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         if search_space.keys() != self._proposer.distributions().keys():
             return {}
-        trials = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-                  if t.values is not None and search_space.keys() <= t.params.keys() and np.isfinite(t.values).all()]
-        plans = [self._proposer.plan(t.params) for t in trials]
-        weights = self._draw_weights(study, trials, plans)
-        methods = self._draw_methods(study, trials)
-        return self.at(self._draw_target(), weights, methods, self._efficiency(trials, plans))
+        past = self._reader.read(study)
+        for _ in range(_TRIES):
+            arm = self._choose(past)
+            parameters, note = self._propose(arm, past)
+            if self._proposer.plan(parameters).digest not in past.digests:
+                break
+        else:
+            arm, note = "untried", {}
+            parameters = self._proposer.untried(set(past.digests)) or parameters
+        study._storage.set_trial_system_attr(trial._trial_id, NOTE, {"arm": arm, **note})
+        return parameters
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str,
                            param_distribution: BaseDistribution) -> Any:
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
-    def at(self, target_ms: float, weights: Mapping[str, float] | None = None, methods: Mapping[str, str] | None = None,
-           efficiency: float = 1.0) -> dict[str, Any]:
-        """Parameters of the plan that the knapsack gives for a latency.
+    def at(self, target_ms: float, methods: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Parameters of the plan that the scan's curves give for a latency."""
+        return self._parameters(self._decoder.at(target_ms), methods or {})
 
-        `efficiency`: milliseconds really saved per millisecond that the single groups promise; less than 1 where a
-        layer loses inputs and outputs at once.
-        """
-        save_ms = max(0.0, self._dense_ms - target_ms)
-        best: dict[str, Any] | None = None
-        aim_ms = save_ms / efficiency
-        for _ in range(_CORRECTIONS):
-            widths = decode(self._curves, aim_ms, weights)
-            parameters = self._proposer.parameters(widths, methods or {})
-            if self._latency_ms is None or save_ms == 0:
-                return parameters
-            promised_ms = self._promised(widths)
-            really_ms = self._dense_ms - self._latency_ms(self._proposer.plan(parameters))
-            over_ms = really_ms - save_ms
-            if over_ms >= 0:
-                best = parameters  # later ones are closer
-            if 0 <= over_ms <= _CLOSE * self._dense_ms or promised_ms <= 0 or really_ms <= 0:
-                break
-            aim_ms = promised_ms * max(0.5, min(2.0, (save_ms + 0.5 * _CLOSE * self._dense_ms) / really_ms))
-        return best or parameters
+    # -- arms -----------------------------------------------------------------------------------------------------
 
-    def _promised(self, widths: Mapping[str, int]) -> float:
-        return sum(c.saved[c.widths.index(widths[n])] for n, c in self._curves.items())
+    def _choose(self, past: Past) -> str:
+        """An arm, by the hypervolume that its recent candidates have won each."""
+        own = [note["arm"] for note in past.notes if "arm" in note]
+        if len(own) < _STARTS:
+            return "start"
+        gains = dict.fromkeys(self._arms, 1e-12)
+        counts = dict.fromkeys(self._arms, 1)
+        for i in range(max(0, len(past.notes) - _RECENT), len(past.notes)):
+            arm = past.notes[i].get("arm")
+            if arm in gains:
+                gains[arm] += self._gain(past, i)
+                counts[arm] += 1
+        rates = np.array([gains[a] / counts[a] for a in self._arms])
+        shares = _FLOOR + (1 - _FLOOR * len(rates)) * rates / rates.sum()
+        return str(self._random.choice(self._arms, p=shares / shares.sum()))
 
-    def _widths(self, plan: Plan) -> dict[str, int]:
-        return {n: plan.cuts[n].keep if n in plan.cuts else c.widths[-1] for n, c in self._curves.items()}
+    def _gain(self, past: Past, i: int) -> float:
+        """Hypervolume (ms × loss, up to the bearable one) that trial i added to those before it."""
+        before = self._volume(past.losses[:i], past.ms[:i], past.bearable)
+        return max(0.0, self._volume(past.losses[:i + 1], past.ms[:i + 1], past.bearable) - before)
 
-    def _draw_target(self) -> float:
-        """A latency: mostly just below the budget, otherwise anywhere (evenly on a log scale) below the dense one."""
-        top = self._dense_ms
-        if self._target_ms is not None:
-            top = min(self._target_ms, self._dense_ms)
-            if self._random.random() < _NEAR_BUDGET:
-                return float(top * self._random.uniform(0.85, 1.0))
-        least = max(self._dense_ms - self._promised({n: c.widths[0] for n, c in self._curves.items()}), 0.1 * top)
-        return float(np.exp(self._random.uniform(np.log(min(least, top)), np.log(top))))
+    def _volume(self, losses: Any, ms: Any, bearable: float) -> float:
+        area, top = 0.0, bearable
+        for i in front(losses, ms):
+            if losses[i] < top and ms[i] < self._dense_ms:
+                area += (self._dense_ms - ms[i]) * (top - losses[i])
+                top = losses[i]
+        return area
 
-    def _efficiency(self, trials: Sequence[FrozenTrial], plans: Sequence[Plan]) -> float:
-        ratios = [(self._dense_ms - t.values[1]) / promised for t, p in zip(trials, plans, strict=True)
-                  if t.values is not None and (promised := self._promised(self._widths(p))) > 0.02 * self._dense_ms]
-        return float(np.clip(np.median(ratios), 0.2, 2.0)) if ratios else 1.0
+    def _propose(self, arm: str, past: Past) -> Proposal:
+        if arm == "start":
+            return self._start(past), {}
+        if arm == "refit":
+            return self._refit(past), {}
+        if arm == "tpe":
+            return self._tilted(past)
+        return self._vary(past), {}
 
-    def _losses(self, study: Study, trials: Sequence[FrozenTrial]) -> Values:
-        """How much worse each trial's metric is than the best one's."""
-        sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
-        quality = np.array([sign * t.values[0] for t in trials if t.values is not None])
-        return np.asarray(quality.max() - quality) if len(quality) else quality
+    def _start(self, past: Past) -> dict[str, Any]:
+        return self.at(self._target(past), self._one(str(self._random.choice(self._sane))))
 
-    def _draw_weights(self, study: Study, trials: Sequence[FrozenTrial], plans: Sequence[Plan]) -> dict[str, float]:
-        """Thompson sampling: one draw from the posterior of `loss = Σ w_g damage_g`, prior around equal weights."""
-        names = list(self._curves)
-        losses = self._losses(study, trials)
-        damage = np.array([[c.at(self._widths(p)[n]) for n, c in self._curves.items()] for p in plans])
-        used = damage.sum(1) > 0 if len(plans) else np.zeros(0, dtype=bool)
-        if not used.any():
-            return {n: float(np.exp(self._random.normal(0, _PRIOR_SPREAD))) for n in names}
-        x, y = damage[used], losses[used]
-        mean = max(float(np.median(y / x.sum(1))), 1e-9)
-        noise = np.median(y) * 0.1 + _RELATIVE_NOISE * y + 1e-9
-        prior = np.eye(len(names)) / (_PRIOR_SPREAD * mean) ** 2
-        scaled = x / noise[:, None]
-        covariance = np.linalg.pinv(prior + scaled.T @ scaled)
-        centre = mean + covariance @ (scaled.T @ ((y - x.sum(1) * mean) / noise))
-        draw = self._random.multivariate_normal(centre, covariance, method="svd")
-        return {n: float(max(w / mean, 0.05)) for n, w in zip(names, draw, strict=True)}
+    def _refit(self, past: Past) -> dict[str, Any]:
+        self._fit = Refit(self._decoder.damage, self._decoder.shares, len(self._names), past.levels, past.methods,
+                          past.losses, self._fit)
+        damage, factors = self._fit.draw(self._random, float(self._random.uniform()))
+        factors = np.where(self._applies, factors, np.inf)
+        methods = {n: self._names[m] for n, m in zip(self._proposer.choices, factors.argmin(1), strict=True)}
+        levels = self._decoder.at(self._target(past), damage * factors.min(1)[:, None])
+        return self._parameters(levels, methods)
 
-    def _draw_methods(self, study: Study, trials: Sequence[FrozenTrial]) -> dict[str, str]:
-        """The methods of a trial that is not dominated, now and then with some changed, or one method for all."""
-        choices = self._proposer.choices
-        front = [trials[i] for i in _front(self._losses(study, trials), [t.values[1] for t in trials if t.values])]
-        common = sorted({m for c in choices.values() for m in c.methods if m != "random" or len(c.methods) == 1})
-        one = str(self._random.choice(common))
-        parent = front[int(self._random.integers(len(front)))] if front and self._random.random() < 0.7 else None
-        out = {}
-        for name, c in choices.items():
-            method = parent.params.get(f"{name}.method", one) if parent is not None else one
-            if self._random.random() < 0.1:
-                method = str(self._random.choice(c.methods))
-            out[name] = method if method in c.methods else c.methods[0]
-        return out
+    def _tilted(self, past: Past) -> Proposal:
+        latent = self._tilt.ask(past)
+        damage, target_ms, method = self._tilt.read(latent)
+        return self._parameters(self._decoder.at(target_ms, damage), self._one(method)), {"latent": latent}
 
+    def _vary(self, past: Past) -> dict[str, Any]:
+        members = [i for i in past.front() if past.losses[i] <= past.bearable] or past.front()
+        if not members:
+            return self._start(past)
+        parent = members[int(self._random.integers(len(members)))]
+        plan = self._plan(past.levels[parent], past.methods[parent])
+        return self._proposer.vary(Candidate(0, "", plan))
 
-def _front(losses: Values, latencies: Sequence[float]) -> list[int]:
-    order = sorted(range(len(losses)), key=lambda i: (latencies[i], losses[i]))
-    out: list[int] = []
-    for i in order:
-        if not out or losses[i] < losses[out[-1]]:
-            out.append(i)
-    return out
+    # -- targets ------------------------------------------------------------------------------------------------------
+
+    def _target(self, past: Past) -> float:
+        """A latency: often just below a budget, otherwise in a gap of the front, by how much there is to win."""
+        if self._targets_ms and self._random.random() < _NEAR_BUDGET:
+            return float(self._random.choice(self._targets_ms) * self._random.uniform(0.85, 1.0))
+        low_ms, top_ms = self._fastest_useful(past), self._top_ms
+        members = [i for i in past.front() if low_ms < past.ms[i] < top_ms]
+        edges = np.array([low_ms, *past.ms[members], top_ms])
+        losses = np.array([past.bearable, *past.losses[members], 0.0])
+        areas = np.diff(edges) * np.maximum(-np.diff(losses), 0.02 * past.bearable)
+        if self._random.random() < 0.3:
+            areas = np.diff(edges)
+        gap = int(self._random.choice(len(areas), p=areas / areas.sum())) if areas.sum() > 0 else 0
+        return float(self._random.uniform(edges[gap], edges[gap + 1]))
+
+    def _fastest_useful(self, past: Past) -> float:
+        """A little below the fastest candidate that does not lose too much: that edge is found out step by step."""
+        fastest_ms = float(past.ms[past.losses <= past.bearable].min(initial=self._top_ms))
+        return fastest_ms - _BEYOND * max(0.0, fastest_ms - self._decoder.least_ms)
+
+    # -- plans --------------------------------------------------------------------------------------------------------
+
+    def _one(self, method: str) -> dict[str, str]:
+        return dict.fromkeys(self._proposer.choices, method)
+
+    def _parameters(self, levels: Levels, methods: Mapping[str, str]) -> dict[str, Any]:
+        widths = {n: c.widths[k] for (n, c), k in zip(self._curves.items(), levels, strict=True)}
+        return self._proposer.parameters(widths, methods)
+
+    def _plan(self, levels: Levels, methods: Levels | None = None) -> Plan:
+        cuts = {}
+        for g, (name, c) in enumerate(self._proposer.choices.items()):
+            if levels[g] < len(c.widths) - 1:
+                cuts[name] = Cut(c.widths[levels[g]], c.methods[0] if methods is None else self._names[methods[g]])
+        return Plan(cuts, self._proposer.graph.fingerprint)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Cut, Plan
 from autoprune.recover.finetune import Example, FineTune, distillation
-from autoprune.search.knapsack import Curve
+from autoprune.search.decoder import Pair, pairs
+from autoprune.search.knapsack import Curve, Levels
 from autoprune.search.pipeline import Pipeline
+from autoprune.search.plan_latency import PlanLatency
 from autoprune.search.space import Choices
 
 __all__ = ["scan"]
@@ -21,29 +23,38 @@ _LEAST = 0.1  # of the median damage: what a group costs at least, however littl
 _EVALUATIONS = 60  # at most, by leaving out levels and then by looking at fewer examples
 
 
-def scan(pipeline: Pipeline, choices: Mapping[str, Choices], latency_ms: Callable[[Plan], float]) -> dict[str, Curve]:
-    """The curves of all groups.
+def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency
+         ) -> tuple[dict[str, Curve], list[Pair]]:
+    """The curves of all groups, and which of them share layers (`decoder.pairs`; none where plans have to be made for
+    their latency).
 
     Damage is the divergence from the dense model's outputs (as in distillation) on one batch of training data, norms
-    recalibrated, nothing fine-tuned; `latency_ms` tells the latency of a plan (of any device: only ratios to the dense
-    latency matter to the knapsack, see `Proposer`). Both at up to three widths per group, fewer for many groups.
+    recalibrated, nothing fine-tuned, at up to three widths per group, fewer for many groups; latency is `table`'s, at
+    all widths where that is cheap.
     """
     shares = _SHARES if len(choices) * 3 <= _EVALUATIONS else (0.5, 1.0) if len(choices) * 2 <= _EVALUATIONS else (0.6,)
-    dense_ms = latency_ms(Plan())
+    dense_ms = table.latency(Plan()).ms
     [example, *_] = pipeline.calibration()
     nothing = _after_recalibration(pipeline, Plan(), example)  # what one batch of statistics does by itself
     curves: dict[str, Curve] = {}
     for name, c in choices.items():
         method = next((m for m in c.methods if m != "random"), c.methods[0])
+        some = {_width(c, share) for share in shares} - {c.widths[-1]}
+        saved = {w: dense_ms - table.latency(Plan({name: Cut(w, method)})).ms
+                 for w in (some if table.exact else c.widths[:-1])}
         damage: dict[int, float] = {}
-        saved: dict[int, float] = {}
-        for width in sorted({_width(c, share) for share in shares} - {c.widths[-1]}):
+        for width in sorted(some):
             plan = Plan({name: Cut(width, method)}, pipeline.graph.fingerprint)
-            saved[width] = dense_ms - latency_ms(plan)
             damage[width] = max(0.0, _after_recalibration(pipeline, plan, example) - nothing)
         curves[name] = Curve.through(c.widths, damage, saved)
     least = _LEAST * statistics.median(c.damage[0] for c in curves.values())
-    return {name: c.plus(least) for name, c in curves.items()}
+    curves = {name: c.plus(least) for name, c in curves.items()}
+
+    def latency_ms(levels: Levels) -> float:
+        widths = zip(choices.items(), levels, strict=True)
+        return table.latency(Plan({n: Cut(c.widths[k], "random") for (n, c), k in widths})).ms
+
+    return curves, [] if table.exact else pairs(curves, dense_ms, latency_ms)
 
 
 def _after_recalibration(pipeline: Pipeline, plan: Plan, example: Example) -> float:

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, NSGAIISampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoprune.errors import ConfigError, did_you_mean
 from autoprune.search.candidate import Candidate
+from autoprune.search.storage import BatchedStorage
 
-__all__ = ["SAMPLERS", "Study"]
+__all__ = ["SAMPLERS", "Study", "join_population"]
 
 SAMPLERS = ("tpe", "knapsack", "nsga2", "gp", "random")
 
@@ -28,10 +29,18 @@ def _sampler(name: str, seed: int) -> BaseSampler:
         if name == "tpe":
             return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=8)
         if name == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
+            return NSGAIISampler(seed=seed, population_size=12)
         if name == "gp":
             return optuna.samplers.GPSampler(seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)  # "knapsack" until its curves are known (`Study.use`)
+
+
+def join_population(study: optuna.Study, trial: Trial) -> None:
+    """Count a trial to NSGA-II's present generation. A queued one would be in none, and never a parent: NSGA-II numbers
+    a trial when it is asked for its first parameter.
+    """
+    if isinstance(study.sampler, NSGAIISampler):
+        study.sampler.get_trial_generation(study, study._storage.get_trial(trial._trial_id))
 
 
 class Study:
@@ -45,12 +54,13 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         first = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
         directions = [first, StudyDirection.MINIMIZE]
-        self._study = optuna.create_study(storage=storage, study_name=name, directions=directions,
+        self._study = optuna.create_study(storage=BatchedStorage(storage), study_name=name, directions=directions,
                                           sampler=_sampler(sampler, seed), load_if_exists=True)
-        done = len(self._study.trials)
+        done = len(self._trials())
         if done:  # a resumed search must not propose again what its first seed proposed
             self._study.sampler = _sampler(sampler, seed + done)
         self.done_before = done
+        self._candidates: dict[int, Candidate] = {}  # of trials that have ended: those do not change
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names(["metric", "latency_ms"])
@@ -73,7 +83,7 @@ class Study:
         One whose candidate was recorded is completed with it; any other goes back to its place in the queue, or is
         failed when it was not queued but the sampler's.
         """
-        broken = [t for t in self._study.trials if t.state == TrialState.RUNNING]
+        broken = [t for t in self._trials() if t.state == TrialState.RUNNING]
         for frozen in broken:
             self._release(frozen, budget_ms)
         return [t.number for t in broken]
@@ -94,17 +104,22 @@ class Study:
 
     def queued_or_done(self) -> set[str]:
         """Origins of the trials that wait, or that ended with a candidate."""
-        return {t.user_attrs["origin"] for t in self._study.trials if "origin" in t.user_attrs
+        return {t.user_attrs["origin"] for t in self._trials() if "origin" in t.user_attrs
                 and (t.state == TrialState.WAITING or "candidate" in t.user_attrs)}
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
 
     @property
     def waiting(self) -> int:
-        return sum(t.state == TrialState.WAITING for t in self._study.trials)
+        return sum(t.state == TrialState.WAITING for t in self._trials())
 
     def ask(self) -> Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return self._study.ask()
+            trial = self._study.ask()
+        join_population(self._study, trial)
+        return trial
 
     def tell(self, trial: Trial, candidate: Candidate, budget_ms: float | None) -> None:
         """Record the result: first the candidate, then the state, so that a kill between them repeats the trial."""
@@ -118,7 +133,7 @@ class Study:
 
     def abandon(self, trial: Trial, budget_ms: float | None) -> None:
         """Give up a trial that was interrupted, as `repair` does; one that has ended stays as it is."""
-        frozen = self._study.trials[trial.number]
+        frozen = self._trials()[trial.number]
         if not frozen.state.is_finished():
             self._release(frozen, budget_ms)
 
@@ -129,9 +144,10 @@ class Study:
 
     def candidates(self) -> list[Candidate]:
         """All candidates that have ended, in the order of their numbers."""
-        ended = (TrialState.COMPLETE, TrialState.FAIL)
-        return [Candidate.from_json(json.loads(t.user_attrs["candidate"])) for t in self._study.trials
-                if t.state in ended and "candidate" in t.user_attrs]
+        for t in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+            if t.number not in self._candidates and "candidate" in t.user_attrs:
+                self._candidates[t.number] = Candidate.from_json(json.loads(t.user_attrs["candidate"]))
+        return [self._candidates[number] for number in sorted(self._candidates)]
 
     def close(self) -> None:
         """Release the database."""

@@ -20,13 +20,14 @@ from optuna.storages import RDBStorage
 
 from autoprune.search.outcome import Progress
 from autoprune.search.run_folder import RunFolder
+from autoprune.search.storage import BatchedStorage
 
 from .conftest import Open
 from .test_run import check_resumed
 
 TRIALS = 5
 WRITES: list[tuple[type, str]] = [
-    (RDBStorage, "_create_new_trial"), (RDBStorage, "_set_trial_param"), (RDBStorage, "set_trial_state_values"),
+    (RDBStorage, "_create_new_trial"), (BatchedStorage, "_write"), (RDBStorage, "set_trial_state_values"),
     (RDBStorage, "set_trial_user_attr"), (RDBStorage, "set_trial_system_attr"), (RDBStorage, "set_study_user_attr"),
     (RunFolder, "save_model"), (RunFolder, "drop_model"),
 ]

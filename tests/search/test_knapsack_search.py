@@ -14,7 +14,7 @@ from .conftest import Open
 def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_search(trials=6, sampler="knapsack") as search:
         first = search.run()
-        curves = search.study.attributes["curves"]
+        curves = search.study.attributes["knapsack"]["curves"]
     assert [c.origin for c in first.candidates][:4] == [
         DENSE, "control: uniform 0.75", "control: uniform 0.5", "control: uniform 0.25"]
     assert len(curves) >= 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +15,10 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.knapsack import Curve
+from autoprune.search.past import NOTE, Past
 from autoprune.search.pipeline import Clock
 from autoprune.search.propose import Proposer
-from autoprune.search.sampler import KnapsackSampler
+from autoprune.search.sampler import ARMS, KnapsackSampler
 from autoprune.search.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -47,21 +49,21 @@ def exact_ms(proposer: Proposer, plan: Plan) -> float:
     return dense_ms(proposer) - 8.0 * sum(left)
 
 
-def make(proposer: Proposer, target_ms: float | None, exact: bool, seed: int = 0) -> KnapsackSampler:
-    return KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), target_ms,
-                           (lambda plan: exact_ms(proposer, plan)) if exact else None, seed)
+def make(proposer: Proposer, *targets_ms: float, arms: Sequence[str] = ARMS, seed: int = 0) -> KnapsackSampler:
+    return KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), targets_ms,
+                           lambda plan: exact_ms(proposer, plan), seed=seed, arms=arms)
 
 
 class TestAsOptunaSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self, proposer: Proposer) -> Callable[[], BaseSampler]:
-        return lambda: make(proposer, None, exact=False)
+        return lambda: make(proposer)
 
 
 def test_a_plan_for_a_target_meets_it_closely(proposer: Proposer) -> None:
     for share in (0.9, 0.7, 0.5):
         target = share * dense_ms(proposer)
-        plan = proposer.plan(make(proposer, target, exact=True).at(target))
+        plan = proposer.plan(make(proposer, target).at(target))
         assert 0.93 * target <= exact_ms(proposer, plan) <= target
 
 
@@ -72,7 +74,7 @@ def study_of(proposer: Proposer, sampler: BaseSampler, count: int, precious: str
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         plan = proposer.suggest(trial)
-        damage = {n: c.at(plan.cuts[n].keep if n in plan.cuts else c.widths[-1])
+        damage = {n: c.damage[c.widths.index(plan.cuts[n].keep)] if n in plan.cuts else 0.0
                   for n, c in curves(proposer).items()}
         loss = sum((20.0 if n == precious else 1.0) * d for n, d in damage.items())
         return 1.0 - 0.01 * loss + float(noise.normal(0, 1e-4)), exact_ms(proposer, plan)
@@ -81,10 +83,10 @@ def study_of(proposer: Proposer, sampler: BaseSampler, count: int, precious: str
     return study
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_it_learns_which_group_to_spare(proposer: Proposer, exact: bool) -> None:
+@pytest.mark.parametrize("arms", [ARMS, ("refit",)])
+def test_it_learns_which_group_to_spare(proposer: Proposer, arms: tuple[str, ...]) -> None:
     precious = max(proposer.choices, key=lambda n: proposer.choices[n].widths[-1])
-    study = study_of(proposer, make(proposer, 0.7 * dense_ms(proposer), exact), 40, precious)
+    study = study_of(proposer, make(proposer, 0.7 * dense_ms(proposer), arms=arms), 40, precious)
     kept = [t.params[f"{precious}.keep"] for t in study.trials]
     others = [np.mean([t.params[f"{n}.keep"] for n in proposer.choices if n != precious]) for t in study.trials]
     late = slice(-15, None)
@@ -94,7 +96,7 @@ def test_it_learns_which_group_to_spare(proposer: Proposer, exact: bool) -> None
 
 
 def test_proposals_stay_in_the_space_and_differ(proposer: Proposer) -> None:
-    study = study_of(proposer, make(proposer, 0.6 * dense_ms(proposer), exact=True), 25, "")
+    study = study_of(proposer, make(proposer, 0.6 * dense_ms(proposer)), 25, "")
     plans = [proposer.plan(t.params) for t in study.trials]
     assert len({p.digest for p in plans}) > 15
     for plan in plans:
@@ -102,14 +104,93 @@ def test_proposals_stay_in_the_space_and_differ(proposer: Proposer) -> None:
 
 
 def test_a_sampler_without_a_budget_covers_the_range(proposer: Proposer) -> None:
-    study = study_of(proposer, make(proposer, None, exact=True), 30, "")
+    study = study_of(proposer, make(proposer), 30, "")
     latencies = sorted(t.values[1] for t in study.trials)
     assert latencies[0] < 0.6 * dense_ms(proposer)
     assert latencies[-1] > 0.8 * dense_ms(proposer)
 
 
+def arms_of(study: optuna.Study) -> list[str]:
+    return [t.system_attrs[NOTE]["arm"] for t in study.trials]
+
+
+def test_the_scan_comes_first_and_every_arm_has_its_share(proposer: Proposer) -> None:
+    arms = arms_of(study_of(proposer, make(proposer), 60, ""))
+    assert set(arms[:8]) == {"start"}
+    assert all(arms[15:].count(arm) >= 2 for arm in ARMS)
+
+
+def test_an_arm_that_wins_gets_more(proposer: Proposer) -> None:
+    sampler = make(proposer)
+    notes = [{"arm": arm} for arm in ("start", *ARMS) for _ in range(10)]
+    ms = np.linspace(20, 10, 40)
+    losses = np.where([note["arm"] == "tpe" for note in notes], np.linspace(0.5, 0.01, 40), 0.6)
+    past = Past(frozenset(), np.zeros((40, 1), dtype=int), np.zeros((40, 1), dtype=int), losses, ms, notes, 0.69)
+    drawn = [sampler._choose(past) for _ in range(300)]
+    assert drawn.count("tpe") > 150
+    assert all(drawn.count(arm) > 20 for arm in ARMS)
+
+
+def test_no_plan_is_proposed_twice_while_there_is_another(tiny_graph: Graph) -> None:
+    small = Proposer(tiny_graph, Space("x", methods=("l1",), min_keep=0.5).choices(tiny_graph, 8), 0)
+    count = 1
+    for c in small.choices.values():
+        count *= len(c.widths)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make(small))
+    study.enqueue_trial(small.uniform(0.5, "l1"))  # held, though it waits
+    digests = []
+    for i in range(count):
+        trial = study.ask()
+        plan = small.suggest(trial)
+        digests.append(plan.digest)
+        if i % 3:
+            study.tell(trial, [0.9, exact_ms(small, plan)])
+        elif i % 2:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)  # others stay as if they were running
+    assert len(set(digests)) == count
+    assert small.suggest(study.ask()).digest in digests
+
+
+def test_proposals_aim_at_each_of_several_budgets(proposer: Proposer) -> None:
+    dense = dense_ms(proposer)
+    study = study_of(proposer, make(proposer, 0.8 * dense, 0.5 * dense), 50, "")
+    ms = np.array([t.values[1] for t in study.trials]) / dense
+    assert ((ms > 0.65) & (ms <= 0.8)).sum() >= 8
+    assert ((ms > 0.4) & (ms <= 0.5)).sum() >= 8
+    assert (ms <= 0.81).mean() > 0.85  # a variation may come out slower
+
+
+def test_another_sampler_on_the_same_study_knows_what_was_tried(proposer: Proposer) -> None:
+    study = study_of(proposer, make(proposer, arms=("tpe",)), 25, "")
+    resumed = make(proposer, arms=("tpe",), seed=1)
+    study.sampler = resumed
+    proposer.suggest(study.ask())
+    told = resumed._tilt._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert len(told) == arms_of(study).count("tpe") - 1  # all but the one that runs
+
+
+def test_groups_to_which_other_methods_apply_get_theirs(proposer: Proposer) -> None:
+    names = list(proposer.choices)
+    choices = {n: replace(c, methods=("l2", "l1") if n == names[0] else ("l1", "geometric")) for n, c in
+               proposer.choices.items()}
+    mixed = Proposer(proposer.graph, choices, 0)
+    study = study_of(mixed, make(mixed, 0.6 * dense_ms(mixed)), 40, "")
+    assert {t.params[f"{names[0]}.method"] for t in study.trials} <= {"l2", "l1"}
+    assert {t.params[f"{names[1]}.method"] for t in study.trials} == {"l1", "geometric"}
+
+
+@pytest.mark.parametrize("values", [[-3.0, 2.0], [0.0, 5.0], [float("inf"), 5.0]])
+def test_any_metric_will_do(proposer: Proposer, values: list[float]) -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=make(proposer))
+    for i in range(16):
+        trial = study.ask()
+        proposer.suggest(trial)
+        study.tell(trial, [values[0] + 0.1 * (i % 5), values[1]])
+    assert proposer.suggest(study.ask()) is not None
+
+
 def test_failed_and_foreign_trials_are_left_out(proposer: Proposer) -> None:
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make(proposer, None, exact=False))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make(proposer))
     study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0], params={"x": 1.0}, distributions={
         "x": optuna.distributions.FloatDistribution(0, 2)}))
     failed = study.ask()

@@ -230,3 +230,19 @@ def test_notes_are_kept(url: str) -> None:
         study.note("dense_ms", 7.5)
     with closing(reopened(url)) as study:
         assert study.attributes["dense_ms"] == 7.5
+
+
+def test_queued_plans_are_parents_of_nsga2s_first_children(memory_path: Path) -> None:
+    with closing(Study(f"sqlite:///{memory_path / 'x.db'}", "nsga2", 0, True)) as study:
+        for number in range(4):
+            study.enqueue(f"control: {number}", {**PARAMS, "conv.keep": 0.3 + 0.1 * number})
+        for _ in range(13):  # a population is 12
+            trial = study.ask()
+            suggest(trial)
+            study.tell(trial, made(trial.number, 0.5 + 0.3 * trial.params["conv.keep"]), None)
+        sampler = study._study.sampler
+        assert isinstance(sampler, optuna.samplers.NSGAIISampler)
+        first = {t.number for t in sampler.get_population(study._study, 0)}
+        parents = {t.number for t in sampler.get_parent_population(study._study, 1)}
+    assert first == set(range(12))
+    assert parents & set(range(4))
