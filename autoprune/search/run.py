@@ -15,7 +15,9 @@ from autoprune.graph.graph import Graph
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
-from autoprune.search.knapsack import Curve
+from autoprune.search.knapsack.curves import Curve
+from autoprune.search.knapsack.sampler import KnapsackSampler
+from autoprune.search.knapsack.sensitivity import scan
 from autoprune.search.measured_nodes import MeasuredNodes
 from autoprune.search.outcome import Outcome, Progress, pareto
 from autoprune.search.pipeline import Pipeline, failure
@@ -24,8 +26,6 @@ from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.rankings import ranked_starts
 from autoprune.search.reuse import Reused
 from autoprune.search.run_folder import RunFolder
-from autoprune.search.sampler import KnapsackSampler
-from autoprune.search.sensitivity import scan
 from autoprune.search.space import Space
 from autoprune.search.study import Study
 from autoprune.tasks.task import Task

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.graph.plan import Plan
-from autoprune.search.knapsack import Curve
+from autoprune.search.knapsack.curves import Curve
 from autoprune.search.space import Choices
 
 __all__ = ["METHODS", "SETTINGS", "Landscape", "Setting", "hypervolume"]

@@ -25,10 +25,10 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import TrialState
 
 from autoprune.search.candidate import Candidate
-from autoprune.search.decoder import pairs
+from autoprune.search.knapsack.decoder import pairs
+from autoprune.search.knapsack.sampler import ARMS, KnapsackSampler
 from autoprune.search.propose import Proposer
 from autoprune.search.run_folder import environment
-from autoprune.search.sampler import ARMS, KnapsackSampler
 from autoprune.search.study import join_population
 
 RESULTS = Path(__file__).parent.parent / "results" / "search_simulator.json"

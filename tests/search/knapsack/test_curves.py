@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.search.knapsack import Curve, Levels, Values, decode, relax
+from autoprune.search.knapsack.curves import Curve, Levels, Values, decode, relax
 
 EQUAL = (np.array([[9.0, 4.0, 1.0, 0.0]] * 3), np.array([[3.0, 2.0, 1.0, 0.0]] * 3))
 

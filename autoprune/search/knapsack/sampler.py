@@ -25,12 +25,12 @@ from optuna.trial import FrozenTrial
 
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
-from autoprune.search.decoder import Decoder, Pair
-from autoprune.search.knapsack import Curve, Levels
-from autoprune.search.past import NOTE, Past, Reader, front, method_names
+from autoprune.search.knapsack.curves import Curve, Levels
+from autoprune.search.knapsack.decoder import Decoder, Pair
+from autoprune.search.knapsack.past import NOTE, Past, Reader, front, method_names
+from autoprune.search.knapsack.refit import Refit
+from autoprune.search.knapsack.tilt import Tilt
 from autoprune.search.propose import Proposer
-from autoprune.search.refit import Refit
-from autoprune.search.tilt import Tilt
 
 __all__ = ["ARMS", "KnapsackSampler"]
 

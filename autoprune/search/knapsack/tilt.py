@@ -11,9 +11,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from autoprune.search.decoder import Decoder
-from autoprune.search.knapsack import Values
-from autoprune.search.past import Past
+from autoprune.search.knapsack.curves import Values
+from autoprune.search.knapsack.decoder import Decoder
+from autoprune.search.knapsack.past import Past
 
 __all__ = ["Tilt"]
 

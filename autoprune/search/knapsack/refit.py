@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.search.knapsack import Levels, Values
+from autoprune.search.knapsack.curves import Levels, Values
 
 __all__ = ["Refit"]
 

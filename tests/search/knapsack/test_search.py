@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from autoprune.graph.plan import Plan
-from autoprune.search import sensitivity
+from autoprune.search.knapsack import sensitivity
 from autoprune.search.propose import DENSE
 
-from .conftest import Open
+from ..conftest import Open
 
 
 def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoprune.search.refit import Refit
+from autoprune.search.knapsack.refit import Refit
 
 GROUPS, LEVELS, METHODS = 8, 9, 2
 SHARES = np.tile(np.linspace(0.8, 0.0, LEVELS), (GROUPS, 1))

@@ -10,8 +10,8 @@ import torch
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Cut, Plan
 from autoprune.recover.finetune import Example, FineTune, distillation
-from autoprune.search.decoder import Pair, pairs
-from autoprune.search.knapsack import Curve, Levels
+from autoprune.search.knapsack.curves import Curve, Levels
+from autoprune.search.knapsack.decoder import Pair, pairs
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.plan_latency import PlanLatency
 from autoprune.search.space import Choices

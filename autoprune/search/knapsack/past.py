@@ -10,7 +10,7 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.search.knapsack import Levels, Values
+from autoprune.search.knapsack.curves import Levels, Values
 from autoprune.search.propose import Proposer
 
 __all__ = ["NOTE", "Past", "Reader", "front", "method_names"]

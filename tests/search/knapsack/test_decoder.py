@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoprune.search.decoder import Decoder, pairs
-from autoprune.search.knapsack import Curve, Levels
+from autoprune.search.knapsack.curves import Curve, Levels
+from autoprune.search.knapsack.decoder import Decoder, pairs
 
 WIDTHS = tuple(range(2, 17, 2))
 KEPT = np.array(WIDTHS) / 16

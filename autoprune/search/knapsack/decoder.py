@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from autoprune.search.knapsack import Curve, Levels, Values, decode, relax
+from autoprune.search.knapsack.curves import Curve, Levels, Values, decode, relax
 
 __all__ = ["Decoder", "Pair", "pairs"]
 

@@ -1,0 +1,1 @@
+"""The knapsack sampler: damage curves and latencies of single groups, decoded into plans and learnt from candidates."""
