@@ -62,6 +62,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     before and after the candidates.
     """
     from autoprune.devices.device import load_device
+    from autoprune.front.front import load_front
     from autoprune.search.run_folder import RunFolder
     from autoprune.search.space import load_space
 
@@ -78,9 +79,10 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     if settings.steps is not None:
         space = replace(space, recover={**space.recover, "steps": settings.steps})
     _check_sampler(settings.sampler)
+    other = load_front(settings.reuse) if settings.reuse is not None else None
     task, graph = _prepare(settings, task, say)
     configuration = _configuration(settings, task, device, space, graph)
-    reused = _reused(settings.reuse, configuration, space) if settings.reuse is not None else None
+    reused = _reused(other, configuration, space) if other is not None else None
     trials = settings.trials or (space.trials if reused is None else len(reused.candidates) + _BEYOND_REUSED)
     configuration["trials"] = trials
     path = settings.run or default_run(task.name, device.name, settings.budget)
@@ -133,17 +135,15 @@ def default_run(task: str, device: str, budget: str | None) -> str:
     return "runs/" + "".join(c if c.isalnum() or c in ".-" else "_" for c in text)
 
 
-def _reused(run: str, configuration: Mapping[str, Any], space: Space) -> Reused:
+def _reused(front: Front, configuration: Mapping[str, Any], space: Space) -> Reused:
     """What another run evaluated; `ConfigError` when its scores would not be those of this one."""
-    from autoprune.front.front import load_front
     from autoprune.search.reuse import Reused
 
-    front = load_front(run)
     same = ("model_fingerprint", "task_fingerprint", "metric", "recovery_digest")
     differing = [key for key in same if front.settings.get(key) != configuration[key]]
     if differing:
         raise ConfigError("scores of a run are taken over for the same model, data, metric and recovery only",
-                          given=f"{run}: another {', '.join(k.partition('_')[0] for k in differing)}",
+                          given=f"{front.run}: another {', '.join(k.partition('_')[0] for k in differing)}",
                           fix="leave --reuse out, or name a run of this model and space")
     return Reused.of(front.candidates, front.run / "candidates", space.precisions)
 
