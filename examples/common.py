@@ -71,8 +71,8 @@ def recovered(task: autoprune.Task, graph: autoprune.Graph, plan: autoprune.Plan
     """
     needs = frozenset({"gram"}).union(*(criterion(cut.method).needs for cut in plan.cuts.values()))
     gathered = collect(graph, [(e.inputs, e.target) for e in data[:8]],
-                          lambda model, x, y: task.loss(task.forward(model, x), y), needs=needs, seed=seed,
-                          weights=tuple(graph.readers))
+                       lambda model, x, y: task.loss(task.forward(model, x), y), needs=needs, seed=seed,
+                       weights=tuple(graph.readers))
     model = graph.cut(plan, gathered, least_squares=True)
     finetune(model, task, data, tune, seed)
     return model
@@ -160,6 +160,20 @@ def write(path: Path | None, results: Mapping[str, Any]) -> None:
     """The results as JSON with the machine's facts first; nothing without a path."""
     if path is not None:
         path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n", encoding="utf-8")
+
+
+def halved(task: autoprune.Task, plan_of: Callable[[autoprune.Graph], autoprune.Plan], dense: FineTune, tune: FineTune,
+           sizes_of: Callable[[Any, Any], Mapping[str, int]], seed: int) -> Row:
+    """Train the task's net from its random weights, cut it by `plan_of`, recover it; both read the test split."""
+    net = task.model
+    finetune(net, task, plain_batches(task, dense.steps), dense, seed)
+    graph = autoprune.trace(net, task.example_inputs)
+    plan = plan_of(graph)
+    model = recovered(task, graph, plan, batches(task, net, tune.steps), tune, seed)
+    row: Row = {"kept": {name: [cut.keep, graph.groups[name].size] for name, cut in plan.cuts.items()}}
+    for name, found in (("dense", graph.dense()), ("pruned", model)):
+        row[name] = {"accuracy": task.evaluate(found, "test").to_json(), **sizes_of(found, task.example_inputs)}
+    return row
 
 
 def tell_packages(parser: argparse.ArgumentParser, run: Callable[[Splits, int, int], Row], line: Callable[[Row], str]

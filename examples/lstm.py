@@ -9,23 +9,11 @@ chooses nothing by the test split, which is read twice: for the dense net and fo
 from __future__ import annotations
 
 import torch
-from common import (
-    PACKAGES,
-    WORDS,
-    Row,
-    Splits,
-    batches,
-    options,
-    package_task,
-    plain_batches,
-    recovered,
-    sizes,
-    tell_packages,
-)
+from common import PACKAGES, WORDS, Row, Splits, halved, options, package_task, sizes, tell_packages
 from torch import Tensor, nn
 
 import autoprune
-from autoprune.recover.finetune import FineTune, finetune
+from autoprune.recover.finetune import FineTune
 
 HIDDEN, KEPT = 256, 0.5
 
@@ -50,21 +38,16 @@ def plan_of(graph: autoprune.Graph) -> autoprune.Plan:
     return autoprune.Plan.of(graph, dict.fromkeys(units, KEPT), "l2")
 
 
+def net_sizes(model: autoprune.PrunedModule, inputs: Tensor) -> dict[str, int]:
+    """macs, params: of the net; params_lstm: of the LSTM."""
+    lstm = sum(p.numel() for name, p in model.tensors().items() if name.startswith("lstm."))
+    return {**sizes(model, inputs), "params_lstm": lstm}
+
+
 def run(rows: Splits, seed: int, steps: int) -> Row:
     torch.manual_seed(seed)
-    task = package_task(Lstm(), rows)
-    net = task.model
-    finetune(net, task, plain_batches(task, 2 * steps), FineTune(steps=2 * steps, lr=1e-2, distill=0.0), seed)
-    graph = autoprune.trace(net, task.example_inputs)
-    plan = plan_of(graph)
-    model = recovered(task, graph, plan, batches(task, net, steps),
-                      FineTune(steps=steps, lr=1e-2, temperature=2.0), seed)
-    row: Row = {"kept": {name: [cut.keep, graph.groups[name].size] for name, cut in plan.cuts.items()}}
-    for name, found in (("dense", graph.dense()), ("pruned", model)):
-        lstm = sum(p.numel() for tensor, p in found.tensors().items() if tensor.startswith("lstm."))
-        row[name] = {"accuracy": task.evaluate(found, "test").to_json(), **sizes(found, task.example_inputs),
-                     "params_lstm": lstm}
-    return row
+    return halved(package_task(Lstm(), rows), plan_of, FineTune(steps=2 * steps, lr=1e-2, distill=0.0),
+                  FineTune(steps=steps, lr=1e-2, temperature=2.0), net_sizes, seed)
 
 
 def line(row: Row) -> str:

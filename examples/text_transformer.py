@@ -12,24 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from common import (
-    PACKAGES,
-    WINDOW,
-    WORDS,
-    Row,
-    Splits,
-    batches,
-    options,
-    package_task,
-    plain_batches,
-    recovered,
-    sizes,
-    tell_packages,
-)
+from common import PACKAGES, WINDOW, WORDS, Row, Splits, halved, options, package_task, sizes, tell_packages
 from torch import nn
 
 import autoprune
-from autoprune.recover.finetune import FineTune, finetune
+from autoprune.recover.finetune import FineTune
 from autoprune.search.space import load_space
 
 HEADS_KEPT, NEURONS_KEPT = 0.5, 0.45
@@ -66,17 +53,8 @@ def encoder_sizes(model: autoprune.PrunedModule, inputs: Any) -> dict[str, int]:
 
 def run(rows: Splits, seed: int, steps: int) -> Row:
     torch.manual_seed(seed)
-    task = package_task(bert(), rows, "input_ids")
-    net = task.model
-    finetune(net, task, plain_batches(task, 4 * steps), FineTune(steps=4 * steps, lr=1e-3, distill=0.0), seed)
-    graph = autoprune.trace(net, task.example_inputs)
-    plan = plan_of(graph)
-    model = recovered(task, graph, plan, batches(task, net, steps),
-                      FineTune(steps=steps, lr=5e-4, temperature=2.0), seed)
-    row: Row = {"kept": {name: [cut.keep, graph.groups[name].size] for name, cut in plan.cuts.items()}}
-    for name, found in (("dense", graph.dense()), ("pruned", model)):
-        row[name] = {"accuracy": task.evaluate(found, "test").to_json(), **encoder_sizes(found, task.example_inputs)}
-    return row
+    return halved(package_task(bert(), rows, "input_ids"), plan_of, FineTune(steps=4 * steps, lr=1e-3, distill=0.0),
+                  FineTune(steps=steps, lr=5e-4, temperature=2.0), encoder_sizes, seed)
 
 
 def line(row: Row) -> str:

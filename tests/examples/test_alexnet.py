@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -65,24 +64,8 @@ def test_the_recipe_on_loaders(alexnet: Any, tmp_path: Path) -> None:
     assert len(load_object(f"{tmp_path / 'made_up.py'}:READS")) == 4
 
 
-def test_the_recipe_on_torchvision(alexnet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = pytest.importorskip("PIL.Image")
-
-    class Fake:
-        def __init__(self, root: str, train: bool, download: bool) -> None:
-            self.targets = list(range(10)) * 5
-
-        def __len__(self) -> int:
-            return len(self.targets)
-
-        def __getitem__(self, index: int) -> Any:
-            return image.new("RGB", (32, 32), 5 * index), self.targets[index]
-
-    package: Any = ModuleType("torchvision")
-    package.datasets = ModuleType("torchvision.datasets")
-    package.datasets.CIFAR100 = Fake
-    monkeypatch.setitem(sys.modules, "torchvision", package)
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", package.datasets)
+def test_the_recipe_on_torchvision(alexnet: Any, torchvision_of: Callable[..., None]) -> None:
+    torchvision_of("CIFAR100", "RGB", (32, 32))
     assert "torchvision:CIFAR100" in alexnet.__doc__
     check(alexnet.run("torchvision:CIFAR100?size=48&channels=1&batch=16&normalize=half", seed=0, steps=1))
 

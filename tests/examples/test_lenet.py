@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -47,23 +46,7 @@ def test_the_recipe_on_loaders(lenet: Any, tmp_path: Path, evaluated: list[str])
     assert evaluated == ["test", "test"]
 
 
-def test_the_recipe_on_torchvision(lenet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = pytest.importorskip("PIL.Image")
-
-    class Fake:
-        def __init__(self, root: str, train: bool, download: bool) -> None:
-            self.targets = list(range(10)) * 5
-
-        def __len__(self) -> int:
-            return len(self.targets)
-
-        def __getitem__(self, index: int) -> Any:
-            return image.new("L", (28, 28), 5 * index), self.targets[index]
-
-    package: Any = ModuleType("torchvision")
-    package.datasets = ModuleType("torchvision.datasets")
-    package.datasets.MNIST = Fake
-    monkeypatch.setitem(sys.modules, "torchvision", package)
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", package.datasets)
+def test_the_recipe_on_torchvision(lenet: Any, torchvision_of: Callable[..., None]) -> None:
+    torchvision_of("MNIST", "L", (28, 28))
     assert "torchvision:MNIST" in lenet.__doc__
     check(lenet.run("torchvision:MNIST?size=28&channels=1&batch=8&normalize=none", seed=0, steps=1, cycles=2))

@@ -56,6 +56,7 @@ def test_a_second_device_takes_the_scores_over(run: Callable[..., Front], traine
     assert len(second.candidates) == 10  # two more, at this device's budget
     assert second.dense.origin == DENSE
     known = {p.candidate.plan.digest for p in first.points}
+    assert {c.plan.digest for c in second.candidates} >= tuned.keys()
     for c in second.candidates:
         before = tuned.get(c.plan.digest)
         if before is not None and c.number != second.recommended:
