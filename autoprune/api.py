@@ -158,10 +158,11 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
     def digest(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
+    recovery = [space.recover, space.schedule, *([space.masks] if space.masks else [])]
     values = {k: v for k, v in settings.to_json().items() if k != "run"}
     values.update(task=task.name, metric=task.metric, loss=task.loss_name, device=device.name,
                   task_fingerprint=task.fingerprint(), model_fingerprint=graph.fingerprint,
-                  space_digest=digest(space.to_json()), recovery_digest=digest([space.recover, space.schedule]),
+                  space_digest=digest(space.to_json()), recovery_digest=digest(recovery),
                   device_digest=digest(device.to_json()))
     versions = environment()["packages"]
     values.update({f"version_{name}": versions[name] for name in ("autoprune", "torch", "optuna", "onnxruntime")})
@@ -240,6 +241,7 @@ def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[
     from autoprune.graph.onnx import export_onnx
     from autoprune.graph.onnx_int8 import quantize
     from autoprune.graph.onnx_module import OnnxModule
+    from autoprune.methods.masks.apply import zeros_kept
     from autoprune.recover.finetune import Example, examples, finetune
     from autoprune.recover.recovery import Recovery
     from autoprune.search.space import load_space
@@ -251,7 +253,8 @@ def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[
     batches: list[Example] = []
     while len(batches) < min(steps, 512):
         batches += examples(task, task.model, task.split("train"), min(steps, 512) - len(batches))
-    finetune(model, task, batches, settings, int(front.settings.get("seed", 0)))
+    with zeros_kept(model, point.candidate.plan.masks):
+        finetune(model, task, batches, settings, int(front.settings.get("seed", 0)))
     int8: bytes | None = None
     deployed: PrunedModule | OnnxModule = model
     if point.int8 is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autoprune.errors import ConfigError, did_you_mean
-from autoprune.front.masked import MaskReport, nonzeros, sizes, speed_note
+from autoprune.front.masked import MaskReport, nonzeros, sizes
 from autoprune.recover.finetune import Example, FineTune, examples
 from autoprune.recover.sparsify import Recipe, sparsify
 from autoprune.recover.start import early_graph, read_checkpoint, reinitialise
@@ -52,7 +52,7 @@ def mask_model(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *, 
     tell("tracing the model")
     model = task.model if pruned is None else _load(pruned)
     graph = trace(model, task.example_inputs)
-    weights = recipe.weights(graph)
+    weights = recipe.masks(graph)
     restart = _restart(graph, start, early, seed)
     data = _examples(task, graph, settings)
     before = task.evaluate(graph.dense(), "test")
@@ -70,7 +70,7 @@ def mask_model(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *, 
     report = MaskReport(
         before, after, sum(n for _, n in counts.values()), sum(n for n, _ in counts.values()),
         {n: counts[n] for n in weights}, tuple(n for n in many if n not in weights), sizes(masked, folder),
-        speed_note(device, recipe.pattern), {**asdict(recipe), "steps": settings.steps, "start": start, "seed": seed})
+        device.mask_note(recipe.pattern), {**asdict(recipe), "steps": settings.steps, "start": start, "seed": seed})
     (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     return report
 
@@ -89,7 +89,7 @@ def find_ticket(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *,
     graph = trace(task.model, task.example_inputs)
     configuration = {**asdict(recipe), **asdict(settings), "early_steps": early_steps, "scratch": scratch, "seed": seed,
                      "skip": list(recipe.skip), "task": task.fingerprint(), "model": graph.fingerprint}
-    recipe.weights(graph)
+    recipe.masks(graph)
     stored = Checkpoints(folder, configuration, fresh=fresh)
     ticket = Ticket(graph, task, _examples(task, graph, settings), recipe, settings, early_steps, scratch, seed)
     out = {}

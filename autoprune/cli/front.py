@@ -22,13 +22,13 @@ def front(
     autoprune front runs/x --format json
     """
     from autoprune.front.front import load_front
-    from autoprune.front.words import gap_sentence
+    from autoprune.front.words import gap_sentence, latency_notes, size
 
     found = load_front(run)
     if output is Format.json:
         print_json(found.to_json())
         return
-    rows = []
+    rows, zipped = [], any(c.compressed_bytes for c in found.candidates)
     for point in [*found.points]:
         c = point.candidate
         assert c.latency is not None
@@ -38,11 +38,14 @@ def front(
                      round(c.test.value, 4) if c.test else "", f"{found.dense.ms / c.ms:.2f}x",
                      f"{100 * c.macs / max(found.dense.macs, 1):.0f} %",
                      f"{100 * c.params / max(found.dense.params, 1):.0f} %",
+                     *([size(c.compressed_bytes)] if zipped else []),
                      "recommended" if c.number == found.recommended else ""])
     metric = found.metric
     print_table(["trial", "origin", "precision", "latency", "in budget", f"{metric} (search)", f"{metric} (test)",
-                 "faster", "MACs", "params", ""], rows, output)
+                 "faster", "MACs", "params", *(["zipped"] if zipped else []), ""], rows, output)
     failed = sum(c.status != "ok" for c in found.candidates)
     note(f"dense: {found.dense.latency}, {found.dense.score}; {len(found.candidates)} candidates, {failed} failed")
+    for text in latency_notes(p.candidate for p in found.points):
+        note(f"note: {text}")
     if (gap := gap_sentence(found)) is not None:
         note(f"note: {gap}")

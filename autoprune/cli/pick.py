@@ -36,11 +36,14 @@ def pick(
     """
     from autoprune import api
     from autoprune.front.front import load_front
+    from autoprune.front.words import latency_notes
     from autoprune.tasks.build import load_task
 
     found = load_front(run)
     point = found.pick(budget, max_drop, knee=knee, trial=trial)
     note(f"trial {point.number}: {point.candidate.plan.precision}, {point.latency}, {point.score}")
+    for text in latency_notes([point.candidate]):
+        note(f"note: {text}")
     s = found.settings
     task = load_task(s.get("model"), s.get("data"), s.get("metric"), s.get("loss"))
     if task.name != found.task:

@@ -93,7 +93,7 @@ def _announce(settings: Settings) -> None:
 
 def _close(front: Front, interrupted: bool) -> None:
     """The three closing lines."""
-    from autoprune.front.words import gap_sentence
+    from autoprune.front.words import gap_sentence, latency_notes, size
 
     if front.recommended is None:
         try:
@@ -114,13 +114,18 @@ def _close(front: Front, interrupted: bool) -> None:
     precision = "" if c.plan.precision == "fp32" else f"{c.plan.precision}, "
     result(f"recommended: trial {c.number}, {precision}{c.latency}, {point.score}, {change}, "
            f"{front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")
+    if c.compressed_bytes:
+        result(f"size:  {size(c.compressed_bytes)} without zeros and zipped; dense "
+               f"{size(front.dense.compressed_bytes)}")
+    for text in latency_notes([c]):
+        note(f"note: {text}")
     if (gap := gap_sentence(front)) is not None:
         note(f"note: {gap}")
     if interrupted:
         result(f"files: {front.run} (report.html, front.json, study.db); interrupted, the same command resumes")
         result(f"next:  autoprune pick {front.run} --trial {c.number}")
     else:
-        onnx_file = "model.onnx" if point.int8 is None else f"{point.int8.name}, model.onnx"
-        result(f"files: {front.run}/picked/{c.number:04d} ({onnx_file}, model.pt2, weights.safetensors), "
-               f"{front.run}/report.html")
+        files = ["model.onnx", "model.pt2", "weights.safetensors"]
+        files = [*([point.int8.name] if point.int8 else []), *files, *(["weights.sparse.zip"] if c.plan.masks else [])]
+        result(f"files: {front.run}/picked/{c.number:04d} ({', '.join(files)}), {front.run}/report.html")
         result(f"next:  autoprune pick {front.run} --trial {c.number} --finetune")

@@ -139,6 +139,14 @@ class Device:
             return 4
         return 16 if "avx512f" in _cpu_flags() else 8
 
+    def mask_note(self, pattern: str) -> str:
+        """Whether the runtime makes use of a pattern of zeros in the weights, as the file says; nothing is measured."""
+        if pattern in self.sparsity:
+            return (f"the latency does not count the masks, but the file of {self.name} says that its runtime computes "
+                    f"{pattern} weights faster: measure it")
+        return (f"masks do not change the latency on {self.name}: {self.runtime} computes masked weights ({pattern}) "
+                "like any others; they are for size")
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         data = asdict(replace(self, facts={}))

@@ -17,6 +17,7 @@ from autoprune.front.front import Front, Point
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.onnx import check_onnx, export_onnx
 from autoprune.graph.trace import with_dynamic_batch
+from autoprune.methods.masks.size import SPARSE_FILE, save_sparse
 from autoprune.search.candidate import INT8_FILE
 
 __all__ = ["export_model", "export_point"]
@@ -34,7 +35,7 @@ def export_point(front: Front, point: Point, model: PrunedModule, example_inputs
 def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.PathLike[str],
                  int8: bytes | None = None) -> dict[str, Any]:
     """Write `model.onnx`, `model.pt2`, `weights.safetensors`, `plan.json` and `graph.json`, all in fp32; and `int8`,
-    the ONNX of the model quantised, as `model_int8.onnx`.
+    the ONNX of the model quantised, as `model_int8.onnx`; of a model with masks also `weights.sparse.zip`.
 
     The ONNX model is run through onnxruntime and compared with torch (≤ 1e-4 relative), and its weights are counted
     against the pruned model's. Raises `ModelError` when either check fails.
@@ -53,6 +54,8 @@ def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.Path
     (path / "model.onnx").write_bytes(onnx_bytes)
     if int8 is not None:
         (path / INT8_FILE).write_bytes(int8)
+    if model.plan.masks:
+        save_sparse(model.tensors(), path / SPARSE_FILE)
     _save_pt2(model, example_inputs, path / "model.pt2")
     files = {f.name: f.stat().st_size for f in sorted(path.iterdir()) if f.is_file()}
     return {"folder": str(path), "onnx_difference": difference, "files": files}
@@ -97,10 +100,14 @@ def _card(front: Front, point: Point, facts: dict[str, Any]) -> str:
         f"| latency on {front.device} | {c.latency} | {dense.latency} |",
         f"| MACs (1 per multiply-add) | {c.macs:,} | {dense.macs:,} |",
         f"| parameters | {c.params:,} | {dense.params:,} |",
-        f"| bytes of weights | {c.size_bytes:,} | {dense.size_bytes:,} |", "",
+        f"| bytes of weights | {c.size_bytes:,} | {dense.size_bytes:,} |",
+        *([f"| bytes without zeros, zipped | {c.compressed_bytes:,} | {dense.compressed_bytes:,} |"]
+          if c.compressed_bytes else []), "",
         f"{ratio:.2f}x faster than dense by the same source. onnxruntime and torch differ by "
         f"{facts['onnx_difference']:.1e} (relative).", "",
     ]
+    if c.latency is not None and c.latency.notes:
+        lines += ["On this latency:", "", *(f"- {note}" for note in c.latency.notes), ""]
     if c.latency is not None and c.latency.source == "profile":
         deployed = INT8_FILE if c.plan.precision == "int8" else "model.onnx"
         lines += [f"The latency is a prediction from a device profile, not a measurement. Measure `{deployed}` on the "
@@ -115,4 +122,7 @@ def _card(front: Front, point: Point, facts: dict[str, Any]) -> str:
     for name, size in front.groups.items():
         cut = c.plan.cuts.get(name)
         lines.append(f"| {name} | {size} | {cut.keep if cut else size} | {cut.method if cut else '–'} |")
+    if c.plan.masks:
+        lines += ["", "| masked weight | pattern | kept | method |", "|---|---|---|---|"]
+        lines += [f"| {name} | {m.pattern} | {m.kept:.3g} | {m.method} |" for name, m in c.plan.masks.items()]
     return "\n".join(lines) + "\n"

@@ -110,7 +110,7 @@ class Front:
             return c.quality - replace(c, score=c.test).quality
 
         dense = shrinks(self.dense)
-        gaps = [gap for p in self.points if p.candidate.plan.cuts and (gap := shrinks(p.candidate)) is not None]
+        gaps = [gap for p in self.points if not p.candidate.plan.is_dense and (gap := shrinks(p.candidate)) is not None]
         return None if dense is None or not gaps else statistics.fmean(gaps) - dense
 
     def pick(self, budget: str | None = None, max_drop: str | None = None, *, knee: bool = False,

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autoprune.methods.masks.size import save_sparse, zipped_bytes
+from autoprune.methods.masks.size import SPARSE_FILE, save_sparse, zipped_bytes
 from autoprune.tasks.score import Score
 
 if TYPE_CHECKING:
-    from autoprune.devices.device import Device
     from autoprune.graph.module import PrunedModule
 
-__all__ = ["MaskReport", "nonzeros", "sizes", "speed_note"]
+__all__ = ["MaskReport", "nonzeros", "sizes"]
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,5 @@ def sizes(model: PrunedModule, folder: Path) -> dict[str, int]:
     onnx_bytes = (folder / "model.onnx").read_bytes()
     return {"weights": sum(t.numel() * t.element_size() for t in model.tensors().values()), "onnx": len(onnx_bytes),
             "onnx_zip": zipped_bytes(onnx_bytes),
-            "sparse_zip": save_sparse(model.tensors(), folder / "weights.sparse.zip")}
+            "sparse_zip": save_sparse(model.tensors(), folder / SPARSE_FILE)}
 
-
-def speed_note(device: Device, pattern: str) -> str:
-    """Whether the device's runtime makes use of the pattern, as its file says; nothing is measured."""
-    if pattern in device.sparsity:
-        return f"latency: the file of {device.name} says that its runtime computes {pattern} weights faster; measure it"
-    return (f"latency on {device.name} does not change: {device.runtime} computes masked weights ({pattern}) like any "
-            "others. Masks are for size; autoprune search is for speed.")

@@ -84,9 +84,8 @@ def _header(view: View) -> str:
                              f"{len(view.failed):,} failed"),
               ("run", str(front.run))]
     shown = [*view.points, *([view.dense] if view.dense else [])]
-    notes = sorted({note for c in shown for note in latency_of(c).notes})
-    if notes:
-        facts.append(("notes on latencies", "; ".join(notes[:6]) + ("; …" if len(notes) > 6 else "")))
+    if notes := words.latency_notes(shown):
+        facts.append(("notes on latencies", "; ".join(notes)))
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
     return (f"<h1>{escape(front.task)}</h1>\n{_answer(view)}\n<dl>{listed}</dl>\n"
             f"<p>{escape(words.source_sentence(front.device, view.latencies))}</p>")

@@ -32,6 +32,7 @@ def front_table(view: View) -> str:
     split = escape(view.split)
     head = ["trial", "origin", "precision", "latency", f"{split} score", "test score", "loss against dense", "MACs",
             "parameters", "weights"]
+    head += ["zipped"] if _compressed(view) else []
     marked = next((i for i, c in enumerate(rows) if view.chosen is not None and c.number == view.chosen.number), None)
     return table(head, [_row(view, c) for c in rows], left=3, marked=marked)
 
@@ -43,6 +44,7 @@ def _row(view: View, candidate: Candidate) -> list[str]:
     if dense is not None and candidate.number != dense.number:
         lost = escape(words.difference(score, view.front.drop(candidate)))
     whole = dense or candidate
+    zipped = _ratio(candidate.compressed_bytes, whole.compressed_bytes, words.size(candidate.compressed_bytes))
     return [
         str(candidate.number), escape(candidate.origin), escape(candidate.plan.precision),
         f"{words.milliseconds(latency.ms)}{tag}<small>{words.interval(latency)}, {words.source_word(latency)}</small>",
@@ -50,7 +52,12 @@ def _row(view: View, candidate: Candidate) -> list[str]:
         _ratio(candidate.macs, whole.macs, words.scaled(candidate.macs)),
         _ratio(candidate.params, whole.params, words.scaled(candidate.params)),
         _ratio(candidate.size_bytes, whole.size_bytes, words.size(candidate.size_bytes)),
+        *([zipped] if _compressed(view) else []),
     ]
+
+
+def _compressed(view: View) -> bool:
+    return any(c.compressed_bytes for c in view.drawn)
 
 
 def _ratio(own: float, whole: float, text: str) -> str:

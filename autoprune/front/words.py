@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 from autoprune.devices.latency import Latency
 from autoprune.front.front import Front
 from autoprune.search.candidate import Candidate
 from autoprune.tasks.score import FRACTIONS, Score
 
-__all__ = ["budget_text", "cut_lines", "difference", "duration", "gap_sentence", "interval", "latency_text",
-           "milliseconds", "number", "plural", "scaled", "score_text", "share", "shortened", "size", "source_sentence",
-           "source_word", "value_text"]
+__all__ = ["budget_text", "cut_lines", "difference", "duration", "gap_sentence", "interval", "latency_notes",
+           "latency_text", "milliseconds", "number", "plural", "scaled", "score_text", "share", "shortened", "size",
+           "source_sentence", "source_word", "value_text"]
 
 _MANY = 2000  # samples from which a second decimal of a percentage means something
 _SOURCES = {"measured": "measured", "calibrated": "predicted, calibrated", "profile": "predicted"}
@@ -79,6 +80,12 @@ def gap_sentence(front: Front) -> str | None:
             "with the dense model (a mean; choosing the best of many takes some luck for skill)")
 
 
+def latency_notes(candidates: Iterable[Candidate], limit: int = 6) -> list[str]:
+    """What has to be known before the latencies of these candidates are trusted, each note once; "…" for the rest."""
+    notes = sorted({note for c in candidates if c.latency is not None for note in c.latency.notes})
+    return notes[:limit] + (["…"] if len(notes) > limit else [])
+
+
 def scaled(count: float) -> str:
     """A count with k, M or G (1.23 M)."""
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -128,13 +135,15 @@ def shortened(text: str, limit: int = 44) -> str:
 
 def cut_lines(candidate: Candidate, groups: dict[str, int], limit: int = 12) -> list[str]:
     """The plan's largest cuts (by share of units removed, in percent), one per line: `group: 12 of 32, l1`."""
-    precision = [] if candidate.plan.precision == "fp32" else [f"in {candidate.plan.precision}"]
+    whole = [] if candidate.plan.precision == "fp32" else [f"in {candidate.plan.precision}"]
+    worn = Counter(f"{m.kept:.0%} of {m.pattern}" for m in candidate.plan.masks.values())
+    whole += [f"masks: {kept} stays in {plural(many, 'weight')}" for kept, many in worn.items()]
     cuts = sorted(candidate.plan.cuts.items(),
                   key=lambda item: round(100 * item[1].keep / groups.get(item[0], item[1].keep)))
     lines = [f"{shortened(name)}: {cut.keep} of {groups.get(name, '?')}, {cut.method}" for name, cut in cuts[:limit]]
     if len(cuts) > limit:
         lines.append(f"… and {len(cuts) - limit} more")
-    return precision + (lines or ["nothing is cut"])
+    return whole + (lines or ["nothing is cut"])
 
 
 def budget_text(front: Front) -> str:

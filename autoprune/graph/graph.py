@@ -135,6 +135,8 @@ class Graph:
                 problems.append(f"{name}: kept indices must be {cut.keep} ascending ones below {size}")
         problems += [f"{name}: no such residual branch; {did_you_mean(name, self.branches)}" for name in plan.dropped
                      if name not in self.branches]
+        problems += [f"{name}: no parameter to mask; {did_you_mean(name, self.parameters)}" for name in plan.masks
+                     if name not in self.parameters]
         if plan.precision not in PRECISIONS:
             problems.append(f"the precision {plan.precision!r} is none of {', '.join(PRECISIONS)}")
         if problems:
@@ -154,8 +156,12 @@ class Graph:
         inputs, otherwise a `PrunedModule` whose `why_graph` says why not. Both have `plan` and `save(folder)`.
 
         `statistics` (see `autoprune.methods.collect`) is needed when the plan uses a method that looks at data.
-        Raises `ConfigError` listing all that is wrong with the plan.
+        Raises `ConfigError` listing all that is wrong with the plan, or for one with masks.
         """
+        if plan.masks:
+            raise ConfigError("masks are chosen while a model is trained, and this trains nothing",
+                              given=f"{len(plan.masks)} weights with masks",
+                              fix="autoprune search, or autoprune.recover.sparsify.mask_planned")
         pruned = self.cut(plan, statistics)
         if not plan.dropped and all(c.keep == self.groups[n].size for n, c in plan.cuts.items()):
             warnings.warn("the plan removes nothing: the model stays as large as it was", NoEffectWarning, stacklevel=2)

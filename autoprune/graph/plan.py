@@ -1,5 +1,5 @@
-"""A plan: for each group how much of it stays and by which method the units are chosen, and the precision that the
-model is deployed in. A candidate *is* a plan.
+"""A plan: for each group how much of it stays and by which method the units are chosen, which weights wear a mask, and
+the precision that the model is deployed in. A candidate *is* a plan.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from autoprune.errors import ConfigError
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
 
-__all__ = ["PRECISIONS", "Cut", "Plan", "aligned"]
+__all__ = ["PRECISIONS", "Cut", "Mask", "Plan", "aligned"]
 
 PRECISIONS = ("fp32", "int8")
 
@@ -46,18 +46,44 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """Which of a weight's elements are set to zero; its shape stays, and with it the latency on most runtimes.
+
+    method: name of the element criterion; pattern: see `autoprune.methods.masks.patterns`; kept: share of the elements
+    that stays, in (0, 1].
+    """
+
+    method: str
+    pattern: str
+    kept: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"method": self.method, "pattern": self.pattern, "kept": self.kept}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Mask:
+        return cls(str(data["method"]), str(data["pattern"]), float(data["kept"]))
+
+
+@dataclass(frozen=True)
 class Plan:
     """Group name → `Cut`; a group that is not named stays whole.
 
-    model: fingerprint of the traced model. dropped: names of residual branches that are removed whole (depth).
-    precision: one of `PRECISIONS`; "int8" is quantised after recovery (`graph/onnx_int8.py`), the torch model stays in
-    fp32.
+    model: fingerprint of the traced model. dropped: names of residual branches that are removed whole (depth). masks:
+    parameter name → `Mask`, chosen while the cut model is trained (`recover/sparsify.py`). precision: one of
+    `PRECISIONS`; "int8" is quantised after recovery (`graph/onnx_int8.py`), the torch model stays in fp32.
     """
 
     cuts: Mapping[str, Cut] = field(default_factory=dict)
     model: str | None = None
     dropped: tuple[str, ...] = ()
     precision: str = "fp32"
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the weights stay those of the model as it came."""
+        return not (self.cuts or self.dropped or self.masks)
 
     @classmethod
     def uniform(cls, graph: Graph, keep: float, method: str = "l1", align: int = 1) -> Plan:
@@ -88,11 +114,13 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """16 hex digits that are equal exactly for plans that keep the same number of units by the same methods, in the
-        same precision.
+        """16 hex digits that are equal exactly for plans that keep the same number of units by the same methods, with
+        the same masks, in the same precision.
         """
         what: list[Any] = [sorted((n, c.keep, c.method) for n, c in self.cuts.items()), sorted(self.dropped)]
-        text = json.dumps(what if self.precision == "fp32" else [*what, self.precision])
+        what += [] if self.precision == "fp32" else [self.precision]
+        what += [sorted((n, *m.to_json().values()) for n, m in self.masks.items())] if self.masks else []
+        text = json.dumps(what)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def require_fp32(self) -> None:
@@ -102,10 +130,16 @@ class Plan:
                               fix="quantise its model (autoprune.graph.onnx_int8) and ask for that one's latency")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; a precision that is not named is fp32, as in plans from before there was another."""
+        """Plain JSON; a precision that is not named is fp32 and masks that are not named are none, as in plans from
+        before there were any.
+        """
         out: dict[str, Any] = {"schema": 1, "model": self.model, "dropped": list(self.dropped),
                                "groups": {n: c.to_json() for n, c in self.cuts.items()}}
-        return out if self.precision == "fp32" else {**out, "precision": self.precision}
+        if self.precision != "fp32":
+            out["precision"] = self.precision
+        if self.masks:
+            out["masks"] = {n: m.to_json() for n, m in self.masks.items()}
+        return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
@@ -115,7 +149,8 @@ class Plan:
                               allowed="schema 1", fix="use the version that wrote it")
         try:
             return cls({n: Cut.from_json(c) for n, c in data["groups"].items()}, data.get("model"),
-                       tuple(data.get("dropped", ())), str(data.get("precision", "fp32")))
+                       tuple(data.get("dropped", ())), str(data.get("precision", "fp32")),
+                       {n: Mask.from_json(m) for n, m in data.get("masks", {}).items()})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError("the plan is damaged", given=f"{type(error).__name__}: {error}",
                               fix="write it again with Plan.to_json") from error

@@ -41,6 +41,9 @@ class Session:
         if loaded.precisions != ("fp32",):
             raise ConfigError("a session has no data to calibrate int8 with", given=f"the space {loaded.name!r}",
                               fix='precisions = ["fp32"] in the space')
+        if loaded.masks:
+            raise ConfigError("a session trains nothing that could wear masks", given=f"the space {loaded.name!r}",
+                              fix="a space without [masks]")
         self._proposer = Proposer(graph, choices, seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=["maximize", "minimize"],

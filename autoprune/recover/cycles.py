@@ -34,7 +34,8 @@ class Work(Protocol):
 
 
 def shrink(graph: Graph, plan: Plan, recovery: Recovery, work: Work) -> PrunedModule:
-    """The recovered model of `plan`: cut and trained `recovery.schedule.cuts` times, ranked anew each time.
+    """The recovered model of `plan`: cut and trained `recovery.schedule.cuts` times, ranked anew each time. Masks are
+    the last cut's.
 
     Hard: what is cut is gone, and cycles get cheaper. Later rankings look at the weights in their dense places with
     zeros where units are gone; data-dependent ones run that net, which differs from the pruned one where norms run over
@@ -74,7 +75,7 @@ def silence(graph: Graph, model: PrunedModule, plan: Plan) -> None:
 
 def _part(graph: Graph, plan: Plan, schedule: Schedule, cycle: int) -> Plan:
     cuts = {n: Cut(schedule.count(cycle, c.keep, graph.groups[n].size), c.method) for n, c in plan.cuts.items()}
-    return replace(plan, cuts=cuts)
+    return replace(plan, cuts=cuts, masks={})
 
 
 def _divided(steps: int, parts: int) -> list[int]:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from autoprune.errors import ConfigError, did_you_mean
-from autoprune.graph.graph import Graph
+from autoprune.errors import ConfigError, ModelError, did_you_mean
+from autoprune.graph.graph import Graph, trace
+from autoprune.graph.module import PrunedModule
+from autoprune.graph.plan import Mask
 from autoprune.methods.collect import collect
 from autoprune.methods.masks.apply import Masks
 from autoprune.methods.masks.choose import SCOPES, choose_masks
 from autoprune.methods.masks.criterion import WeightView
-from autoprune.methods.masks.patterns import NofM, Pattern, check_pattern, parse_pattern
+from autoprune.methods.masks.patterns import NofM, check_pattern, parse_pattern, skipping
 from autoprune.methods.masks.registry import element_criterion
 from autoprune.methods.masks.weights import Maskable, find_maskable
 from autoprune.methods.schedules import Schedule
 from autoprune.methods.statistics import GRAM, Statistics
 from autoprune.recover.finetune import Example, Extras, FineTune, Trainable, finetune
 
-__all__ = ["Recipe", "Sparsifier", "sparsify"]
+__all__ = ["Recipe", "Sparsifier", "mask_planned", "sparsify", "unscored"]
 
 
 @dataclass(frozen=True)
@@ -65,46 +68,65 @@ class Recipe:
         assert self.sparsity is not None
         return 1 - self.sparsity
 
-    def weights(self, graph: Graph) -> dict[str, Maskable]:
-        """The weights that get masks. `ConfigError` that lists those which the pattern or the method does not fit."""
-        found = find_maskable(graph, self.skip)
-        check_pattern(parse_pattern(self.pattern), found)
-        if GRAM in element_criterion(self.method).needs:
-            seen = {r.weight for r in graph.reads if r.source is not None}
-            if blind := [n for n, w in found.items() if n not in seen or w.shape[w.input_axis or 0] == 1]:
-                raise ConfigError(f"the method {self.method!r} compares the inputs of weights, and {len(blind)} have "
-                                  "none to compare", given=", ".join(blind[:3]), allowed="not states within recurrent "
-                                  "layers, embeddings, or convolutions of single channels",
-                                  fix=" ".join(f"--skip {n}" for n in blind))
-        return found
+    def masks(self, graph: Graph) -> dict[str, Mask]:
+        """The mask of each weight. `ConfigError` that lists weights which the pattern or the method does not fit."""
+        weights = find_maskable(graph, self.skip)
+        check_pattern(parse_pattern(self.pattern), weights)
+        if blind := unscored(graph, weights, self.method):
+            raise ConfigError(f"the method {self.method!r} compares the inputs of weights, and {len(blind)} have none "
+                              "to compare", given=", ".join(blind[:3]), allowed="not states within recurrent layers, "
+                              "embeddings, or convolutions of single channels", fix=skipping(blind))
+        return dict.fromkeys(weights, Mask(self.method, self.pattern, self.kept))
+
+
+def unscored(graph: Graph, weights: Mapping[str, Maskable], method: str) -> list[str]:
+    """Names of the weights that an element criterion cannot score: it compares inputs, and they have none to compare
+    (of which no tensor shows the inputs, or that read a single channel).
+    """
+    if GRAM not in element_criterion(method).needs:
+        return []
+    seen = {r.weight for r in graph.reads if r.source is not None}
+    return [n for n, w in weights.items() if n not in seen or w.shape[w.input_axis or 0] == 1]
 
 
 class Sparsifier:
     """Cuts the weights of one model again and again, each time by what its weights and the data say then.
 
-    `model` is in the form of `graph` (`graph.dense()`) and gets masks, all of them true until the first `cut`.
-    data: batches for the methods that look at data. `ConfigError` as in `Recipe.weights`.
+    model: in the form of `graph` (`graph.dense()`); the weights that `wanted` names get masks, all of them true until
+    the first `cut`. data: batches for the methods that look at data. scope: see `choose_masks`; "global" compares the
+    weights whose masks are alike.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, task: Trainable, data: list[Example], recipe: Recipe,
-                 seed: int = 0):
-        self.graph, self.task, self.data, self.recipe, self.seed = graph, task, data, recipe, seed
-        self.weights = recipe.weights(graph)
-        self.masks = Masks(model, list(self.weights), soft=recipe.soft)
-        self._pattern: Pattern = parse_pattern(recipe.pattern)
-        self._criterion = element_criterion(recipe.method)
+    def __init__(self, model: nn.Module, graph: Graph, task: Trainable, data: list[Example], wanted: Mapping[str, Mask],
+                 *, schedule: Schedule | None = None, scope: str = "layer", soft: bool = False, seed: int = 0):
+        self.graph, self.task, self.data, self.seed = graph, task, data, seed
+        self.schedule, self.scope, self.soft = schedule or Schedule(), scope, soft
+        self.wanted = dict(wanted)
+        self.weights = {n: w for n, w in find_maskable(graph).items() if n in wanted}
+        self.masks = Masks(model, list(self.weights), soft=soft)
+        self._criteria = {n: element_criterion(wanted[n].method) for n in self.weights}
+
+    @classmethod
+    def of(cls, recipe: Recipe, model: nn.Module, graph: Graph, task: Trainable, data: list[Example], seed: int = 0
+           ) -> Sparsifier:
+        """What a recipe says. `ConfigError` as in `Recipe.masks`."""
+        return cls(model, graph, task, data, recipe.masks(graph), schedule=recipe.schedule, scope=recipe.scope,
+                   soft=recipe.soft, seed=seed)
 
     def cut(self, number: int) -> float:
         """Make cut `number` of the schedule (from 1) and return the share of the maskable weights that stays."""
-        kept = self.recipe.schedule.kept(number, self.recipe.kept)
         views, masks = self._views(), self.masks.masks()
-        scores = {n: self._criterion.score(v) for n, v in views.items()}
-        if not self.recipe.soft:
+        scores = {n: self._criteria[n].score(v) for n, v in views.items()}
+        if not self.soft:
             scores = {n: s.masked_fill(~masks[n], -torch.inf) for n, s in scores.items()}
-        masks = choose_masks(scores, self.weights, self._pattern, kept, self.recipe.scope)
+        kinds = {n: (self.wanted[n].pattern, self.wanted[n].kept) for n in self.weights}
+        for pattern, kept in dict.fromkeys(kinds.values()):
+            alike = {n: scores[n] for n, kind in kinds.items() if kind == (pattern, kept)}
+            masks |= choose_masks(alike, self.weights, parse_pattern(pattern), self.schedule.kept(number, kept),
+                                  self.scope)
         with torch.no_grad():
             for name, parameter in self.masks.raw().items():
-                parameter.copy_(self._criterion.update(views[name], masks[name]))
+                parameter.copy_(self._criteria[name].update(views[name], masks[name]))
         self.masks.set(masks)
         return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
 
@@ -116,13 +138,31 @@ class Sparsifier:
                 for n, w in self.weights.items()}
 
     def _statistics(self) -> Statistics:
-        needs = self._criterion.needs
+        needs = frozenset(need for criterion in self._criteria.values() for need in criterion.needs)
         if not needs:
             return Statistics()
         graph = self.graph.with_tensors(self.masks.tensors())
         return collect(graph, ((e.inputs, e.target) for e in self.data),
                        lambda m, x, y: self.task.loss(self.task.forward(m, x), y), needs=needs,
                        weights=list(self.weights), seed=self.seed)
+
+
+def mask_planned(model: PrunedModule, example_inputs: Any, task: Trainable, data: list[Example], seed: int = 0
+                 ) -> Masks:
+    """Set the masks of `model.plan`, by what the weights and the data say now; they hold until they are made permanent.
+
+    `ModelError` when a pattern does not fit the widths of the plan.
+    """
+    wanted = model.plan.masks
+    graph = trace(model, example_inputs)
+    weights = find_maskable(graph)
+    misfits = [f"{n}: {problem}" for n, m in wanted.items()
+               if (problem := parse_pattern(m.pattern).problem(weights[n])) is not None]
+    if misfits:
+        raise ModelError("the pattern of the masks does not fit the widths of this plan", given="; ".join(misfits[:3]))
+    run = Sparsifier(model, graph, task, data, wanted, seed=seed)
+    run.cut(1)
+    return run.masks
 
 
 def sparsify(model: nn.Module, graph: Graph, task: Trainable, data: list[Example], recipe: Recipe,
@@ -147,7 +187,7 @@ def sparsify(model: nn.Module, graph: Graph, task: Trainable, data: list[Example
     if not gradual and schedule.cuts > 1 and settings.steps < schedule.cuts:
         raise ConfigError("the schedule never reaches its target: training ends before the last cut",
                           given=f"{schedule.cuts} cycles in {settings.steps} steps", fix="more steps, or fewer cycles")
-    run = Sparsifier(model, graph, task, data, recipe, seed)
+    run = Sparsifier.of(recipe, model, graph, task, data, seed)
     if gradual:
         at = {step - 1: number for number, step in enumerate(steps, 1)}
 

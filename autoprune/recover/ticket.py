@@ -18,6 +18,7 @@ from autoprune.graph.module import PrunedModule
 from autoprune.methods.masks.apply import Masks
 from autoprune.methods.masks.choose import choose_masks
 from autoprune.methods.masks.patterns import parse_pattern
+from autoprune.methods.masks.weights import find_maskable
 from autoprune.recover.finetune import Example, FineTune, Trainable, finetune
 from autoprune.recover.sparsify import Recipe, Sparsifier
 from autoprune.recover.start import reinitialise
@@ -86,7 +87,7 @@ class Ticket:
 
         Interrupted, the same call again goes on after the last training that was finished.
         """
-        weights = self.recipe.weights(self.graph)
+        weights = find_maskable(self.graph, self.recipe.skip)
         early = stored.get("early", lambda: self._early(say))
         out = {"dense": self._model(stored.get("dense", lambda: self._train(early, None, say, "dense")))}
         tensors = out["dense"].tensors()
@@ -126,7 +127,7 @@ class Ticket:
 
     def _cycle(self, before: Tensors, early: Tensors, cycle: int, say: Callable[[str], None]) -> Tensors:
         model = self._model(before)
-        run = Sparsifier(model, self.graph, self.task, self.data, self.recipe, self.seed)
+        run = Sparsifier.of(self.recipe, model, self.graph, self.task, self.data, self.seed)
         if cycle > 1:
             run.masks.set({n: before[n] != 0 for n in run.weights})
         kept = run.cut(cycle)

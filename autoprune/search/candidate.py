@@ -22,8 +22,9 @@ class Candidate:
 
     number: of the trial in the study; origin: "control: …" for the models that always run, "search" otherwise;
     score: on the search split, after `steps` fine-tuning steps; test: on the test split, for front points only;
-    macs (1 per multiply-add), params, size_bytes: of the pruned model, the bytes in the plan's precision; seconds: wall
-    clock by activity; status: "ok" or "failed", with the reason.
+    macs (1 per multiply-add), params, size_bytes: of the pruned model, the bytes in the plan's precision;
+    compressed_bytes: without zeros and zipped, 0 where no candidate wears masks; seconds: wall clock by activity;
+    status: "ok" or "failed", with the reason.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Candidate:
     macs: int = 0
     params: int = 0
     size_bytes: int = 0
+    compressed_bytes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -68,7 +70,7 @@ class Candidate:
             "reason": self.reason, "score": self.score.to_json() if self.score else None,
             "test": self.test.to_json() if self.test else None, "steps": self.steps,
             "latency": self.latency.to_json() if self.latency else None, "macs": self.macs, "params": self.params,
-            "size_bytes": self.size_bytes, "seconds": dict(self.seconds),
+            "size_bytes": self.size_bytes, "compressed_bytes": self.compressed_bytes, "seconds": dict(self.seconds),
         }
 
     @classmethod

@@ -60,7 +60,7 @@ def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
     tuned = dict(search.study.attributes.get("tuned", {}))
     candidate = next(c for c in outcome.candidates if c.number == number)
     untuned = candidate.steps == search.pipeline.settings.steps > 0  # one taken over may be tuned already
-    if str(number) in tuned or not candidate.plan.cuts or not untuned:
+    if str(number) in tuned or candidate.plan.is_dense or not untuned:
         return outcome
     with search.pipeline.clock.time("train"):
         model = load_module(search.folder.candidate(number))
@@ -111,5 +111,6 @@ def recommend(search: Search, front: Front) -> Point:
 def _score(search: Search, candidate: Candidate) -> Score:
     from autoprune.graph.module import load_module
 
-    model = load_module(search.folder.candidate(candidate.number)) if candidate.plan.cuts else search.pipeline.dense
+    dense = candidate.plan.is_dense
+    model = search.pipeline.dense if dense else load_module(search.folder.candidate(candidate.number))
     return search.pipeline.score(model, search.folder.int8(candidate.number), "test")

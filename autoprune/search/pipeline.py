@@ -24,6 +24,8 @@ from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
 from autoprune.graph.plan import Plan
 from autoprune.methods.choose import Ranking
 from autoprune.methods.collect import collect
+from autoprune.methods.masks.apply import zeros_kept
+from autoprune.methods.masks.size import sparse_zip, zipped_bytes
 from autoprune.methods.registry import criterion, refitted_groups
 from autoprune.methods.statistics import GRAM, Statistics
 from autoprune.recover.cycles import shrink
@@ -32,6 +34,7 @@ from autoprune.recover.finetune import Example, Extras, examples, finetune
 from autoprune.recover.norms import recalibrate
 from autoprune.recover.penalties import penalty_of
 from autoprune.recover.recovery import Recovery
+from autoprune.recover.sparsify import mask_planned
 from autoprune.recover.start import early_graph, read_checkpoint, reinitialise
 from autoprune.search.candidate import Candidate
 from autoprune.search.space import Space
@@ -73,6 +76,7 @@ class Pipeline:
         self.settings = self.recovery.tune
         self._early = self._early_weights() if self.recovery.start == "rewind" else None
         self._methods = {*space.methods, *(m for rule in space.groups.values() for m in rule.get("methods", ()))}
+        self._compress = bool(space.masks)
         self.clock = Clock()
         self.dense = _channels_last(graph.dense())
         self._template: OnnxTemplate | None = None
@@ -134,10 +138,15 @@ class Pipeline:
         return self.profiler.latency(self.int8(model) or self.onnx(model))
 
     def recover(self, model: PrunedModule, steps: int, cycle: int = 0) -> None:
-        """Recalibrate norms, fine-tune `model` in place, and recalibrate again."""
+        """Recalibrate norms, set the masks of the model's plan, fine-tune `model` in place, and recalibrate again."""
         with self.clock.time("train"):
             self.recalibrate(model)
+            masks = None
+            if model.plan.masks:
+                masks = mask_planned(model, self.graph.example_inputs, self.task, self.calibration(), self.seed)
             self._finetune(model, self._fine_tuning_examples(), steps, self.seed + cycle)
+            if masks is not None:
+                masks.make_permanent()
             self.recalibrate(model)
 
     def tune(self, model: PrunedModule) -> None:
@@ -145,7 +154,8 @@ class Pipeline:
         steps = self.settings.steps
         fresh = examples(self.task, self.dense, self.task.split("train"), min(steps, _SAMPLE_BATCHES))
         data = [*self._fine_tuning_examples(), *fresh]
-        self._finetune(model, data, 2 * steps, self.seed + 1)
+        with zeros_kept(model, model.plan.masks):
+            self._finetune(model, data, 2 * steps, self.seed + 1)
         self.recalibrate(model)
 
     def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency
@@ -158,7 +168,7 @@ class Pipeline:
         before = dict(self.clock.seconds)
         torch.manual_seed(self.seed)
         start = time.perf_counter()
-        model = shrink(self.source, plan, self.recovery, self) if plan.cuts else self.prune(plan)
+        model = self.prune(plan) if plan.is_dense else shrink(self.source, plan, self.recovery, self)
         with self.clock.time("quantize"):
             int8 = self.int8(model)
         score = self.score(model, int8, "validation")
@@ -169,8 +179,15 @@ class Pipeline:
         candidate = Candidate(number, origin, model.plan, score=score, latency=latency, macs=counts.macs,
                               params=counts.params, seconds=seconds,
                               size_bytes=counts.size_bytes if int8 is None else weight_bytes(int8),
-                              steps=self.settings.steps if plan.cuts else 0)
+                              compressed_bytes=self._compressed_bytes(model, int8),
+                              steps=0 if plan.is_dense else self.settings.steps)
         return candidate, model, int8
+
+    def _compressed_bytes(self, model: PrunedModule, int8: bytes | None) -> int:
+        """Bytes of what is deployed, without zeros where they cost anything and zipped; 0 in a space without masks."""
+        if not self._compress:
+            return 0
+        return len(sparse_zip(model.tensors())) if int8 is None else zipped_bytes(int8)
 
     # -- shared ---------------------------------------------------------------------------------------------------
 

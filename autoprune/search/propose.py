@@ -1,7 +1,8 @@
 """What is evaluated, and in which order: controls first, then Optuna's proposals and variations of the front.
 
 The parameters of a trial are what the study shows: `GROUP.keep` (fraction of units that stay, on the device's aligned
-widths), `GROUP.method`, and `precision` where the space offers more than one.
+widths), `GROUP.method`, `WEIGHT.mask` (the method that chooses it) in a space with masks, and `precision` where the
+space offers more than one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from autoprune.graph.graph import Graph
-from autoprune.graph.plan import Cut, Plan
+from autoprune.graph.plan import Cut, Mask, Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.space import Choices
 
@@ -27,13 +28,19 @@ At = Callable[[float, Mapping[str, str]], dict[str, Any]]
 DENSE = "control: dense"
 _UNIFORM = (0.75, 0.5, 0.25)
 _PRECISION = "precision"
+_OTHER_MASK = 0.05  # of the weights of a variation
 
 
 class Proposer:
-    """Turns a space into Optuna parameters and back into plans."""
+    """Turns a space into Optuna parameters and back into plans.
 
-    def __init__(self, graph: Graph, choices: Mapping[str, Choices], seed: int, precisions: Sequence[str] = ("fp32",)):
+    masks: what each weight may wear. All of them wear one, but in the dense controls.
+    """
+
+    def __init__(self, graph: Graph, choices: Mapping[str, Choices], seed: int, precisions: Sequence[str] = ("fp32",),
+                 masks: Mapping[str, Sequence[Mask]] | None = None):
         self.graph, self.choices, self.precisions = graph, dict(choices), tuple(precisions)
+        self.masks = {name: {m.method: m for m in found} for name, found in (masks or {}).items()}
         self._random = np.random.default_rng(seed)
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -42,6 +49,8 @@ class Proposer:
         for name, c in self.choices.items():
             out[f"{name}.keep"] = FloatDistribution(c.widths[0] / c.widths[-1], 1.0)
             out[f"{name}.method"] = CategoricalDistribution(c.methods)
+        for name, masks in self.masks.items():
+            out[f"{name}.mask"] = CategoricalDistribution(tuple(masks))
         if len(self.precisions) > 1:
             out[_PRECISION] = CategoricalDistribution(self.precisions)
         return out
@@ -54,26 +63,40 @@ class Proposer:
                 values[name] = trial.suggest_float(name, d.low, d.high)
             elif isinstance(d, CategoricalDistribution):
                 values[name] = trial.suggest_categorical(name, d.choices)
-        return self.plan(values)
+        return self.plan(values, trial.user_attrs.get("origin", ""))
 
-    def plan(self, values: Mapping[str, Any]) -> Plan:
-        """The plan that a trial's parameters mean; kept fractions go to the nearest aligned width."""
+    def plan(self, values: Mapping[str, Any], origin: str = "") -> Plan:
+        """The plan that a trial's parameters mean; kept fractions go to the nearest aligned width. Whatever its
+        parameters, a trial that comes from a dense control wears no masks.
+        """
         cuts: dict[str, Cut] = {}
         for name, c in self.choices.items():
             size = c.widths[-1]
             keep = min(c.widths, key=lambda w: abs(w - values[f"{name}.keep"] * size))
             if keep < size:
                 cuts[name] = Cut(keep, str(values[f"{name}.method"]))
-        return Plan(cuts, self.graph.fingerprint, precision=str(values.get(_PRECISION, self.precisions[0])))
+        worn = {} if origin.startswith(DENSE) else {n: m[values[f"{n}.mask"]] for n, m in self.masks.items()}
+        return Plan(cuts, self.graph.fingerprint, precision=str(values.get(_PRECISION, self.precisions[0])), masks=worn)
 
-    def parameters(self, keep: Mapping[str, int], method: Mapping[str, str], precision: str = "fp32") -> dict[str, Any]:
-        """Trial parameters of given widths and methods; groups that are not named stay whole."""
+    def parameters(self, keep: Mapping[str, int], method: Mapping[str, str], precision: str = "fp32",
+                   masks: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Trial parameters of given widths and methods; groups that are not named stay whole, weights that are not
+        named wear the mask of their first method.
+        """
         out: dict[str, Any] = {}
         for name, c in self.choices.items():
             out[f"{name}.keep"] = keep.get(name, c.widths[-1]) / c.widths[-1]
             chosen = method.get(name, c.methods[0])
             out[f"{name}.method"] = chosen if chosen in c.methods else c.methods[0]
+        for name, found in self.masks.items():
+            wanted = (masks or {}).get(name, "")
+            out[f"{name}.mask"] = wanted if wanted in found else next(iter(found))
         return out if len(self.precisions) == 1 else {**out, _PRECISION: precision}
+
+    def parameters_of(self, plan: Plan) -> dict[str, Any]:
+        """Trial parameters of a plan of this space."""
+        return self.parameters({n: c.keep for n, c in plan.cuts.items()}, {n: c.method for n, c in plan.cuts.items()},
+                               plan.precision, {n: m.method for n, m in plan.masks.items()})
 
     def uniform(self, ratio: float, method: str, precision: str = "fp32") -> dict[str, Any]:
         """Every group at the width nearest to `ratio` of its units."""
@@ -83,9 +106,13 @@ class Proposer:
         return {n: min(c.widths, key=lambda w: abs(w - ratio * c.widths[-1])) for n, c in self.choices.items()}
 
     def controls(self) -> dict[str, dict[str, Any]]:
-        """The models that every search has to beat, by origin: dense (in each precision), and uniform ratios."""
+        """The models that every search has to beat, by origin: dense (in each precision), whole with masks where there
+        are any, and uniform ratios.
+        """
         first = self._first_method()
         out = {DENSE + _in(p): self.parameters({}, {}, p) for p in self.precisions}
+        if self.masks:
+            out["control: masks alone"] = self.parameters({}, {})
         for ratio in _UNIFORM:
             out[f"control: uniform {ratio:g}"] = self.uniform(ratio, first)
         return out
@@ -99,13 +126,17 @@ class Proposer:
                 for p in self.precisions}
 
     def starts(self, budget_ms: float, at: At, below: Sequence[float]) -> dict[str, dict[str, Any]]:
-        """What is evaluated before anything is learnt: plans at the budget by every method, and at the parts `below`
-        of the budget by the first.
+        """What is evaluated before anything is learnt: plans at the budget by every method, of groups and of masks, and
+        at the parts `below` of the budget by the first.
         """
         out: dict[str, dict[str, Any]] = {}
         first = self._first_method()
         for method in (m for m in self._methods() if m != "random" or m == first):
             out[f"start: at budget, {method}"] = at(budget_ms, dict.fromkeys(self.choices, method))
+        others = [m for found in self.masks.values() for m in list(found)[1:]]
+        for method in dict.fromkeys(others):
+            masks = {f"{n}.mask": method for n, found in self.masks.items() if method in found}
+            out[f"start: at budget, masks by {method}"] = {**at(budget_ms, dict.fromkeys(self.choices, first)), **masks}
         for part in below:
             out[f"start: at {part:g} of the budget"] = at(part * budget_ms, dict.fromkeys(self.choices, first))
         return out
@@ -132,7 +163,7 @@ class Proposer:
 
     def vary(self, parent: Candidate) -> dict[str, Any]:
         """A front member with a few groups one to three widths wider or narrower, now and then by another
-        method or in another precision.
+        method, with masks by another method or in another precision.
         """
         keep = {n: parent.plan.cuts[n].keep if n in parent.plan.cuts else c.widths[-1] for n, c in self.choices.items()}
         method = {n: parent.plan.cuts[n].method if n in parent.plan.cuts else c.methods[0]
@@ -147,10 +178,12 @@ class Proposer:
             keep[name] = widths[min(max(there, 0), len(widths) - 1)]
             if self._random.random() < 0.2:
                 method[name] = str(self._random.choice(self.choices[name].methods))
+        masks = {n: m.method for n, m in parent.plan.masks.items()}
+        masks |= {n: self._any_mask(n) for n in self.masks if self._random.random() < _OTHER_MASK}
         precision = parent.plan.precision
         if len(self.precisions) > 1 and self._random.random() < 0.2:
             precision = str(self._random.choice(self.precisions))
-        return self.parameters(keep, method, precision)
+        return self.parameters(keep, method, precision, masks)
 
     def untried(self, digests: set[str]) -> dict[str, Any] | None:
         """A plan drawn at random from the space whose digest is not among `digests`; None when (nearly) all are."""
@@ -158,10 +191,13 @@ class Proposer:
             keep = {n: int(self._random.choice(c.widths)) for n, c in self.choices.items()}
             method = {n: str(self._random.choice(c.methods)) for n, c in self.choices.items()}
             precision = str(self._random.choice(self.precisions)) if len(self.precisions) > 1 else self.precisions[0]
-            values = self.parameters(keep, method, precision)
+            values = self.parameters(keep, method, precision, {n: self._any_mask(n) for n in self.masks})
             if self.plan(values).digest not in digests:
                 return values
         return None
+
+    def _any_mask(self, weight: str) -> str:
+        return str(self._random.choice(list(self.masks[weight])))
 
     def _first_method(self) -> str:
         return next(iter(self.choices.values())).methods[0]

@@ -54,8 +54,8 @@ class Search:
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
                              fix="autoprune layers --model … says what is frozen and why")
-        _check_int8(space, device, self._knapsack)
-        self.proposer = Proposer(graph, choices, seed, space.precisions)
+        _check_space(space, device, self._knapsack)
+        self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph))
         self._percentile, self._threads = budget.percentile if budget else "p50", threads
         self.profiler = open_profiler(device, percentile=self._percentile, threads=threads)
         self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
@@ -163,7 +163,7 @@ class Search:
                   **self.proposer.at_budget(aim, self._exact_ms), **starts, **ranked}
         have, seen = self.study.queued_or_done(), set()
         for origin, parameters in wanted.items():
-            digest = self.proposer.plan(parameters).digest
+            digest = self.proposer.plan(parameters, origin).digest
             if origin not in have and digest not in seen:
                 self.study.enqueue(origin, parameters)
             seen.add(digest)
@@ -172,9 +172,7 @@ class Search:
     def _reused_plans(self) -> dict[str, dict[str, Any]]:
         """Parameters of what another search evaluated; the controls of any device keep their names."""
         same = self.proposer.controls().keys()
-        return {c.origin if c.origin in same else f"reused: trial {c.number}": self.proposer.parameters(
-                    {n: cut.keep for n, cut in c.plan.cuts.items()},
-                    {n: cut.method for n, cut in c.plan.cuts.items()}, c.plan.precision)
+        return {c.origin if c.origin in same else f"reused: trial {c.number}": self.proposer.parameters_of(c.plan)
                 for c in self.reused.in_order(self._latency_of)}
 
     @property
@@ -287,14 +285,16 @@ class Search:
 
     def _latency_of(self, plan: Plan) -> Latency:
         """Latency of a plan. It does not depend on which units stay: no method has to choose them, and plans that
-        differ in methods only are measured once.
+        differ in methods only are measured once. Nor, as far as anybody measured, on masks; a note says so.
         """
         widths = plan.precision, tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
         if widths not in self._latencies:
             with self.pipeline.clock.time("measure"):
                 self._latencies[widths] = self.pipeline.latency(self._any_units(plan))
                 self._keep_nodes(plan)
-        return self._latencies[widths]
+        latency = self._latencies[widths]
+        patterns = dict.fromkeys(m.pattern for m in plan.masks.values())
+        return replace(latency, notes=(*latency.notes, *map(self.device.mask_note, patterns)))
 
     def _keep_nodes(self, plan: Plan) -> None:
         """What the nodes of a plan just measured took; those of a model in int8 teach nothing about fp32."""
@@ -303,7 +303,7 @@ class Search:
 
     def _any_units(self, plan: Plan) -> PrunedModule:
         """A model of the plan's widths."""
-        any_units = replace(plan, cuts={n: Cut(c.keep, "random") for n, c in plan.cuts.items()})
+        any_units = replace(plan, cuts={n: Cut(c.keep, "random") for n, c in plan.cuts.items()}, masks={})
         return self.pipeline.dense if any_units.digest == Plan().digest else self.graph.cut(any_units)
 
     # -- progress -------------------------------------------------------------------------------------------------
@@ -320,7 +320,11 @@ class Search:
         return Progress(len(candidates), self.trials, len(fitting), best, len(pareto(candidates)), elapsed, left, last)
 
 
-def _check_int8(space: Space, device: Device, knapsack: bool) -> None:
+def _check_space(space: Space, device: Device, knapsack: bool) -> None:
+    """Refuse what the device or the sampler cannot do."""
+    if knapsack and space.masks:
+        raise ConfigError("the knapsack sampler does not choose masks", given=f"the space {space.name!r}",
+                          fix="--sampler tpe, or a space without [masks]")
     if "int8" not in space.precisions:
         return
     if device.runtime != "onnxruntime":

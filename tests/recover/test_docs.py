@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.recover.recovery import Recovery
-from autoprune.search.space import _RECOVER, _SCHEDULE
+from autoprune.search.space_problems import RECOVER, SCHEDULE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recovery.md").read_text(encoding="utf-8")
 
@@ -19,7 +19,7 @@ def defaults() -> dict[str, object]:
             "penalty_steps": r.penalty.steps, "l1_norms": r.penalty.l1_norms, "group_lasso": r.penalty.group_lasso}
 
 
-@pytest.mark.parametrize(("heading", "keys"), [("[recover]", _RECOVER), ("[schedule]", _SCHEDULE)])
+@pytest.mark.parametrize(("heading", "keys"), [("[recover]", RECOVER), ("[schedule]", SCHEDULE)])
 def test_every_key_is_there_with_its_default(heading: str, keys: dict[str, type]) -> None:
     section = PAGE.split(f"## `{heading}`")[1].split("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", section, flags=re.MULTILINE))

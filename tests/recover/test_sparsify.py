@@ -65,14 +65,14 @@ def test_the_gradual_schedule_cuts_within_one_training(graph: Graph, task: ToyTa
 @pytest.mark.parametrize("pattern", ["weight", "2:4"])
 def test_every_method_on_data_of_the_task(graph: Graph, task: ToyTask, method: str, pattern: str) -> None:
     recipe = Recipe(None if pattern == "2:4" else 0.5, pattern, method)
-    run = Sparsifier(graph.dense(), graph, task, data(2), recipe)
+    run = Sparsifier.of(recipe, graph.dense(), graph, task, data(2))
     assert run.cut(1) == 0.5
     assert all(bool(torch.isfinite(p).all()) for p in run.masks.raw().values())
 
 
 def test_hard_masks_only_shrink_and_statistics_are_those_of_the_masked_model(graph: Graph, task: ToyTask) -> None:
-    run = Sparsifier(graph.dense(), graph, task, data(2),
-                     Recipe(0.8, method="snip", schedule=Schedule("iterative", 4), scope="global"))
+    recipe = Recipe(0.8, method="snip", schedule=Schedule("iterative", 4), scope="global")
+    run = Sparsifier.of(recipe, graph.dense(), graph, task, data(2))
     before = run.masks.masks()
     for cut in range(1, 5):
         with torch.no_grad():
@@ -85,7 +85,8 @@ def test_hard_masks_only_shrink_and_statistics_are_those_of_the_masked_model(gra
 
 
 def test_soft_masks_let_weights_come_back(graph: Graph, task: ToyTask) -> None:
-    run = Sparsifier(graph.dense(), graph, task, data(2), Recipe(0.5, schedule=Schedule("iterative", 2), soft=True))
+    recipe = Recipe(0.5, schedule=Schedule("iterative", 2), soft=True)
+    run = Sparsifier.of(recipe, graph.dense(), graph, task, data(2))
     run.cut(1)
     gone = ~run.masks.masks()["0.weight"]
     with torch.no_grad():
@@ -147,7 +148,8 @@ def test_inputs_that_no_tensor_shows_are_named() -> None:
 
     graph = trace(Recurrent(), torch.randn(5, 2, 4))
     with pytest.raises(ConfigError, match="compares the inputs") as info:
-        Recipe(0.5, method="wanda").weights(graph)
-    assert info.value.fix == "--skip cell.weight_hh_l0"
-    assert set(Recipe(0.5, method="wanda", skip=("cell.weight_hh_l0",)).weights(graph)) == {
+        Recipe(0.5, method="wanda").masks(graph)
+    assert info.value.fix == (
+        '--skip cell.weight_hh_l0; in a space file [masks] skip = ["cell.weight_hh_l0"]')
+    assert set(Recipe(0.5, method="wanda", skip=("cell.weight_hh_l0",)).masks(graph)) == {
         "cell.weight_ih_l0", "head.weight"}

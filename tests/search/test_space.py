@@ -12,7 +12,8 @@ from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph
 from autoprune.methods import registry
 from autoprune.methods.choose import Ranking
-from autoprune.search.space import Space, _problems, list_spaces, load_space
+from autoprune.search import space_problems
+from autoprune.search.space import Space, list_spaces, load_space
 
 
 def write(folder: Path, text: str) -> Path:
@@ -124,7 +125,7 @@ _VALUES = st.one_of(st.booleans(), st.integers(-3, 3), st.floats(), st.text(max_
                             st.one_of(_VALUES, st.dictionaries(st.sampled_from(["steps", "lr", "trials", "stem", "y"]),
                                                                _VALUES, max_size=2)), max_size=3))
 def test_whatever_a_file_holds_the_check_answers(data: dict[str, Any]) -> None:
-    for where, what in _problems(data):
+    for where, what in space_problems.problems_of(data):
         assert all(isinstance(word, str) for word in where)
         assert what
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from autoprune.errors import ConfigError, did_you_mean
 
-__all__ = ["Masks"]
+__all__ = ["Masks", "zeros_kept"]
 
 
 class _Mask(nn.Module):
@@ -101,6 +102,17 @@ class Masks:
             if isinstance(owner, nn.RNNBase):
                 _refresh(owner)
         self._places, self._hooks = [], []
+
+
+@contextmanager
+def zeros_kept(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Train `model` within this, and the elements of these parameters that are zero stay zero."""
+    masks = Masks(model, list(names))
+    masks.set({name: parameter.detach() != 0 for name, parameter in masks.raw().items()})
+    try:
+        yield
+    finally:
+        masks.make_permanent()
 
 
 def _refresh(layer: Any, *_: Any) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
 from autoprune.errors import ConfigError
 from autoprune.methods.masks.weights import Maskable
 
-__all__ = ["PATTERNS", "Block", "Kernel", "NofM", "Pattern", "Row", "Single", "check_pattern", "parse_pattern"]
+__all__ = ["PATTERNS", "Block", "Kernel", "NofM", "Pattern", "Row", "Single", "check_pattern", "parse_pattern",
+           "skipping"]
 
 PATTERNS = "weight, N:M (2:4), block:RxC (block:4x4), kernel, row"
 
@@ -20,6 +22,8 @@ class Pattern(ABC):
     """Cells of a weight that go or stay as one. text: how it is written on the command line."""
 
     text: str
+    multiple: int = 1
+    """Widths have to be a multiple of this."""
 
     @abstractmethod
     def problem(self, weight: Maskable) -> str | None:
@@ -56,7 +60,7 @@ class NofM(Single):
     """
 
     def __init__(self, n: int, m: int):
-        self.n, self.m, self.text = n, m, f"{n}:{m}"
+        self.n, self.m, self.multiple, self.text = n, m, m, f"{n}:{m}"
 
     def problem(self, weight: Maskable) -> str | None:
         if weight.input_axis is None:
@@ -79,6 +83,7 @@ class Block(Pattern):
 
     def __init__(self, rows: int, columns: int):
         self.rows, self.columns, self.text = rows, columns, f"block:{rows}x{columns}"
+        self.multiple = math.lcm(rows, columns)
 
     def problem(self, weight: Maskable) -> str | None:
         if len(weight.shape) - weight.spatial != 2:
@@ -148,7 +153,14 @@ def check_pattern(pattern: Pattern, weights: Mapping[str, Maskable]) -> None:
         listed = "".join(f"\n  - {n}: {p}" for n, p in problems.items())
         raise ConfigError(f"the pattern {pattern.text} does not fit {len(problems)} of {len(weights)} weights:{listed}",
                           allowed="another pattern, or leave these weights dense",
-                          fix=" ".join(f"--skip {n}" for n in problems))
+                          fix=skipping(problems))
+
+
+def skipping(weights: Iterable[str]) -> str:
+    """What leaves weights dense, on the command line and in a space file."""
+    names = list(weights)
+    listed = ", ".join(f'"{n}"' for n in names)
+    return f"{' '.join(f'--skip {n}' for n in names)}; in a space file [masks] skip = [{listed}]"
 
 
 def _matrix_axes(weight: Maskable) -> tuple[int, int]:

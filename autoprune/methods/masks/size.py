@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -11,14 +12,20 @@ import torch
 
 from autoprune.errors import ConfigError
 
-__all__ = ["load_sparse", "save_sparse", "zipped_bytes"]
+__all__ = ["SPARSE_FILE", "load_sparse", "save_sparse", "sparse_zip", "zipped_bytes"]
 
+SPARSE_FILE = "weights.sparse.zip"
 _MEMBER = "weights.safetensors"
 _BITS, _SHAPE = "//bits", "//shape"
 
 
 def save_sparse(tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> int:
-    """Write tensors as a zipped safetensors file without their zeros; returns the bytes of the file.
+    """Write `sparse_zip` of the tensors into a file; returns its bytes."""
+    return Path(path).write_bytes(sparse_zip(tensors))
+
+
+def sparse_zip(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Tensors as a zipped safetensors file without their zeros.
 
     A tensor that gets smaller by it is stored as its values other than zero, one bit per element that says where they
     are, and its shape; others as they are. The file is an ordinary zip (deflate), and exact: no value is rounded.
@@ -34,9 +41,10 @@ def save_sparse(tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str
             out[name + _SHAPE] = torch.tensor(t.shape)
         else:
             out[name] = t
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr(zipfile.ZipInfo(_MEMBER), save(out), zipfile.ZIP_DEFLATED, 9)
-    return Path(path).stat().st_size
+    return written.getvalue()
 
 
 def load_sparse(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
