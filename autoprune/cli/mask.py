@@ -23,6 +23,7 @@ PatternOption = Annotated[str, typer.Option(help="weight, 2:4, block:4x4, kernel
 Method = Annotated[str, typer.Option(help="magnitude, lamp, snip, movement, obd, obs, wanda or random.")]
 Scope = Annotated[str, typer.Option(help="layer: the same share everywhere; global: one ranking.")]
 Skip = Annotated[list[str] | None, typer.Option(help="A weight that stays dense: a name or stem.*; repeatable.")]
+SkipUnfit = Annotated[bool, typer.Option("--skip-unfit", help="Leave dense what the pattern or method does not fit.")]
 Cycles = Annotated[int, typer.Option(help="Number of cuts, but for one-shot.", min=1)]
 Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
 Seed = Annotated[int, typer.Option(help="Seed of training and of random masks.", min=0)]
@@ -40,6 +41,7 @@ def mask(
     start: Annotated[str, typer.Option(help="Weights after every cut: keep, rewind or random.")] = "keep",
     early: Annotated[str | None, typer.Option(help="Checkpoint of --start rewind.")] = None,
     skip: Skip = None,
+    skip_unfit: SkipUnfit = False,
     steps: Annotated[int, typer.Option(help="Training steps in all.", min=0)] = 240,
     lr: Rate = 3e-4,
     distill: Annotated[float, typer.Option(help="Weight of the dense model's outputs in the loss, 0 to 1.")] = 0.9,
@@ -62,7 +64,7 @@ def mask(
     from autoprune.tasks.build import load_task
 
     recipe = Recipe(sparsity, pattern, method, scope, Schedule(schedule, 1 if schedule == "one-shot" else cuts), soft,
-                    tuple(skip or ()))
+                    tuple(skip or ()), skip_unfit)
     settings = FineTune(steps=steps, lr=lr, distill=distill)
     found = load_device(device)
     report = mask_model(load_task(model, data, metric, loss), recipe, settings, Path(folder), device=found, start=start,
@@ -91,6 +93,7 @@ def ticket(
     model: Model = None, data: Data = None, metric: Metric = None, loss: Loss = None,
     sparsity: Sparsity = None, pattern: PatternOption = "weight", method: Method = "magnitude", scope: Scope = "layer",
     cycles: Cycles = 5, skip: Skip = None,
+    skip_unfit: SkipUnfit = False,
     early: Annotated[int, typer.Option(help="Steps before the weights that are gone back to.", min=0)] = 50,
     steps: Annotated[int, typer.Option(help="Steps of each training.", min=1)] = 300,
     lr: Rate = 1e-3,
@@ -113,7 +116,8 @@ def ticket(
     from autoprune.recover.sparsify import Recipe
     from autoprune.tasks.build import load_task
 
-    recipe = Recipe(sparsity, pattern, method, scope, Schedule("iterative", cycles), skip=tuple(skip or ()))
+    recipe = Recipe(sparsity, pattern, method, scope, Schedule("iterative", cycles), skip=tuple(skip or ()),
+                    skip_unfit=skip_unfit)
     settings = FineTune(steps=steps, lr=lr, distill=0.0)
     try:
         table = find_ticket(load_task(model, data, metric, loss), recipe, settings, Path(run), early_steps=early,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,12 +19,12 @@ from autoprune.methods.masks.choose import SCOPES, choose_masks
 from autoprune.methods.masks.criterion import WeightView
 from autoprune.methods.masks.patterns import NofM, check_pattern, parse_pattern, skipping
 from autoprune.methods.masks.registry import element_criterion
-from autoprune.methods.masks.weights import Maskable, find_maskable
+from autoprune.methods.masks.weights import find_maskable
 from autoprune.methods.schedules import Schedule
 from autoprune.methods.statistics import GRAM, Statistics
 from autoprune.recover.finetune import Example, Extras, FineTune, Trainable, finetune
 
-__all__ = ["Recipe", "Sparsifier", "mask_planned", "sparsify", "unscored"]
+__all__ = ["Recipe", "Sparsifier", "fitting_masks", "mask_planned", "sparsify"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Recipe:
 
     sparsity: share of the maskable weights that goes, in [0, 1); None with an N:M pattern, which says it itself.
     pattern: see `masks.patterns`. method: an element criterion. scope: "layer" or "global". soft: masked weights go on
-    being updated and can come back until the last cut. skip: names or patterns of weights that stay dense.
+    being updated and can come back until the last cut. skip: names or patterns of weights that stay dense; skip_unfit:
+    so do those which the pattern or the method does not fit.
 
     `ConfigError` when any of it is unknown, out of range or contradicts the rest.
     """
@@ -45,6 +46,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     soft: bool = False
     skip: tuple[str, ...] = ()
+    skip_unfit: bool = False
 
     def __post_init__(self) -> None:
         pattern = parse_pattern(self.pattern)
@@ -69,24 +71,35 @@ class Recipe:
         return 1 - self.sparsity
 
     def masks(self, graph: Graph) -> dict[str, Mask]:
-        """The mask of each weight. `ConfigError` that lists weights which the pattern or the method does not fit."""
-        weights = find_maskable(graph, self.skip)
-        check_pattern(parse_pattern(self.pattern), weights)
-        if blind := unscored(graph, weights, self.method):
-            raise ConfigError(f"the method {self.method!r} compares the inputs of weights, and {len(blind)} have none "
-                              "to compare", given=", ".join(blind[:3]), allowed="not states within recurrent layers, "
-                              "embeddings, or convolutions of single channels", fix=skipping(blind))
-        return dict.fromkeys(weights, Mask(self.method, self.pattern, self.kept))
+        """The mask of each weight. `ConfigError` as in `fitting_masks`."""
+        return {name: mask for name, (mask,) in fitting_masks(graph, [self]).items()}
 
 
-def unscored(graph: Graph, weights: Mapping[str, Maskable], method: str) -> list[str]:
-    """Names of the weights that an element criterion cannot score: it compares inputs, and they have none to compare
-    (of which no tensor shows the inputs, or that read a single channel).
+def fitting_masks(graph: Graph, recipes: Sequence[Recipe]) -> dict[str, tuple[Mask, ...]]:
+    """The masks that each weight may wear, by recipes that differ in their methods only; a method that compares inputs
+    is left out where there are none to compare (a weight of which no tensor shows them, or that reads one channel).
+
+    `ConfigError` that lists the weights which the pattern or all methods do not fit, unless they are to be skipped;
+    then when none is left.
     """
-    if GRAM not in element_criterion(method).needs:
-        return []
+    first, methods = recipes[0], ", ".join(r.method for r in recipes)
+    pattern, weights = parse_pattern(first.pattern), find_maskable(graph, first.skip)
+    if not first.skip_unfit:
+        check_pattern(pattern, weights)
     seen = {r.weight for r in graph.reads if r.source is not None}
-    return [n for n, w in weights.items() if n not in seen or w.shape[w.input_axis or 0] == 1]
+    blind = {n for n, w in weights.items() if n not in seen or w.shape[w.input_axis or 0] == 1}
+    out = {n: tuple(Mask(r.method, r.pattern, r.kept) for r in recipes
+                    if n not in blind or GRAM not in element_criterion(r.method).needs)
+           for n, w in weights.items() if pattern.problem(w) is None}
+    without = [n for n, masks in out.items() if not masks]
+    if without and not first.skip_unfit:
+        raise ConfigError(f"{methods} compare(s) the inputs of weights, and {len(without)} have none to compare",
+                          given=", ".join(without[:3]), allowed="not states within recurrent layers, embeddings, or "
+                          "convolutions of single channels; magnitude fits any", fix=skipping(without))
+    if len(without) == len(out):
+        raise ConfigError("masks fit no weight of the model", given=f"{pattern.text} by {methods}",
+                          fix="another pattern or method")
+    return {n: masks for n, masks in out.items() if masks}
 
 
 class Sparsifier:

@@ -87,7 +87,8 @@ class Ticket:
 
         Interrupted, the same call again goes on after the last training that was finished.
         """
-        weights = find_maskable(self.graph, self.recipe.skip)
+        wanted = self.recipe.masks(self.graph)
+        weights = {n: w for n, w in find_maskable(self.graph).items() if n in wanted}
         early = stored.get("early", lambda: self._early(say))
         out = {"dense": self._model(stored.get("dense", lambda: self._train(early, None, say, "dense")))}
         tensors = out["dense"].tensors()

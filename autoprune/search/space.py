@@ -17,6 +17,7 @@ from autoprune.search.space_problems import located, problems_of
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
+    from autoprune.graph.group import Group
 
 __all__ = ["Choices", "Space", "list_spaces", "load_space"]
 
@@ -81,9 +82,7 @@ class Space:
                 continue
             step = g.step(align)
             least = max(1, math.ceil(g.size * float(rule.get("min_keep", self.min_keep))))
-            fitting = self._mask_multiple // math.gcd(self._mask_multiple, g.width)
-            if g.size % fitting:  # nor does the pattern fit the dense weights: they have to be skipped
-                fitting = 1
+            fitting = self._fitting(g)
             widths = [n for n in range(step, g.size, step) if n >= least and n % fitting == 0]
             if widths:
                 view = GroupView(graph, name)
@@ -99,35 +98,26 @@ class Space:
     def mask_choices(self, graph: Graph) -> dict[str, tuple[Mask, ...]]:
         """The masks that each weight may wear, one per method that applies to it; empty in a space without masks.
 
-        Raises `ConfigError` that lists the weights which the pattern does not fit, or to which no method applies.
+        Raises `ConfigError` as `recover.sparsify.fitting_masks` does.
         """
         if not self.masks:
             return {}
-        from autoprune.methods.masks.patterns import check_pattern, parse_pattern, skipping
-        from autoprune.methods.masks.weights import find_maskable
-        from autoprune.recover.sparsify import Recipe, unscored
+        from autoprune.recover.sparsify import Recipe, fitting_masks
 
-        recipes = [Recipe(self.masks.get("sparsity"), self.masks.get("pattern", "weight"), method)
-                   for method in dict.fromkeys(self.masks.get("methods", ("magnitude",)))]
-        weights = find_maskable(graph, tuple(self.masks.get("skip", ())))
-        check_pattern(parse_pattern(recipes[0].pattern), weights)
-        left_out = {r.method: set(unscored(graph, weights, r.method)) for r in recipes}
-        out = {n: tuple(Mask(r.method, r.pattern, r.kept) for r in recipes if n not in left_out[r.method])
-               for n in weights}
-        if without := [n for n, masks in out.items() if not masks]:
-            raise ConfigError(f"no method of the space's masks applies to {len(without)} weights",
-                              given=", ".join(without[:3]), allowed="magnitude, which always applies",
-                              fix=skipping(without))
-        return out
+        settings = {k: v for k, v in self.masks.items() if k != "methods"} | {"skip": tuple(self.masks.get("skip", ()))}
+        return fitting_masks(graph, [Recipe(method=m, **settings)
+                                     for m in dict.fromkeys(self.masks.get("methods", ("magnitude",)))])
 
-    @property
-    def _mask_multiple(self) -> int:
-        """What widths have to be a multiple of so that the pattern of masks fits."""
+    def _fitting(self, group: Group) -> int:
+        """What the units of a group have to be a multiple of so that the pattern of masks fits."""
         if not self.masks:
             return 1
         from autoprune.methods.masks.patterns import parse_pattern
 
-        return parse_pattern(self.masks.get("pattern", "weight")).multiple
+        multiple = parse_pattern(self.masks.get("pattern", "weight")).multiple
+        if group.kind == "heads":  # a head has as many positions as its dimension, which is a multiple itself
+            multiple //= math.gcd(multiple, group.width)
+        return multiple if group.size % multiple == 0 else 1  # else it does not fit the dense weights either
 
     def _rule(self, name: str, kind: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = {}

@@ -41,7 +41,7 @@ _TOP = {"description", "methods", "min_keep", "precisions", "recover", "schedule
 _SEARCH = {"trials", "rankings"}
 _RANKING = {"scope", "method"}
 _GROUP = {"methods", "min_keep", "keep"}
-_MASKS = {"pattern", "sparsity", "methods", "skip"}
+_MASKS = {"pattern", "sparsity", "methods", "skip", "skip_unfit"}
 
 Problem = tuple[tuple[str, ...], str]
 """The words that lead to it, from the table to the value, and what is wrong."""
@@ -174,6 +174,8 @@ def _mask_problems(table: Mapping[str, Any], start: Any) -> list[Problem]:
     sparsity = table.get("sparsity")
     if isinstance(sparsity, bool) or not isinstance(sparsity, int | float | None):
         out.append((("masks", "sparsity"), f"masks.sparsity must be a number, not {sparsity!r}"))
+    if not isinstance(table.get("skip_unfit", False), bool):
+        out.append((("masks", "skip_unfit"), "masks.skip_unfit must be true or false"))
     if not isinstance(table.get("pattern", "weight"), str):
         out.append((("masks", "pattern"), "masks.pattern must be text"))
     if start != "keep":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,9 +148,14 @@ def test_inputs_that_no_tensor_shows_are_named() -> None:
             return out
 
     graph = trace(Recurrent(), torch.randn(5, 2, 4))
-    with pytest.raises(ConfigError, match="compares the inputs") as info:
+    with pytest.raises(ConfigError, match=r"compare.s. the inputs") as info:
         Recipe(0.5, method="wanda").masks(graph)
     assert info.value.fix == (
-        '--skip cell.weight_hh_l0; in a space file [masks] skip = ["cell.weight_hh_l0"]')
+        '--skip-unfit for all of them, or --skip cell.weight_hh_l0 …; in a space file [masks] skip_unfit = true, or '
+        'skip = ["cell.weight_hh_l0", …]')
     assert set(Recipe(0.5, method="wanda", skip=("cell.weight_hh_l0",)).masks(graph)) == {
         "cell.weight_ih_l0", "head.weight"}
+    unfit = Recipe(0.5, method="wanda", skip_unfit=True)
+    assert set(unfit.masks(graph)) == {"cell.weight_ih_l0", "head.weight"}
+    with pytest.raises(ConfigError, match="fit no weight"):
+        replace(unfit, pattern="kernel").masks(graph)

@@ -121,12 +121,25 @@ def test_widths_are_such_that_the_pattern_fits(tiny_graph: Graph, pattern: str) 
     assert {m.kept for found in space.mask_choices(tiny_graph).values() for m in found} == {0.5}
 
 
+def test_head_dimensions_fit_whatever_the_heads() -> None:
+    """The rows of an output projection are heads × head dimension: one of the two is a multiple already."""
+    torch.manual_seed(0)
+    net = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    graph = trace(net, torch.randn(2, 5, 32))
+    choices = replace(MASKED, masks={"pattern": "2:4"}).choices(graph, 1)
+    by_kind = {graph.groups[n].kind: c.widths for n, c in choices.items()}
+    assert by_kind["heads"] == (1, 2, 3, 4)
+    assert by_kind["head_dim"] == (4, 8)
+
+
 def test_what_a_pattern_or_method_does_not_fit_is_listed(tiny_graph: Graph) -> None:
     with pytest.raises(ConfigError, match=r"2:4 does not fit 1 of 4 weights.*\n.*stem.weight: 1 inputs.*\n(.*\n)*"
-                                          r".*\[masks\] skip = \[\"stem.weight\"\]"):
+                                          r".*\[masks\] skip_unfit = true"):
         replace(MASKED, masks={"pattern": "2:4"}).mask_choices(tiny_graph)
-    with pytest.raises(ConfigError, match=r"no method of the space's masks applies to 1 weights.*\n.*stem.weight"):
+    with pytest.raises(ConfigError, match=r"wanda, obs compare.s. the inputs of weights, and 1 .*\n.*stem.weight"):
         replace(MASKED, masks={"sparsity": 0.5, "methods": ["wanda", "obs"]}).mask_choices(tiny_graph)
+    left = replace(MASKED, masks={"pattern": "2:4", "skip_unfit": True}).mask_choices(tiny_graph)
+    assert set(left) == WORN
     some = replace(MASKED, masks={"sparsity": 0.5, "methods": ["wanda", "lamp"]}).mask_choices(tiny_graph)
     assert [m.method for m in some["stem.weight"]] == ["lamp"]  # one input channel: nothing to compare
     assert [m.method for m in some["inner.weight"]] == ["wanda", "lamp"]
@@ -206,7 +219,7 @@ def test_a_plan_without_masks_is_written_as_it_always_was(tiny_graph: Graph) -> 
     ("sparsity = 0.5\nmethods = []", "masks.methods must be a list"),
     ("sparsity = 0.5\nskip = \"stem\"", "masks.skip must be"),
     ("sparsity = 0.5\nsparsty = 1", "line 3: unknown key masks.sparsty; did you mean 'sparsity'"),
-    ("sparsity = 0.5\npattern = 4", "masks.pattern must be text"),
+    ("sparsity = 0.5\nskip_unfit = 1", "true or false"), ("sparsity = 0.5\npattern = 4", "masks.pattern must be text"),
     ('sparsity = 0.5\n[recover]\nstart = "random"', "throws away")])
 def test_space_files(table: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"

@@ -158,9 +158,9 @@ def check_pattern(pattern: Pattern, weights: Mapping[str, Maskable]) -> None:
 
 def skipping(weights: Iterable[str]) -> str:
     """What leaves weights dense, on the command line and in a space file."""
-    names = list(weights)
-    listed = ", ".join(f'"{n}"' for n in names)
-    return f"{' '.join(f'--skip {n}' for n in names)}; in a space file [masks] skip = [{listed}]"
+    first = next(iter(weights))
+    return (f'--skip-unfit for all of them, or --skip {first} …; in a space file [masks] skip_unfit = true, or '
+            f'skip = ["{first}", …]')
 
 
 def _matrix_axes(weight: Maskable) -> tuple[int, int]:

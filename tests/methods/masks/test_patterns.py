@@ -108,7 +108,8 @@ def test_what_does_not_fit_is_named_with_the_way_out(pattern: str, shape: tuple[
     with pytest.raises(ConfigError, match="does not fit 1 of 2") as info:
         check_pattern(parse_pattern(pattern), weights)
     assert word in str(info.value)
-    assert info.value.fix == '--skip head.weight; in a space file [masks] skip = ["head.weight"]'
+    assert info.value.fix == ('--skip-unfit for all of them, or --skip head.weight …; in a space file [masks] '
+                              'skip_unfit = true, or skip = ["head.weight", …]')
 
 
 @pytest.mark.parametrize(("kept", "scope"), [(0.0, "layer"), (1.1, "layer"), (0.5, "net")])
