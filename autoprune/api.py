@@ -95,6 +95,8 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
             choices = runner.proposer.choices.values()
             for method, groups in Counter(m for c in choices for m in c.left_out).items():
                 say(f"{method} does not apply to {groups} of {len(choices)} groups and is left out there")
+            for pattern in runner.proposer.patterns:
+                say(device.mask_note(pattern))
             say("exporting and profiling the dense model")
             outcome = runner.run(on_progress)
             return _finish(runner, outcome, configuration, settings, say), outcome.interrupted
@@ -176,6 +178,7 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
 
     from autoprune.front.report import write_report
     from autoprune.search.finish import recommend, score_on_test, tune, with_tuned
+    from autoprune.search.pipeline import CANDIDATE_ERRORS, failure
 
     if outcome.dense is None:
         reasons = {c.reason for c in outcome.candidates if c.status == "failed"}
@@ -191,7 +194,12 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
     if not outcome.interrupted:
         if number is not None:
             say("fine-tuning the recommended model for longer")
-            outcome = tune(runner, outcome, number)
+            try:
+                outcome = tune(runner, outcome, number)
+            except ConfigError:
+                raise  # of a disk that is full, say
+            except CANDIDATE_ERRORS as error:
+                say(f"it stays as it was: {failure(error)}")
         say("reading the test split for the front")
         outcome = score_on_test(runner, outcome)
     front = replace(_front(runner, outcome, configuration, settings), recommended=number)

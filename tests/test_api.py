@@ -12,6 +12,8 @@ import torch
 from tiny import TinyNet, batches, tiny_task, trained
 
 import autoprune
+from autoprune.api import run_settings
+from autoprune.config import Settings
 from autoprune.errors import BudgetError, ConfigError, TaskError
 
 
@@ -66,6 +68,22 @@ def test_measure_and_oracle() -> None:
     graph = autoprune.trace(model, x)
     small = graph.prune(autoprune.Plan.uniform(graph, keep=0.25))
     assert autoprune.LatencyOracle("rpi4")(small, x).ms < there.ms
+
+
+def test_a_tuning_that_fails_costs_nothing_but_itself(memory_path: Path, quick_export: None,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("autoprune.search.pipeline.Pipeline.tune", broken)
+    task = autoprune.Task(trained(), train=batches(3, 2), validation=batches(2, 3), test=batches(2, 4))
+    stages: list[str] = []
+    settings = Settings(device="rpi4", budget="0.8x", trials=5, steps=1, run=str(memory_path / "a"))
+    front, _ = run_settings(settings, task, on_stage=stages.append)
+    assert "it stays as it was: RuntimeError: out of memory" in stages
+    assert front.recommended is not None
+    assert (memory_path / "a" / "front.json").is_file()
+    assert (memory_path / "a" / "picked" / f"{front.recommended:04d}" / "model.onnx").is_file()
 
 
 def test_search_twice_front_and_load(memory_path: Path, quick_export: None) -> None:

@@ -103,6 +103,8 @@ def _close(front: Front, interrupted: bool) -> None:
             note(f"error: {problem}")
         else:
             note("error: no candidate held the budget when it was measured again")
+        for text in latency_notes(p.candidate for p in front.points):
+            note(f"note: {text}")
         result(f"files: {front.run} (report.html, front.json, study.db)")
         result(f"next:  autoprune front {front.run}")
         return

@@ -34,8 +34,7 @@ class Read:
     source, axis: the activation, and which of its axes (counted from 0); None for a state inside a recurrent operator.
     dims: what is summed over and does not come out.
     weight, weight_axis: the parameter that it is multiplied with, or None when that is computed.
-    whole: whether the weight's axis has one position for each position of the activation's (not so in grouped
-    convolutions, where it has those of one group).
+    whole: whether each output sums over all positions of the activation's axis (not so in grouped convolutions).
     """
 
     node: fx.Node
@@ -118,8 +117,20 @@ def _convolution(node: fx.Node, typing: Typing, call: Call) -> Iterator[Read]:
     channel = len(typing.of(call["input"])) - rank + 1
     transposed = "transpose" in str(node.target) or bool(call.get("transposed"))
     if transposed and call["groups"] != 1:
-        return  # the weight's first axis holds groups, too: what does not come out tells the rest
+        yield from _grouped_transposed(node, typing, call, channel)
+        return
     yield from _pair(node, typing, call["input"], channel, call["weight"], 0 if transposed else 1)
+
+
+def _grouped_transposed(node: fx.Node, typing: Typing, call: Call, channel: int) -> Iterator[Read]:
+    """The weight's first axis holds the groups, too, which come out; of a depthwise one nothing is summed over."""
+    weight, source = call["weight"], call["input"]
+    if weight.op != "get_attr" or source.op == "get_attr":
+        return
+    axes = _removable(typing.of(weight)[:1])
+    gone = axes - _dims(typing.types[node])
+    if gone or not axes:
+        yield Read(node, source, channel, gone, str(weight.target), 0, whole=False)
 
 
 def _product(node: fx.Node, typing: Typing, a: Any, b: Any) -> Iterator[Read]:

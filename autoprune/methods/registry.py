@@ -11,6 +11,7 @@ from autoprune.methods.curvature import HAP, OBD, Fisher, FisherPerLatency
 from autoprune.methods.gradient import Movement, Snip, Taylor
 from autoprune.methods.magnitude import L1, L2, GeometricMedian, Lamp, NormScale, Outgoing, Random
 from autoprune.methods.reconstruction import Greedy, Lasso, ReduceAndReuse, StructuredOBS
+from autoprune.methods.statistics import NEEDS
 from autoprune.specs import call_object, load_object
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ _CRITERIA: dict[str, Criterion] = {}
 
 
 def register(criterion: Criterion) -> None:
-    """Make a criterion available under its name, in space files and on the command line."""
+    """Make a criterion available under its name, in space files and on the command line. `ConfigError` for one that
+    needs what nobody gathers.
+    """
+    if unknown := sorted(set(criterion.needs) - NEEDS):
+        raise ConfigError(f"the pruning method {criterion.name!r} needs what is not gathered", given=", ".join(unknown),
+                          allowed=did_you_mean(unknown[0], NEEDS))
     _CRITERIA[criterion.name] = criterion
 
 

@@ -62,8 +62,13 @@ class Features:
 
 
 def _remembering(model: PrunedModule, nodes: tuple[str, ...], seen: list[torch.Tensor]) -> fx.GraphModule:
-    """The same tensors under a graph that leaves the values of `nodes` in `seen` on every pass."""
+    """A module that computes what `model` does, with its tensors, and leaves the values of `nodes` in `seen` on every
+    pass. It reads the tensors where the model has them: one behind a mask is computed anew each time.
+    """
     graph = copy_graph(model.graph)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            node.target = f"_model.{node.target}"
 
     def start() -> None:
         seen.clear()
@@ -77,7 +82,9 @@ def _remembering(model: PrunedModule, nodes: tuple[str, ...], seen: list[torch.T
     for node in [n for n in graph.nodes if n.name in nodes]:
         with graph.inserting_after(node):
             graph.call_function(remember, (node,))
-    return fx.GraphModule(model, graph)
+    out = fx.GraphModule({str(n.target): None for n in graph.nodes if n.op == "get_attr"}, graph)
+    out._model = model
+    return out
 
 
 def _behind_cuts(graph: Graph, kept: Kept) -> list[fx.Node]:

@@ -87,7 +87,7 @@ def fitting_masks(graph: Graph, recipes: Sequence[Recipe]) -> dict[str, tuple[Ma
     if not first.skip_unfit:
         check_pattern(pattern, weights)
     seen = {r.weight for r in graph.reads if r.source is not None}
-    blind = {n for n, w in weights.items() if n not in seen or w.shape[w.input_axis or 0] == 1}
+    blind = {n for n, w in weights.items() if n not in seen or w.inputs == 1}
     out = {n: tuple(Mask(r.method, r.pattern, r.kept) for r in recipes
                     if n not in blind or GRAM not in element_criterion(r.method).needs)
            for n, w in weights.items() if pattern.problem(w) is None}

@@ -41,7 +41,10 @@ from autoprune.search.space import Space
 from autoprune.tasks.score import Score
 from autoprune.tasks.task import Task
 
-__all__ = ["Clock", "Pipeline"]
+__all__ = ["CANDIDATE_ERRORS", "Clock", "Pipeline", "failure"]
+
+CANDIDATE_ERRORS = (AutopruneError, RuntimeError, ValueError, ArithmeticError)
+"""What a candidate may fail with; a `ConfigError` is every candidate's, and ends the search."""
 
 _SAMPLE_BATCHES = 64
 

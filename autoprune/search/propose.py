@@ -43,6 +43,11 @@ class Proposer:
         self.masks = {name: {m.method: m for m in found} for name, found in (masks or {}).items()}
         self._random = np.random.default_rng(seed)
 
+    @property
+    def patterns(self) -> list[str]:
+        """Of the masks."""
+        return list(dict.fromkeys(m.pattern for found in self.masks.values() for m in found.values()))
+
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distributions, by parameter name."""
         out: dict[str, BaseDistribution] = {}

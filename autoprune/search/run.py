@@ -10,7 +10,7 @@ from typing import Any
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import MeasuredProfiler, open_profiler
-from autoprune.errors import AutopruneError, ConfigError, DeviceError, ModelError
+from autoprune.errors import ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Cut, Plan
@@ -20,7 +20,7 @@ from autoprune.search.knapsack.sampler import KnapsackSampler
 from autoprune.search.knapsack.sensitivity import scan
 from autoprune.search.measured_nodes import MeasuredNodes
 from autoprune.search.outcome import Outcome, Progress, pareto
-from autoprune.search.pipeline import Pipeline, failure
+from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure
 from autoprune.search.plan_latency import PlanLatency
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.rankings import ranked_starts
@@ -229,7 +229,7 @@ class Search:
                 candidate, model, int8 = self.pipeline.evaluate(trial.number, origin, plan, self._latency_of(plan))
         except ConfigError:
             raise  # a setting is wrong: every candidate would fail the same way
-        except (AutopruneError, RuntimeError, ValueError, ArithmeticError) as error:
+        except CANDIDATE_ERRORS as error:
             candidate, problem = Candidate(trial.number, origin, plan, "failed", failure(error)), error
         with clock.time("write"):
             front = pareto([*self.study.candidates(), candidate])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -83,7 +84,8 @@ class Space:
             step = g.step(align)
             least = max(1, math.ceil(g.size * float(rule.get("min_keep", self.min_keep))))
             fitting = self._fitting(g)
-            widths = [n for n in range(step, g.size, step) if n >= least and n % fitting == 0]
+            fit = [n for n in range(g.size % fitting or fitting, g.size, fitting) if n >= least]
+            widths = [n for n in fit if n % step == 0] or (fit if fitting > 1 else [])
             if widths:
                 view = GroupView(graph, name)
                 named = tuple(rule.get("methods", self.methods))
@@ -109,7 +111,9 @@ class Space:
                                      for m in dict.fromkeys(self.masks.get("methods", ("magnitude",)))])
 
     def _fitting(self, group: Group) -> int:
-        """What the units of a group have to be a multiple of so that the pattern of masks fits."""
+        """How many units go at a time so that the pattern of masks goes on fitting: what is read may be several groups
+        in a row, of which only the sum is a multiple.
+        """
         if not self.masks:
             return 1
         from autoprune.methods.masks.patterns import parse_pattern
@@ -117,7 +121,7 @@ class Space:
         multiple = parse_pattern(self.masks.get("pattern", "weight")).multiple
         if group.kind == "heads":  # a head has as many positions as its dimension, which is a multiple itself
             multiple //= math.gcd(multiple, group.width)
-        return multiple if group.size % multiple == 0 else 1  # else it does not fit the dense weights either
+        return multiple
 
     def _rule(self, name: str, kind: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = {}
@@ -140,8 +144,11 @@ def list_spaces() -> list[str]:
     return sorted(p.stem for p in folder("search_spaces").glob("*.toml"))
 
 
-def load_space(name: str | Path) -> Space:
+def load_space(name: str | os.PathLike[str]) -> Space:
     """A shipped space by name, or one from a TOML file. `ConfigError` lists everything that is wrong with the file."""
+    if not isinstance(name, str | os.PathLike):
+        raise ConfigError("a search space is named, or read from a file", given=f"{type(name).__name__} {name!r}"[:200],
+                          allowed=f"{', '.join(list_spaces())}; or a path to a .toml file", fix='space="default"')
     path = Path(name)
     if path.suffix != ".toml":
         path = folder("search_spaces") / f"{name}.toml"

@@ -75,7 +75,7 @@ def problems_of(data: Mapping[str, Any]) -> list[Problem]:
         for key, value in data.get(table, {}).items():
             out += [((table, key), problem) for problem in _value_problems(table, key, value)]
     out = out or _contradictions(data)
-    out += _mask_problems(data["masks"], data.get("recover", {}).get("start", "keep")) if "masks" in data else []
+    out += _mask_problems(data["masks"], data.get("recover", {})) if "masks" in data else []
     for key, value in data.get("search", {}).items():
         if key not in _SEARCH:
             out.append((("search", key), f"unknown key search.{key}; {did_you_mean(key, _SEARCH)}"))
@@ -162,7 +162,8 @@ def _precision_problems(data: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def _mask_problems(table: Mapping[str, Any], start: Any) -> list[Problem]:
+def _mask_problems(table: Mapping[str, Any], recover: Mapping[str, Any]) -> list[Problem]:
+    from autoprune.methods.masks.registry import element_criterion
     from autoprune.recover.sparsify import Recipe
 
     out: list[Problem] = [(("masks", k), f"unknown key masks.{k}; {did_you_mean(k, _MASKS)}") for k in table
@@ -178,13 +179,16 @@ def _mask_problems(table: Mapping[str, Any], start: Any) -> list[Problem]:
         out.append((("masks", "skip_unfit"), "masks.skip_unfit must be true or false"))
     if not isinstance(table.get("pattern", "weight"), str):
         out.append((("masks", "pattern"), "masks.pattern must be text"))
-    if start != "keep":
+    if (start := recover.get("start", "keep")) != "keep":
         out.append((("masks",), f"masks are chosen by trained weights, which recover.start = {start!r} throws away"))
     for method in [] if out else dict.fromkeys(table.get("methods", ["magnitude"])):
         try:
             Recipe(sparsity, table.get("pattern", "weight"), method)
-        except ConfigError as error:
-            return [(("masks",), " ".join(str(error).split()))]
+        except ConfigError as error:  # its fix is an option of the command line
+            return [(("masks",), f"{error.message}: {error.given}" + (f"; {error.allowed}" if error.allowed else ""))]
+        if element_criterion(method).needs and recover.get("calibration_batches") == 0:
+            return [(("recover", "calibration_batches"), f"masks by {method} need calibration data: "
+                                                         "recover.calibration_batches must be at least 1")]
     return out
 
 

@@ -29,6 +29,14 @@ def keeping(graph: Graph, group: str, *gone: int) -> Plan:
     return Plan({group: Cut(len(kept), "l1", kept)}, graph.fingerprint)
 
 
+def test_grouped_convolutions_stay_as_they_are() -> None:
+    """Each output sums over the units of one group only, transposed or not."""
+    for grouped in (nn.Conv2d(16, 16, 3, padding=1, groups=4), nn.ConvTranspose2d(16, 16, 3, padding=1, groups=4)):
+        graph = trace(nn.Sequential(nn.Conv2d(3, 16, 1), grouped, nn.Conv2d(16, 4, 1)).eval(), torch.randn(2, 3, 6, 6))
+        assert set(graph.readers) == {"0.weight", "2.weight"}
+        assert {r.weight for r in graph.reads} == {"0.weight", "1.weight", "2.weight"}
+
+
 def test_by_hand() -> None:
     """x₂ = ½·x₀ on average over the data; 3·x₂ is taken over by x₀: 1 + 3/2."""
     graph = trace(nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 1, bias=False)).eval(), torch.zeros(2, 1))

@@ -18,6 +18,7 @@ from autoprune.front.front import Front, Point
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.module import load_module
 from autoprune.graph.plan import Cut, Mask, Plan
+from autoprune.methods.masks.patterns import parse_pattern
 from autoprune.methods.masks.size import load_sparse, sparse_zip
 from autoprune.methods.masks.weights import find_maskable
 from autoprune.nas.session import Session
@@ -98,6 +99,18 @@ def _latency(candidate: Candidate) -> Any:
     return candidate.latency
 
 
+def test_masks_hold_while_features_are_distilled(open_search: Open) -> None:
+    space = replace(MASKED, recover={**RECOVER, "steps": 3, "distill_features": 0.5},
+                    groups={"stem": {"keep": "whole"}})  # its states stay comparable
+    with open_search(trials=3, space=space) as search:
+        outcome = search.run()
+        assert [c.reason for c in outcome.candidates] == [None] * 3
+        cut = next(c for c in outcome.candidates if c.plan.cuts)
+        model = search.pipeline.evaluate(9, "", cut.plan, _latency(cut))[1]
+        search.pipeline.tune(model)
+        assert zeros(model.tensors())["inner.weight"] == pytest.approx(0.75, abs=0.01)
+
+
 def test_plans_that_differ_in_masks_are_measured_once(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_search(trials=1, space=MASKED) as search:
         asked = []
@@ -132,6 +145,22 @@ def test_head_dimensions_fit_whatever_the_heads() -> None:
     assert by_kind["head_dim"] == (4, 8)
 
 
+def test_a_reader_of_several_groups_goes_on_fitting() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(4, 6), nn.Linear(4, 10), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.relu(torch.cat([self.a(x), self.b(x)], 1)))
+            return out
+
+    graph = trace(Joined(), torch.randn(2, 4))
+    for align in (1, 4):
+        choices = replace(MASKED, masks={"pattern": "2:4"}).choices(graph, align)
+        assert {n: c.widths for n, c in choices.items()} == {"a": (2, 6), "b": (2, 6, 10)}
+
+
 def test_what_a_pattern_or_method_does_not_fit_is_listed(tiny_graph: Graph) -> None:
     with pytest.raises(ConfigError, match=r"2:4 does not fit 1 of 4 weights.*\n.*stem.weight: 1 inputs.*\n(.*\n)*"
                                           r".*\[masks\] skip_unfit = true"):
@@ -145,6 +174,8 @@ def test_what_a_pattern_or_method_does_not_fit_is_listed(tiny_graph: Graph) -> N
     assert [m.method for m in some["inner.weight"]] == ["wanda", "lamp"]
     with pytest.raises(ConfigError, match="no weight has the name to skip"):
         replace(MASKED, masks={"sparsity": 0.5, "skip": ["steam.*"]}).mask_choices(tiny_graph)
+    with pytest.raises(ConfigError, match="every weight that could wear a mask is skipped"):
+        replace(MASKED, masks={"sparsity": 0.5, "skip": ["*"]}).mask_choices(tiny_graph)
 
 
 def test_a_plan_that_a_pattern_does_not_fit_fails_alone(open_search: Open) -> None:
@@ -173,6 +204,14 @@ class Mixed(nn.Module):
         x = self.attend(self.mix(x.mT).mT)
         out: Tensor = self.head(self.recur(x)[0][:, -1])
         return out
+
+
+def test_inputs_of_a_grouped_transposed_convolution_are_those_of_a_group() -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(8, 16, 3, groups=4), nn.Conv2d(16, 4, 1)).eval()
+    found = find_maskable(trace(net, torch.randn(2, 8, 6, 6)))  # the first reads the input, which has no units
+    assert (found["0.weight"].input_axis, found["0.weight"].groups, found["0.weight"].inputs) == (0, 4, 2)
+    assert parse_pattern("2:4").problem(found["0.weight"]) == "2 inputs are no multiple of 4"
+    assert found["1.weight"].inputs == 16
 
 
 @pytest.mark.parametrize("pattern", ["weight", "row"])
@@ -220,7 +259,8 @@ def test_a_plan_without_masks_is_written_as_it_always_was(tiny_graph: Graph) -> 
     ("sparsity = 0.5\nskip = \"stem\"", "masks.skip must be"),
     ("sparsity = 0.5\nsparsty = 1", "line 3: unknown key masks.sparsty; did you mean 'sparsity'"),
     ("sparsity = 0.5\nskip_unfit = 1", "true or false"), ("sparsity = 0.5\npattern = 4", "masks.pattern must be text"),
-    ('sparsity = 0.5\n[recover]\nstart = "random"', "throws away")])
+    ('sparsity = 0.5\n[recover]\nstart = "random"', "throws away"),
+    ('sparsity = 0.5\nmethods = ["wanda"]\n[recover]\ncalibration_batches = 0', "line 5: masks by wanda need cal")])
 def test_space_files(table: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"[masks]\n{table}", encoding="utf-8")
@@ -258,3 +298,8 @@ def test_a_picked_model_says_what_masks_are_for(open_search: Open, tmp_path: Pat
     stored = load_sparse(tmp_path / "out" / "weights.sparse.zip")
     assert all(torch.equal(stored[n], t) for n, t in model.tensors().items())
     assert (tmp_path / "out" / "weights.sparse.zip").stat().st_size == alone.compressed_bytes
+
+
+def test_a_space_is_named_or_a_file() -> None:
+    with pytest.raises(ConfigError, match="named, or read from a file"):
+        load_space(MASKED)  # type: ignore[arg-type]

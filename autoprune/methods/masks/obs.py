@@ -49,22 +49,22 @@ class OBS(ElementCriterion):
 
 
 def _groups(view: WeightView) -> Iterator[tuple[slice, torch.Tensor]]:
-    """For each group of the layer: its outputs, and the damped inverse of its inputs' second moments."""
-    axis = view.weight.input_axis
-    assert axis is not None
-    width, out = view.weight.shape[axis], view.weight.shape[0]
+    """For each group of the layer: its part of the weight's first axis (outputs; inputs where these hold the groups),
+    and the damped inverse of its inputs' second moments.
+    """
+    width, first = view.weight.inputs, view.weight.shape[0]
     gram = gathered(view.gram, GRAM)
     groups = gram.shape[0] // width
     for g in range(groups):
         block = gram[g * width : (g + 1) * width, g * width : (g + 1) * width].double()
         mean = block.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
         damped = block + _DAMPING * mean * torch.eye(width, dtype=block.dtype, device=block.device)
-        part = slice(None) if groups == 1 else slice(g * out // groups, (g + 1) * out // groups)
+        part = slice(None) if groups == 1 else slice(g * first // groups, (g + 1) * first // groups)
         yield part, torch.cholesky_inverse(torch.linalg.cholesky(damped))
 
 
 def _rows(tensor: torch.Tensor, view: WeightView, part: slice) -> torch.Tensor:
-    """`[…, in]`, a view of the outputs in `part`."""
+    """`[…, inputs of a group]`, a view of what is in `part` of the first axis."""
     assert view.weight.input_axis is not None
     return tensor[part].movedim(view.weight.input_axis, -1)
 

@@ -65,8 +65,7 @@ class NofM(Single):
     def problem(self, weight: Maskable) -> str | None:
         if weight.input_axis is None:
             return "is an embedding, and has no inputs to sum over"
-        width = weight.shape[weight.input_axis]
-        return f"{width} inputs are no multiple of {self.m}" if width % self.m else None
+        return f"{weight.inputs} inputs are no multiple of {self.m}" if weight.inputs % self.m else None
 
     def mask(self, scores: torch.Tensor, weight: Maskable, n: int) -> torch.Tensor:
         """Boolean, shaped like the weight: the `n` best of each M; ties go to the first."""

@@ -106,6 +106,19 @@ def test_obs_of_a_grouped_convolution_is_that_of_each_group() -> None:
         torch.testing.assert_close(obs.update(both, mask)[part], obs.update(one, mask[part]))
 
 
+def test_obs_of_a_grouped_transposed_convolution_is_that_of_each_group() -> None:
+    """Its weight is `[in, out / groups, …]`: the groups lie along the inputs."""
+    torch.manual_seed(0)
+    values, x = torch.randn(6, 2, 3, 3), torch.randn(50, 6)
+    gram, mask = x.T @ x / 50, torch.rand(6, 2, 3, 3) < 0.5
+    obs = element_criterion("obs")
+    both = WeightView(Maskable("w", (6, 2, 3, 3), 0, 2, groups=2), values, gram=gram)
+    for part in (slice(0, 3), slice(3, 6)):
+        one = WeightView(Maskable("w", (3, 2, 3, 3), 0, 2), values[part], gram=gram[part, part])
+        torch.testing.assert_close(obs.score(both)[part], obs.score(one))
+        torch.testing.assert_close(obs.update(both, mask)[part], obs.update(one, mask[part]))
+
+
 def test_random_depends_on_name_and_seed_only() -> None:
     view = WeightView(LINEAR, W)
     draw = element_criterion("random").score
