@@ -95,6 +95,9 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
             choices = runner.proposer.choices.values()
             for method, groups in Counter(m for c in choices for m in c.left_out).items():
                 say(f"{method} does not apply to {groups} of {len(choices)} groups and is left out there")
+            if space.drop and not runner.proposer.branches:
+                say("no residual branch is dropped: " + ("the knapsack sampler leaves them whole"
+                                                         if settings.sampler == "knapsack" else "the model has none"))
             for pattern in runner.proposer.patterns:
                 say(device.mask_note(pattern))
             say("exporting and profiling the dense model")

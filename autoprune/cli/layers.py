@@ -20,7 +20,7 @@ def layers(
     device: Annotated[str | None, typer.Option(help="Add the share of the latency on this device.")] = None,
     output: Annotated[Format, typer.Option("--format", help="table, json or csv.")] = Format.table,
 ) -> None:
-    """List the groups that can be pruned, and what is frozen and why.
+    """List the groups that can be pruned, the residual branches that can go whole, and what is frozen and why.
 
     \b
     autoprune layers
@@ -35,6 +35,7 @@ def layers(
         print_json({"model": graph.name, "params": graph.params, "free_params": graph.free_params,
                     "note": graph.captured.note,
                     "groups": [{**g.to_json(), **saved[n]} for n, g in graph.groups.items()],
+                    "branches": [{"name": b.name, "params": b.params} for b in graph.branches.values()],
                     "frozen": [f._asdict() for f in graph.frozen]})
         return
     headers = ["group", "kind", "units", "parameters", "MACs saved by half"]
@@ -44,6 +45,9 @@ def layers(
         rows = [[*row, f"{100 * saved[str(row[0])]['latency_saved']:.1f} %"] for row in rows]
     print_table(headers, rows, output)
     if output is Format.table:
+        if graph.branches:
+            print_table(["branch that can be dropped", "parameters"],
+                        [[b.name, b.params] for b in graph.branches.values()], output)
         if graph.frozen:
             print_table(["frozen", "operator", "why"], graph.frozen, output)
         share = 100 * graph.free_params / max(graph.params, 1)

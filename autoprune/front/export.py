@@ -122,6 +122,7 @@ def _card(front: Front, point: Point, facts: dict[str, Any]) -> str:
     for name, size in front.groups.items():
         cut = c.plan.cuts.get(name)
         lines.append(f"| {name} | {size} | {cut.keep if cut else size} | {cut.method if cut else '–'} |")
+    lines += ["", "Dropped residual branches: " + ", ".join(c.plan.dropped)] if c.plan.dropped else []
     if c.plan.masks:
         lines += ["", "| masked weight | pattern | kept | method |", "|---|---|---|---|"]
         lines += [f"| {name} | {m.pattern} | {m.kept:.3g} | {m.method} |" for name, m in c.plan.masks.items()]

@@ -138,6 +138,7 @@ def cut_lines(candidate: Candidate, groups: dict[str, int], limit: int = 12) -> 
     whole = [] if candidate.plan.precision == "fp32" else [f"in {candidate.plan.precision}"]
     worn = Counter(f"{m.kept:.0%} of {m.pattern}" for m in candidate.plan.masks.values())
     whole += [f"masks: {kept} stays in {plural(many, 'weight')}" for kept, many in worn.items()]
+    whole += [f"without {shortened(name)}" for name in candidate.plan.dropped]
     cuts = sorted(candidate.plan.cuts.items(),
                   key=lambda item: round(100 * item[1].keep / groups.get(item[0], item[1].keep)))
     lines = [f"{shortened(name)}: {cut.keep} of {groups.get(name, '?')}, {cut.method}" for name, cut in cuts[:limit]]

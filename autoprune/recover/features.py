@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from autoprune.graph.branches import needed_nodes
 from autoprune.graph.rewrite import copy_graph
 from autoprune.graph.typing import tensor_types
 
@@ -31,8 +32,10 @@ def unchanged(graph: Graph, plan: Plan) -> tuple[str, ...]:
     the last one included. Empty when there is none: then there is nothing to distil but logits.
     """
     kept = graph.kept(plan)
+    alive = needed_nodes(graph.captured.graph, {graph.branches[n].total: graph.branches[n].skip for n in plan.dropped})
     outputs = set(graph.captured.graph.output_node().all_input_nodes)
-    found = [n for n in _behind_cuts(graph, kept) if n not in outputs and _floating(n) and not _touched(graph, n, kept)]
+    found = [n for n in _behind_cuts(graph, kept, plan.dropped) if n in alive and n not in outputs and _floating(n)
+             and not _touched(graph, n, kept)]
     sums = [n for n in found if _name(n) in _SUMS and len(_computed(n)) == 2]
     nodes = sums or [n for n in found if _name(n) in _CONTRACTIONS]
     step = max(1.0, len(nodes) / _MOST)
@@ -87,11 +90,15 @@ def _remembering(model: PrunedModule, nodes: tuple[str, ...], seen: list[torch.T
     return out
 
 
-def _behind_cuts(graph: Graph, kept: Kept) -> list[fx.Node]:
-    """The computed nodes that depend on a tensor that loses positions, in the order of the graph."""
+def _behind_cuts(graph: Graph, kept: Kept, dropped: tuple[str, ...]) -> list[fx.Node]:
+    """The computed nodes that depend on a tensor that loses positions, or on the sum of a branch that is dropped, in
+    the order of the graph.
+    """
     behind: dict[fx.Node, None] = {}
+    sums = {graph.branches[n].total for n in dropped}
     for node in graph.captured.graph.nodes:
-        cut = node.op == "get_attr" and any(kept.touches(e) for e in graph.typing.tensors.get(str(node.target), ()))
+        axes = graph.typing.tensors.get(str(node.target), ()) if node.op == "get_attr" else ()
+        cut = node in sums or any(kept.touches(e) for e in axes)
         if cut or (node.op == "call_function" and any(n in behind for n in node.all_input_nodes)):
             behind[node] = None
     return [n for n in behind if n.op == "call_function"]

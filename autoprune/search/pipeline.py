@@ -122,7 +122,10 @@ class Pipeline:
                 self._sliceable = False
         if self._template is None:
             return export_onnx(model, self.graph.example_inputs)
-        return self._template.slice(model.plan, model.tensors())
+        try:
+            return self._template.slice(model.plan, model.tensors())
+        except CannotSlice:  # a residual branch that the exporter's graph does not show
+            return export_onnx(model, self.graph.example_inputs)
 
     def int8(self, model: PrunedModule) -> bytes | None:
         """ONNX in int8 of a model whose plan asks for it, with ranges of the calibration batches; None of any other."""

@@ -1,13 +1,13 @@
 """What is evaluated, and in which order: controls first, then Optuna's proposals and variations of the front.
 
 The parameters of a trial are what the study shows: `GROUP.keep` (fraction of units that stay, on the device's aligned
-widths), `GROUP.method`, `WEIGHT.mask` (the method that chooses it) in a space with masks, and `precision` where the
-space offers more than one.
+widths), `GROUP.method`, in spaces that say so `BRANCH.drop` (whether a residual branch goes) and `WEIGHT.mask` (the
+method that chooses it), and `precision` where the space offers more than one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,18 +29,22 @@ DENSE = "control: dense"
 _UNIFORM = (0.75, 0.5, 0.25)
 _PRECISION = "precision"
 _OTHER_MASK = 0.05  # of the weights of a variation
+_OTHER_DEPTH = 0.3  # of variations
+_DROPPED = 0.1  # of the branches of a plan drawn at random
 
 
 class Proposer:
     """Turns a space into Optuna parameters and back into plans.
 
-    masks: what each weight may wear. All of them wear one, but in the dense controls.
+    masks: what each weight may wear. All of them wear one, but in the dense controls. branches: of `graph.branches`,
+    those that may be dropped.
     """
 
     def __init__(self, graph: Graph, choices: Mapping[str, Choices], seed: int, precisions: Sequence[str] = ("fp32",),
-                 masks: Mapping[str, Sequence[Mask]] | None = None):
+                 masks: Mapping[str, Sequence[Mask]] | None = None, branches: Sequence[str] = ()):
         self.graph, self.choices, self.precisions = graph, dict(choices), tuple(precisions)
         self.masks = {name: {m.method: m for m in found} for name, found in (masks or {}).items()}
+        self.branches = tuple(branches)
         self._random = np.random.default_rng(seed)
 
     @property
@@ -54,6 +58,8 @@ class Proposer:
         for name, c in self.choices.items():
             out[f"{name}.keep"] = FloatDistribution(c.widths[0] / c.widths[-1], 1.0)
             out[f"{name}.method"] = CategoricalDistribution(c.methods)
+        for name in self.branches:
+            out[f"{name}.drop"] = CategoricalDistribution((False, True))
         for name, masks in self.masks.items():
             out[f"{name}.mask"] = CategoricalDistribution(tuple(masks))
         if len(self.precisions) > 1:
@@ -71,28 +77,36 @@ class Proposer:
         return self.plan(values, trial.user_attrs.get("origin", ""))
 
     def plan(self, values: Mapping[str, Any], origin: str = "") -> Plan:
-        """The plan that a trial's parameters mean; kept fractions go to the nearest aligned width. Whatever its
-        parameters, a trial that comes from a dense control wears no masks.
+        """The plan that a trial's parameters mean; kept fractions go to the nearest aligned width, and what lies within
+        a branch that is dropped is not cut. Whatever its parameters, a trial that comes from a dense control wears no
+        masks.
         """
+        dropped = tuple(b for b in self.branches if values[f"{b}.drop"])
+        gone = {t for b in dropped for t in self.graph.branches[b].tensors}
         cuts: dict[str, Cut] = {}
         for name, c in self.choices.items():
+            if gone and all(tensor in gone for tensor, _ in self.graph.groups[name].tensors):
+                continue
             size = c.widths[-1]
             keep = min(c.widths, key=lambda w: abs(w - values[f"{name}.keep"] * size))
             if keep < size:
                 cuts[name] = Cut(keep, str(values[f"{name}.method"]))
-        worn = {} if origin.startswith(DENSE) else {n: m[values[f"{n}.mask"]] for n, m in self.masks.items()}
-        return Plan(cuts, self.graph.fingerprint, precision=str(values.get(_PRECISION, self.precisions[0])), masks=worn)
+        worn = {} if origin.startswith(DENSE) else {n: m[values[f"{n}.mask"]] for n, m in self.masks.items()
+                                                    if n not in gone}
+        return Plan(cuts, self.graph.fingerprint, dropped, str(values.get(_PRECISION, self.precisions[0])), worn)
 
     def parameters(self, keep: Mapping[str, int], method: Mapping[str, str], precision: str = "fp32",
-                   masks: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Trial parameters of given widths and methods; groups that are not named stay whole, weights that are not
-        named wear the mask of their first method.
+                   masks: Mapping[str, str] | None = None, dropped: Collection[str] = ()) -> dict[str, Any]:
+        """Trial parameters of given widths and methods; groups that are not named stay whole, branches stay, weights
+        that are not named wear the mask of their first method.
         """
         out: dict[str, Any] = {}
         for name, c in self.choices.items():
             out[f"{name}.keep"] = keep.get(name, c.widths[-1]) / c.widths[-1]
             chosen = method.get(name, c.methods[0])
             out[f"{name}.method"] = chosen if chosen in c.methods else c.methods[0]
+        for name in self.branches:
+            out[f"{name}.drop"] = name in dropped
         for name, found in self.masks.items():
             wanted = (masks or {}).get(name, "")
             out[f"{name}.mask"] = wanted if wanted in found else next(iter(found))
@@ -101,11 +115,13 @@ class Proposer:
     def parameters_of(self, plan: Plan) -> dict[str, Any]:
         """Trial parameters of a plan of this space."""
         return self.parameters({n: c.keep for n, c in plan.cuts.items()}, {n: c.method for n, c in plan.cuts.items()},
-                               plan.precision, {n: m.method for n, m in plan.masks.items()})
+                               plan.precision, {n: m.method for n, m in plan.masks.items()}, plan.dropped)
 
-    def uniform(self, ratio: float, method: str, precision: str = "fp32") -> dict[str, Any]:
+    def uniform(self, ratio: float, method: str, precision: str = "fp32", dropped: Collection[str] = ()
+                ) -> dict[str, Any]:
         """Every group at the width nearest to `ratio` of its units."""
-        return self.parameters(self._uniform_widths(ratio), dict.fromkeys(self.choices, method), precision)
+        return self.parameters(self._uniform_widths(ratio), dict.fromkeys(self.choices, method), precision,
+                               dropped=dropped)
 
     def _uniform_widths(self, ratio: float) -> dict[str, int]:
         return {n: min(c.widths, key=lambda w: abs(w - ratio * c.widths[-1])) for n, c in self.choices.items()}
@@ -168,7 +184,7 @@ class Proposer:
 
     def vary(self, parent: Candidate) -> dict[str, Any]:
         """A front member with a few groups one to three widths wider or narrower, now and then by another
-        method, with masks by another method or in another precision.
+        method, with masks by another method, with a branch dropped or taken back, or in another precision.
         """
         keep = {n: parent.plan.cuts[n].keep if n in parent.plan.cuts else c.widths[-1] for n, c in self.choices.items()}
         method = {n: parent.plan.cuts[n].method if n in parent.plan.cuts else c.methods[0]
@@ -185,10 +201,13 @@ class Proposer:
                 method[name] = str(self._random.choice(self.choices[name].methods))
         masks = {n: m.method for n, m in parent.plan.masks.items()}
         masks |= {n: self._any_mask(n) for n in self.masks if self._random.random() < _OTHER_MASK}
+        dropped = set(parent.plan.dropped)
+        if self.branches and self._random.random() < _OTHER_DEPTH:
+            dropped ^= {str(self._random.choice(self.branches))}
         precision = parent.plan.precision
         if len(self.precisions) > 1 and self._random.random() < 0.2:
             precision = str(self._random.choice(self.precisions))
-        return self.parameters(keep, method, precision, masks)
+        return self.parameters(keep, method, precision, masks, dropped)
 
     def untried(self, digests: set[str]) -> dict[str, Any] | None:
         """A plan drawn at random from the space whose digest is not among `digests`; None when (nearly) all are."""
@@ -196,7 +215,8 @@ class Proposer:
             keep = {n: int(self._random.choice(c.widths)) for n, c in self.choices.items()}
             method = {n: str(self._random.choice(c.methods)) for n, c in self.choices.items()}
             precision = str(self._random.choice(self.precisions)) if len(self.precisions) > 1 else self.precisions[0]
-            values = self.parameters(keep, method, precision, {n: self._any_mask(n) for n in self.masks})
+            dropped = [b for b in self.branches if self._random.random() < _DROPPED]
+            values = self.parameters(keep, method, precision, {n: self._any_mask(n) for n in self.masks}, dropped)
             if self.plan(values).digest not in digests:
                 return values
         return None

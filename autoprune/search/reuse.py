@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoprune.devices.latency import Latency
+from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.outcome import pareto
@@ -50,6 +51,11 @@ class Reused:
                     out[name] = replace(have, widths=tuple(sorted({*have.widths, cut.keep})),
                                         methods=tuple(dict.fromkeys([*have.methods, cut.method])))
         return out
+
+    def dropped(self, graph: Graph) -> list[str]:
+        """The residual branches that some candidate does without."""
+        found = {name for c in self.candidates.values() for name in c.plan.dropped}
+        return [name for name in graph.branches if name in found]
 
     def in_order(self, latency_of: Callable[[Plan], Latency]) -> list[Candidate]:
         """Those that no other dominates on this device first, the dense model before all. So one without weights that

@@ -15,6 +15,7 @@ from autoprune.graph.graph import Graph
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
+from autoprune.search.depth import depth_starts
 from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import KnapsackSampler
 from autoprune.search.knapsack.sensitivity import scan
@@ -55,14 +56,15 @@ class Search:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
                              fix="autoprune layers --model … says what is frozen and why")
         _check_space(space, device, self._knapsack)
-        self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph))
+        branches = () if self._knapsack else tuple(dict.fromkeys([*space.branches(graph), *self.reused.dropped(graph)]))
+        self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph), branches)
         self._percentile, self._threads = budget.percentile if budget else "p50", threads
         self.profiler = open_profiler(device, percentile=self._percentile, threads=threads)
         self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
         # last: a folder without a study may still change its configuration
         self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
         self._nodes = MeasuredNodes(folder.nodes, graph, device)
-        self._latencies: dict[tuple[str, tuple[tuple[str, int], ...]], Latency] = {}
+        self._latencies: dict[tuple[str, tuple[str, ...], tuple[tuple[str, int], ...]], Latency] = {}
         self._start = time.monotonic()
         self._done_before = 0
         self._skipped = 0
@@ -120,7 +122,7 @@ class Search:
             known = dense.ms
         if self.budget is not None:
             self.budget_ms = self.budget.resolve_ms(float(known))
-        self._latencies["fp32", ()] = dense
+        self._latencies["fp32", (), ()] = dense
         for precision in self.proposer.precisions:  # what cannot be quantised is found before anything is trained
             self._latency_of(Plan(model=self.graph.fingerprint, precision=precision))
         self.study.repair(self.target_ms)
@@ -159,8 +161,9 @@ class Search:
         else:
             starts = self.proposer.starts(aim, self.proposer.uniform_at(self._exact_ms), (0.7,))
         ranked = ranked_starts(self.pipeline, self.proposer, self.space.rankings, aim, self._exact_ms)
+        depth = depth_starts(self.pipeline, self.proposer, aim, self._exact_ms)
         wanted = {**self._reused_plans(), **self.proposer.controls(),
-                  **self.proposer.at_budget(aim, self._exact_ms), **starts, **ranked}
+                  **self.proposer.at_budget(aim, self._exact_ms), **depth, **starts, **ranked}
         have, seen = self.study.queued_or_done(), set()
         for origin, parameters in wanted.items():
             digest = self.proposer.plan(parameters, origin).digest
@@ -173,7 +176,7 @@ class Search:
         """Parameters of what another search evaluated; the controls of any device keep their names."""
         same = self.proposer.controls().keys()
         return {c.origin if c.origin in same else f"reused: trial {c.number}": self.proposer.parameters_of(c.plan)
-                for c in self.reused.in_order(self._latency_of)}
+                for c in self.reused.in_order(self._latency_of) if {*c.plan.dropped} <= {*self.proposer.branches}}
 
     @property
     def target_ms(self) -> float | None:
@@ -287,7 +290,7 @@ class Search:
         """Latency of a plan. It does not depend on which units stay: no method has to choose them, and plans that
         differ in methods only are measured once. Nor, as far as anybody measured, on masks; a note says so.
         """
-        widths = plan.precision, tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
+        widths = plan.precision, plan.dropped, tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
         if widths not in self._latencies:
             with self.pipeline.clock.time("measure"):
                 self._latencies[widths] = self.pipeline.latency(self._any_units(plan))
@@ -297,8 +300,12 @@ class Search:
         return replace(latency, notes=(*latency.notes, *map(self.device.mask_note, patterns)))
 
     def _keep_nodes(self, plan: Plan) -> None:
-        """What the nodes of a plan just measured took; those of a model in int8 teach nothing about fp32."""
-        if plan.precision == "fp32" and isinstance(self.profiler, MeasuredProfiler) and self.profiler.last is not None:
+        """What the nodes of a plan just measured took; those of a model in int8, or of one that lacks some, teach
+        nothing about the table's.
+        """
+        if plan.precision != "fp32" or plan.dropped:
+            return
+        if isinstance(self.profiler, MeasuredProfiler) and self.profiler.last is not None:
             self._nodes.keep(plan, self.profiler.last)
 
     def _any_units(self, plan: Plan) -> PrunedModule:

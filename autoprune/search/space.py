@@ -40,7 +40,8 @@ class Space:
 
     precisions: what candidates may be deployed in, fp32 first; rankings: (scope, method) of rankings over several
     groups (`autoprune.methods.ranked`) whose plans at the budget are among the first candidates; masks: the pattern and
-    sparsity of masks on single weights, the methods that the search chooses from, and the weights to skip.
+    sparsity of masks on single weights, the methods that the search chooses from, and the weights to skip; drop:
+    patterns of the residual branches (`Graph.branches`) that candidates may do without.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Space:
     masks: Mapping[str, Any] = field(default_factory=dict)
     trials: int = 32
     rankings: tuple[tuple[str, str], ...] = ()
+    drop: tuple[str, ...] = ()
 
     def with_methods(self, names: Sequence[str]) -> Space:
         """The same space with these methods in place of its own; rankings by others are left out.
@@ -110,6 +112,12 @@ class Space:
         return fitting_masks(graph, [Recipe(method=m, **settings)
                                      for m in dict.fromkeys(self.masks.get("methods", ("magnitude",)))])
 
+    def branches(self, graph: Graph) -> tuple[str, ...]:
+        """The residual branches that a candidate may drop whole; a pattern that matches none is no error, for spaces
+        are used with many models.
+        """
+        return tuple(name for name in graph.branches if any(fnmatch.fnmatchcase(name, p) for p in self.drop))
+
     def _fitting(self, group: Group) -> int:
         """How many units go at a time so that the pattern of masks goes on fitting: what is read may be several groups
         in a row, of which only the sum is a multiple.
@@ -135,6 +143,7 @@ class Space:
                 "min_keep": self.min_keep, "precisions": list(self.precisions),
                 "groups": {k: dict(v) for k, v in self.groups.items()},
                 **({"masks": dict(self.masks)} if self.masks else {}),
+                **({"drop": list(self.drop)} if self.drop else {}),
                 "recover": dict(self.recover), "schedule": dict(self.schedule), "search": {
                     "trials": self.trials, "rankings": [{"scope": s, "method": m} for s, m in self.rankings]}}
 
@@ -188,4 +197,5 @@ def _space(name: str, data: Mapping[str, Any]) -> Space:
                  float(data.get("min_keep", 0.1)), tuple(data.get("precisions", ("fp32",))), groups,
                  data.get("recover", {}), data.get("schedule", {}), data.get("masks", {}),
                  int(search.get("trials", 32)),
-                 tuple((r["scope"], registered(r["method"])) for r in search.get("rankings", ())))
+                 tuple((r["scope"], registered(r["method"])) for r in search.get("rankings", ())),
+                 tuple(data.get("drop", ())))

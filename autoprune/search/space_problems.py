@@ -37,7 +37,8 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "l1_norms": _WEIGHT,
     "group_lasso": _WEIGHT,
 }
-_TOP = {"description", "methods", "min_keep", "precisions", "recover", "schedule", "masks", "search", "groups"}
+_TOP = {"description", "methods", "min_keep", "precisions", "recover", "schedule", "masks", "search", "groups",
+        "drop"}
 _SEARCH = {"trials", "rankings"}
 _RANKING = {"scope", "method"}
 _GROUP = {"methods", "min_keep", "keep"}
@@ -71,6 +72,9 @@ def problems_of(data: Mapping[str, Any]) -> list[Problem]:
     out += _method_problems(data.get("methods", ["l1"]), ("methods",))
     out += _keep_problems(data.get("min_keep", 0.1), ("min_keep",))
     out += _precision_problems(data)
+    drop = data.get("drop", [])
+    if not isinstance(drop, list) or not all(isinstance(d, str) for d in drop):
+        out.append((("drop",), "drop must be a list of names or patterns of residual branches"))
     for table in _TABLES:
         for key, value in data.get(table, {}).items():
             out += [((table, key), problem) for problem in _value_problems(table, key, value)]

@@ -5,11 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-import torch
-
-from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Cut, Plan
-from autoprune.recover.finetune import Example, FineTune, distillation
+from autoprune.search.damage import damage_of
 from autoprune.search.knapsack.curves import Curve, Levels
 from autoprune.search.knapsack.decoder import Pair, pairs
 from autoprune.search.pipeline import Pipeline
@@ -35,7 +32,7 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency
     shares = _SHARES if len(choices) * 3 <= _EVALUATIONS else (0.5, 1.0) if len(choices) * 2 <= _EVALUATIONS else (0.6,)
     dense_ms = table.latency(Plan()).ms
     [example, *_] = pipeline.calibration()
-    nothing = _after_recalibration(pipeline, Plan(), example)  # what one batch of statistics does by itself
+    nothing = damage_of(pipeline, Plan(), example)  # what one batch of statistics does by itself
     curves: dict[str, Curve] = {}
     for name, c in choices.items():
         method = next((m for m in c.methods if m != "random"), c.methods[0])
@@ -45,7 +42,7 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency
         damage: dict[int, float] = {}
         for width in sorted(some):
             plan = Plan({name: Cut(width, method)}, pipeline.graph.fingerprint)
-            damage[width] = max(0.0, _after_recalibration(pipeline, plan, example) - nothing)
+            damage[width] = max(0.0, damage_of(pipeline, plan, example) - nothing)
         curves[name] = Curve.through(c.widths, damage, saved)
     least = _LEAST * statistics.median(c.damage[0] for c in curves.values())
     curves = {name: c.plus(least) for name, c in curves.items()}
@@ -55,23 +52,6 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency
         return table.latency(Plan({n: Cut(c.widths[k], "random") for (n, c), k in widths})).ms
 
     return curves, [] if table.exact else pairs(curves, dense_ms, latency_ms)
-
-
-def _after_recalibration(pipeline: Pipeline, plan: Plan, example: Example) -> float:
-    model = pipeline.prune(plan)
-    with pipeline.clock.time("scan"):
-        pipeline.recalibrate(model, batches=1)
-        return _divergence(pipeline, model, example)
-
-
-def _divergence(pipeline: Pipeline, model: PrunedModule, example: Example) -> float:
-    """Of the outputs from the dense model's; the task's own loss where the outputs cannot be compared."""
-    with torch.no_grad():
-        outputs = pipeline.task.forward(model.eval(), example.inputs)
-        student = pipeline.task.logits(outputs)
-        if student is None or example.teacher is None:
-            return float(pipeline.task.loss(outputs, example.target))
-        return float(distillation(student, example.teacher, FineTune(temperature=1.0)))
 
 
 def _width(choices: Choices, share: float) -> int:

@@ -1,0 +1,54 @@
+"""Starting points that drop whole residual branches: those first that do least damage for what they save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from autoprune.graph.plan import Plan
+from autoprune.search.damage import damage_of
+from autoprune.search.pipeline import Pipeline
+from autoprune.search.propose import Proposer
+
+__all__ = ["depth_starts"]
+
+_LEAST_SAVING = 1e-3  # of the dense latency
+
+
+def depth_starts(pipeline: Pipeline, proposer: Proposer, aim_ms: float, latency_ms: Callable[[Plan], float]
+                 ) -> dict[str, dict[str, Any]]:
+    """By origin, the parameters of plans for `aim_ms`: by depth as far as it goes, and half of that by depth; the rest
+    by a uniform ratio. Branches go in the order of damage per millisecond, each looked at alone. Empty when there are
+    no branches to drop.
+    """
+    if not proposer.branches:
+        return {}
+    order = _by_worth(pipeline, proposer, latency_ms)
+    most = next((k for k in range(1, len(order)) if _ms(proposer, order[:k], latency_ms) <= aim_ms), len(order) // 2)
+    first = {n: c.methods[0] for n, c in proposer.choices.items()}
+    out: dict[str, dict[str, Any]] = {}
+    for count in dict.fromkeys((most, max(1, most // 2))):
+        if count > 0:
+            dropped = order[:count]
+            whole = proposer.parameters({}, first, dropped=dropped)
+            fits = latency_ms(proposer.plan(whole)) <= aim_ms
+            out[f"start: {count} of {len(order)} branches dropped"] = whole if fits else proposer.widest(
+                lambda keep, dropped=dropped: proposer.uniform(keep, "", dropped=dropped),  # type: ignore[misc]
+                aim_ms, latency_ms)
+    return out
+
+
+def _ms(proposer: Proposer, dropped: list[str], latency_ms: Callable[[Plan], float]) -> float:
+    return latency_ms(proposer.plan(proposer.parameters({}, {}, dropped=dropped)))
+
+
+def _by_worth(pipeline: Pipeline, proposer: Proposer, latency_ms: Callable[[Plan], float]) -> list[str]:
+    [example, *_] = pipeline.calibration()
+    model = proposer.graph.fingerprint
+    dense_ms = latency_ms(Plan(model=model))
+    worth: dict[str, float] = {}
+    for name in proposer.branches:
+        plan = Plan(model=model, dropped=(name,))
+        saved_ms = max(dense_ms - latency_ms(plan), _LEAST_SAVING * dense_ms)
+        worth[name] = damage_of(pipeline, plan, example) / saved_ms
+    return sorted(worth, key=lambda name: worth[name])
