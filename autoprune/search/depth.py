@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from autoprune.graph.plan import Plan
@@ -15,40 +16,42 @@ __all__ = ["depth_starts"]
 _LEAST_SAVING = 1e-3  # of the dense latency
 
 
-def depth_starts(pipeline: Pipeline, proposer: Proposer, aim_ms: float, latency_ms: Callable[[Plan], float]
-                 ) -> dict[str, dict[str, Any]]:
+def depth_starts(pipeline: Pipeline, proposer: Proposer, aim_ms: float, latency_ms: Callable[[Plan], float],
+                 price_ms: Callable[[Plan], float]) -> dict[str, dict[str, Any]]:
     """By origin, the parameters of plans for `aim_ms`: by depth as far as it goes, and half of that by depth; the rest
     by a uniform ratio. Branches go in the order of damage per millisecond, each looked at alone. Empty when there are
     no branches to drop.
+
+    price_ms: what is asked about every branch, a latency in any scale; `latency_ms` is asked a dozen times.
     """
     if not proposer.branches:
         return {}
-    order = _by_worth(pipeline, proposer, latency_ms)
-    most = next((k for k in range(1, len(order)) if _ms(proposer, order[:k], latency_ms) <= aim_ms), len(order) // 2)
-    first = {n: c.methods[0] for n, c in proposer.choices.items()}
+    dense = Plan(model=proposer.graph.fingerprint)
+    priced = price_ms(dense)
+    aim = aim_ms / latency_ms(dense) * priced
+    order = _by_worth(pipeline, proposer, priced, price_ms)
+    most = next((k for k in range(1, len(order)) if price_ms(_without(proposer, order[:k])) <= aim), len(order) // 2)
     out: dict[str, dict[str, Any]] = {}
     for count in dict.fromkeys((most, max(1, most // 2))):
         if count > 0:
             dropped = order[:count]
-            whole = proposer.parameters({}, first, dropped=dropped)
+            whole = proposer.parameters({}, {}, dropped=dropped)
             fits = latency_ms(proposer.plan(whole)) <= aim_ms
             out[f"start: {count} of {len(order)} branches dropped"] = whole if fits else proposer.widest(
-                lambda keep, dropped=dropped: proposer.uniform(keep, "", dropped=dropped),  # type: ignore[misc]
-                aim_ms, latency_ms)
+                partial(proposer.uniform, method="", dropped=dropped), aim_ms, latency_ms)
     return out
 
 
-def _ms(proposer: Proposer, dropped: list[str], latency_ms: Callable[[Plan], float]) -> float:
-    return latency_ms(proposer.plan(proposer.parameters({}, {}, dropped=dropped)))
+def _without(proposer: Proposer, dropped: Sequence[str]) -> Plan:
+    return proposer.plan(proposer.parameters({}, {}, dropped=dropped))
 
 
-def _by_worth(pipeline: Pipeline, proposer: Proposer, latency_ms: Callable[[Plan], float]) -> list[str]:
+def _by_worth(pipeline: Pipeline, proposer: Proposer, dense_price: float, price_ms: Callable[[Plan], float]
+              ) -> list[str]:
     [example, *_] = pipeline.calibration()
-    model = proposer.graph.fingerprint
-    dense_ms = latency_ms(Plan(model=model))
     worth: dict[str, float] = {}
     for name in proposer.branches:
-        plan = Plan(model=model, dropped=(name,))
-        saved_ms = max(dense_ms - latency_ms(plan), _LEAST_SAVING * dense_ms)
-        worth[name] = damage_of(pipeline, plan, example) / saved_ms
+        plan = Plan(model=proposer.graph.fingerprint, dropped=(name,))
+        saved = max(dense_price - price_ms(plan), _LEAST_SAVING * dense_price)
+        worth[name] = damage_of(pipeline, plan, example) / saved
     return sorted(worth, key=lambda name: worth[name])

@@ -133,6 +133,13 @@ class Search:
     def _exact_ms(self, plan: Plan) -> float:
         return self._latency_of(plan).ms
 
+    def _price_ms(self) -> Callable[[Plan], float]:
+        """For many plans: the device's own latency, or the table's where that would be a measurement each."""
+        if not self.device.is_measured or not self.proposer.branches:
+            return self._exact_ms
+        table = self._table()
+        return lambda plan: table.latency(plan).ms
+
     def _table(self) -> PlanLatency:
         """Prices plans without making them."""
         if isinstance(self.profiler, MeasuredProfiler):
@@ -161,7 +168,7 @@ class Search:
         else:
             starts = self.proposer.starts(aim, self.proposer.uniform_at(self._exact_ms), (0.7,))
         ranked = ranked_starts(self.pipeline, self.proposer, self.space.rankings, aim, self._exact_ms)
-        depth = depth_starts(self.pipeline, self.proposer, aim, self._exact_ms)
+        depth = depth_starts(self.pipeline, self.proposer, aim, self._exact_ms, self._price_ms())
         wanted = {**self._reused_plans(), **self.proposer.controls(),
                   **self.proposer.at_budget(aim, self._exact_ms), **depth, **starts, **ranked}
         have, seen = self.study.queued_or_done(), set()

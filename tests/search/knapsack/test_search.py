@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoprune.graph.plan import Plan
-from autoprune.search.knapsack import sensitivity
+from autoprune.search.damage import damage_of
 from autoprune.search.propose import DENSE
 
 from ..conftest import Open
@@ -40,7 +40,7 @@ def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch
 def test_damage_is_measured_against_the_recalibrated_dense_model(open_search: Open) -> None:
     with open_search(trials=1, sampler="knapsack") as search:
         example = search.pipeline.calibration()[0]
-        nothing = sensitivity._after_recalibration(search.pipeline, Plan(), example)
+        nothing = damage_of(search.pipeline, Plan(), example)
         assert 0 <= nothing < 0.1
         half = Plan.uniform(search.graph, 0.25)
-        assert sensitivity._after_recalibration(search.pipeline, half, example) > nothing
+        assert damage_of(search.pipeline, half, example) > nothing
