@@ -26,6 +26,16 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where run folders of tests go: every write of a study is synced, which takes long on a disk."""
 
 
+def pytest_configure() -> None:
+    """Processes of a parallel run get temporary folders of their own, and with them measuring locks of their own: no
+    test looks at how long anything took, and none should wait for another's measurement.
+    """
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = Path(tempfile.gettempdir()) / f"autoprune-tests-{os.getuid()}" / worker
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
 @dataclass(frozen=True)
 class Finished:
     """A finished search: its folder, front and settings, and the user's file that it was made from."""
