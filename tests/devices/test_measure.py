@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from autoprune.devices.agent import timing
 from autoprune.devices.agent.refused import Refused
 from autoprune.devices.agent.timing import make_inputs, runner
 from autoprune.devices.device import load_device
@@ -182,3 +183,16 @@ def test_on_a_gpu_inputs_and_outputs_stay_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", _FakeGpu("CPUExecutionProvider"))
     with pytest.raises(Refused, match="fell back"):
         runner("m.onnx", None, request)
+
+
+def test_a_block_ends_when_runs_take_longer_than_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other on a busy machine: 5 µs while warming up, 5 ms from then on."""
+    now, runs = [0], [0]
+    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: now[0])
+
+    def run() -> None:
+        runs[0] += 1
+        now[0] += 5_000 if runs[0] <= 10 else 5_000_000
+
+    found = timing._time([run], {"warmup_runs": 10, "warmup_s": 0.0, "min_runs": 20, "min_s": 0.2})
+    assert found == [[5.0] * 42]  # two blocks of 0.1 s and one run, not the 5000 that were planned for one block

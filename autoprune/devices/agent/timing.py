@@ -149,10 +149,13 @@ def _warm_up(run: Callable[[], None], runs: int, seconds: float) -> float:
 
 
 def _time(runners: list[Callable[[], None]], request: dict[str, Any]) -> list[list[float]]:
-    """Milliseconds per run and model, in blocks A B B A …; the run after a switch refills caches and is dropped."""
+    """Milliseconds per run and model, in blocks A B B A …; the run after a switch refills caches and is dropped. Blocks
+    in which runs take far longer than the warm-up said (other programs, threads that wait for each other) end early.
+    """
     guess_s = [_warm_up(run, request["warmup_runs"], request["warmup_s"]) for run in runners]
     min_runs, min_s = request["min_runs"], request["min_s"]
-    block = [max(3, min_runs // 4, min(20_000, round(min_s / 8 / max(g, 1e-7)))) for g in guess_s]
+    shortest = max(3, min_runs // 4)
+    block = [max(shortest, min(20_000, round(min_s / 8 / max(g, 1e-7)))) for g in guess_s]
     times: list[list[float]] = [[] for _ in runners]
     order = list(range(len(runners)))
     while any(len(t) < min_runs or sum(t) < 1e3 * min_s for t in times):
@@ -160,10 +163,13 @@ def _time(runners: list[Callable[[], None]], request: dict[str, Any]) -> list[li
             _stop_if_abandoned()
             if len(runners) > 1:
                 runners[which]()
-            for _ in range(block[which]):
+            start = time.perf_counter_ns()
+            for done in range(block[which]):
                 before = time.perf_counter_ns()
                 runners[which]()
                 times[which].append((time.perf_counter_ns() - before) / 1e6)
+                if done + 1 >= shortest and time.perf_counter_ns() - start > 0.5e9 * min_s:
+                    break
         order.reverse()
     return times
 
