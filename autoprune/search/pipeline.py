@@ -147,12 +147,11 @@ class Pipeline:
         """Recalibrate norms, set the masks of the model's plan, fine-tune `model` in place, and recalibrate again."""
         with self.clock.time("train"):
             self.recalibrate(model)
-            masks = None
             if model.plan.masks:
-                masks = mask_planned(model, self.graph.example_inputs, self.task, self.calibration(), self.seed)
-            self._finetune(model, self._fine_tuning_examples(), steps, self.seed + cycle)
-            if masks is not None:
-                masks.make_permanent()
+                mask_planned(model, self.graph.example_inputs, self.task, self.calibration(), self.seed
+                             ).make_permanent()
+            with zeros_kept(model, model.plan.masks):
+                self._finetune(model, self._fine_tuning_examples(), steps, self.seed + cycle)
             self.recalibrate(model)
 
     def tune(self, model: PrunedModule) -> None:

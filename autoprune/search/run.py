@@ -295,7 +295,8 @@ class Search:
 
     def _latency_of(self, plan: Plan) -> Latency:
         """Latency of a plan. It does not depend on which units stay: no method has to choose them, and plans that
-        differ in methods only are measured once. Nor, as far as anybody measured, on masks; a note says so.
+        differ in methods only are measured once. Masks are not counted; a note tells what the device's file says of
+        them.
         """
         widths = plan.precision, plan.dropped, tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
         if widths not in self._latencies:

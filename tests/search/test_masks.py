@@ -24,9 +24,8 @@ from autoprune.methods.masks.weights import find_maskable
 from autoprune.nas.session import Session
 from autoprune.recover.finetune import examples
 from autoprune.recover.sparsify import mask_planned
-from autoprune.search.candidate import Candidate
 from autoprune.search.finish import tune
-from autoprune.search.outcome import Outcome, pareto
+from autoprune.search.outcome import pareto
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.run import Search
 from autoprune.search.run_folder import RunFolder
@@ -82,7 +81,8 @@ def test_tuning_keeps_the_zeros(open_search: Open) -> None:
         outcome = search.run()
         chosen = next(c for c in outcome.candidates if c.origin == "control: masks alone")
         if not search.folder.candidate(chosen.number).is_dir():  # dominated: its weights were dropped
-            search.folder.save_model(chosen.number, search.pipeline.evaluate(9, "", chosen.plan, _latency(chosen))[1])
+            latency = search._latency_of(chosen.plan)
+            search.folder.save_model(chosen.number, search.pipeline.evaluate(9, "", chosen.plan, latency)[1])
         before = load_module(search.folder.candidate(chosen.number)).tensors()
         model = load_module(search.folder.candidate(chosen.number))
         search.pipeline.tune(model)
@@ -91,12 +91,11 @@ def test_tuning_keeps_the_zeros(open_search: Open) -> None:
         assert all(torch.equal(after[n] == 0, before[n] == 0) for n in WORN)
         assert not torch.equal(after["inner.weight"], before["inner.weight"])
         tuned = tune(search, outcome, chosen.number)  # weights alone: there are no cuts to go by
-        assert isinstance(tuned, Outcome)
-        assert str(chosen.number) in search.study.attributes["tuned"]
-
-
-def _latency(candidate: Candidate) -> Any:
-    return candidate.latency
+        noted = search.study.attributes["tuned"][str(chosen.number)]
+        again = next(c for c in tuned.candidates if c.number == chosen.number)
+        assert again.score is not None
+        assert (again.steps, again.score.to_json()) == (noted["steps"], noted["score"])
+        assert zeros(load_module(search.folder.candidate(chosen.number)).tensors()) == zeros(before)
 
 
 def test_masks_hold_while_features_are_distilled(open_search: Open) -> None:
@@ -106,7 +105,7 @@ def test_masks_hold_while_features_are_distilled(open_search: Open) -> None:
         outcome = search.run()
         assert [c.reason for c in outcome.candidates] == [None] * 3
         cut = next(c for c in outcome.candidates if c.plan.cuts)
-        model = search.pipeline.evaluate(9, "", cut.plan, _latency(cut))[1]
+        model = search.pipeline.evaluate(9, "", cut.plan, search._latency_of(cut.plan))[1]
         search.pipeline.tune(model)
         assert zeros(model.tensors())["inner.weight"] == pytest.approx(0.75, abs=0.01)
 
@@ -287,7 +286,7 @@ def test_a_picked_model_says_what_masks_are_for(open_search: Open, tmp_path: Pat
     with open_search(trials=2, space=MASKED) as search:
         outcome = search.run()
         alone = outcome.candidates[1]
-        model = search.pipeline.evaluate(1, alone.origin, alone.plan, _latency(alone))[1]
+        model = search.pipeline.evaluate(1, alone.origin, alone.plan, search._latency_of(alone.plan))[1]
         assert outcome.dense is not None
         front = Front(tmp_path, "tiny", "accuracy", True, "rpi4", None, None, None, outcome.dense, outcome.candidates)
         export_point(front, Point(alone, tmp_path), model, search.graph.example_inputs, tmp_path / "out")
@@ -300,6 +299,7 @@ def test_a_picked_model_says_what_masks_are_for(open_search: Open, tmp_path: Pat
     assert (tmp_path / "out" / "weights.sparse.zip").stat().st_size == alone.compressed_bytes
 
 
-def test_a_space_is_named_or_a_file() -> None:
+@pytest.mark.parametrize("thing", [MASKED, None, {"methods": ["l1"]}, 3])
+def test_a_space_is_named_or_a_file(thing: Any) -> None:
     with pytest.raises(ConfigError, match="named, or read from a file"):
-        load_space(MASKED)  # type: ignore[arg-type]
+        load_space(thing)
