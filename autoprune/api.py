@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
     from autoprune.graph.module import PrunedModule
     from autoprune.search.outcome import Outcome, Progress
+    from autoprune.search.pipeline import Pipeline
     from autoprune.search.reuse import Reused
     from autoprune.search.run import Search
     from autoprune.search.space import Space
+    from autoprune.search.workers.workers import Workers
     from autoprune.tasks.task import Task
 
 __all__ = ["export", "finetune_point", "load", "run_settings", "search"]
@@ -32,7 +34,8 @@ _BEYOND_REUSED = 2  # candidates at the budget, which another device has elsewhe
 def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
            space: str = "default", methods: str | None = None, trials: int | None = None, timeout: str | None = None,
            run: str | None = None, seed: int = 0, sampler: str = "tpe", threads: int | None = None,
-           steps: int | None = None, reuse: str | None = None, fresh: bool = False,
+           steps: int | None = None, reuse: str | None = None, workers: int | None = None,
+           candidate_timeout: str | None = None, fresh: bool = False,
            on_progress: Callable[[Progress], None] | None = None) -> Front:
     """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
 
@@ -41,14 +44,16 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
     total, also over resumed runs; timeout: `30m`; run: folder, by default `runs/…` named after task, device and budget;
     steps: fine-tuning steps per candidate (the space's own otherwise); threads: of the runtime on a measured device;
     reuse: run folder of a search of the same model and data on another device, whose scores are taken over (`trials`
-    then is by default what was evaluated there and two more).
+    then is by default what was evaluated there and two more); workers: candidates at a time, each in a process of one
+    thread, None for as many as cores and memory allow, 0 for this process (the only way with a model on a GPU, and
+    outside Linux); candidate_timeout: `30m`, after which a candidate is given up.
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
     Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budget was met: `front.recommended is not None`.
     """
     settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, methods=methods, trials=trials,
                         timeout=timeout, run=run, seed=seed, sampler=sampler, threads=threads, steps=steps,
-                        reuse=reuse)
+                        reuse=reuse, workers=workers, candidate_timeout=candidate_timeout)
     front, _ = run_settings(settings, task, fresh=fresh, on_progress=on_progress)
     return front
 
@@ -72,6 +77,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     if settings.max_drop is not None:
         parse_drop(settings.max_drop)
     _check_numbers(settings)
+    workers = _workers(settings)
     device = load_device(settings.device)
     space = load_space(settings.space)
     if settings.methods is not None:
@@ -90,7 +96,8 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
         from autoprune.search.run import Search
 
         runner = Search(task, graph, device, space, folder, budget=budget, trials=trials, timeout_s=timeout_s,
-                        seed=settings.seed, sampler=settings.sampler, threads=settings.threads, reused=reused)
+                        seed=settings.seed, sampler=settings.sampler, threads=settings.threads, reused=reused,
+                        workers=workers)
         try:
             choices = runner.proposer.choices.values()
             for method, groups in Counter(m for c in choices for m in c.left_out).items():
@@ -108,10 +115,22 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
 
 
 def _check_numbers(settings: Settings) -> None:
-    for name, least in (("trials", 1), ("threads", 1), ("steps", 0), ("seed", 0)):
+    for name, least in (("trials", 1), ("threads", 1), ("steps", 0), ("seed", 0), ("workers", 0)):
         value = getattr(settings, name)
         if value is not None and value < least:
             raise ConfigError(f"{name} must be at least {least}", given=value, fix=f"--{name} {max(least, 1)}")
+
+
+def _workers(settings: Settings) -> Callable[[Pipeline], Workers]:
+    """What evaluates candidates: processes of their own where they can be had."""
+    from autoprune.search.workers.forked import Forked, can_fork, check_count
+    from autoprune.search.workers.workers import Inline
+
+    limit_s = None if settings.candidate_timeout is None else parse_duration_s(settings.candidate_timeout)
+    check_count(settings.workers)
+    if settings.workers == 0 or not can_fork():
+        return Inline
+    return lambda pipeline: Forked(pipeline, settings.workers, limit_s)
 
 
 def _check_sampler(name: str) -> None:

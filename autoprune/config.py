@@ -40,6 +40,8 @@ class Settings:
     threads: int | None = None
     steps: int | None = None
     reuse: str | None = None
+    workers: int | None = None
+    candidate_timeout: str | None = None
 
     def updated(self, values: Mapping[str, Any]) -> Settings:
         """With the values that are not None in place of these."""
@@ -49,7 +51,7 @@ class Settings:
         return asdict(self)
 
 
-_INTEGERS = {"trials", "seed", "threads", "steps"}
+_INTEGERS = {"trials", "seed", "threads", "steps", "workers"}
 
 
 def load_settings(file: str | os.PathLike[str] | None, given: Mapping[str, Any],

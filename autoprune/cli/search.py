@@ -40,6 +40,11 @@ def search(
     steps: Annotated[int | None, typer.Option(help="Fine-tuning steps per candidate.")] = None,
     reuse: Annotated[str | None, typer.Option(help="Run folder of a search of the same model on another device, whose "
                                                    "scores are taken over.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Candidates at a time, each in a process of one thread; "
+                                                     "as many as cores and memory allow by default. 0: in this "
+                                                     "process.")] = None,
+    candidate_timeout: Annotated[str | None, typer.Option(help="Give up a candidate after this long: 90s, 30m; by "
+                                                               "default 20 times the longest so far.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what the run folder holds.")] = False,
     config: Annotated[str | None, typer.Option("-c", "--config", help="Settings file; autoprune.toml if it is "
                                                                       "there.")] = None,
@@ -57,7 +62,8 @@ def search(
     """
     given = {"model": model, "data": data, "metric": metric, "loss": loss, "device": device, "budget": budget,
              "max_drop": max_drop, "space": space, "methods": methods, "trials": trials, "timeout": timeout,
-             "run": run, "seed": seed, "sampler": sampler, "threads": threads, "steps": steps, "reuse": reuse}
+             "run": run, "seed": seed, "sampler": sampler, "threads": threads, "steps": steps, "reuse": reuse,
+             "workers": workers, "candidate_timeout": candidate_timeout}
     settings = load_settings(config, given)
     _announce(settings)
     from autoprune.api import run_settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ from autoprune.search.candidate import Candidate
 from autoprune.search.space import Space
 from autoprune.tasks.score import Score
 from autoprune.tasks.task import Task
+from autoprune.tasks.tensors import halves
 
 __all__ = ["CANDIDATE_ERRORS", "Clock", "Pipeline", "failure"]
 
@@ -195,6 +197,20 @@ class Pipeline:
         return len(sparse_zip(model.tensors())) if int8 is None else zipped_bytes(int8)
 
     # -- shared ---------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make what all candidates share now, before the first of them asks for it. What cannot be made is every
+        candidate's to fail with.
+        """
+        with contextlib.suppress(*CANDIDATE_ERRORS):
+            self._fine_tuning_examples()
+            self._ranking(self.source, _needs(self._methods))
+
+    def halve_batches(self) -> None:
+        """Train, calibrate and evaluate on batches of half the size from now on: half the memory, twice the batches."""
+        self._examples = [Example(*half) for e in self._fine_tuning_examples()
+                          for half in halves((e.inputs, e.target, e.teacher))]
+        self.task = self.task.with_half_batches()
 
     def statistics(self, methods: Iterable[str]) -> Statistics | None:
         """What `methods` need of data about the model that candidates are cut from."""

@@ -22,11 +22,11 @@ from autoprune.files import replace_file
 from autoprune.graph.module import PrunedModule
 from autoprune.search.candidate import INT8_FILE
 
-__all__ = ["RunFolder", "environment"]
+__all__ = ["RunFolder", "environment", "write_model"]
 
 SCHEMA = 1
-_OWN = ("config.toml", "env.json", "study.db", "study.db-journal", "candidates", "nodes.jsonl", "picked", "front.json",
-        "report.html")
+_OWN = ("config.toml", "env.json", "study.db", "study.db-journal", "candidates", "work", "nodes.jsonl", "picked",
+        "front.json", "report.html")
 _PACKAGES = ("autoprune", "torch", "optuna", "onnx", "onnxscript", "onnxruntime", "numpy", "fvcore")
 
 
@@ -40,6 +40,26 @@ def environment() -> dict[str, Any]:
             versions[package] = "not installed"
     return {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine(),
             "cpus": os.cpu_count(), "packages": versions}
+
+
+def write_model(target: Path, model: PrunedModule, int8: bytes | None = None) -> None:
+    """Write a model, and its ONNX in int8, into the folder `target`, which is there whole or not at all.
+
+    Raises `ConfigError` when that cannot be written.
+    """
+    temporary = target.with_name(target.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save(temporary)
+        if int8 is not None:
+            (temporary / INT8_FILE).write_bytes(int8)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    except OSError as error:
+        size = sum(t.numel() * t.element_size() for t in model.tensors().values())
+        raise ConfigError("a candidate's weights cannot be written", given=f"{target}: {error.strerror or error}",
+                          allowed=f"{size:,} bytes free", fix="free some space, then run the same command again"
+                          ) from error
 
 
 class RunFolder:
@@ -59,6 +79,11 @@ class RunFolder:
         return self.path / "candidates"
 
     @property
+    def work(self) -> Path:
+        """What is being evaluated; nothing in it outlives the search."""
+        return self.path / "work"
+
+    @property
     def nodes(self) -> Path:
         """What the nodes of measured candidates took."""
         return self.path / "nodes.jsonl"
@@ -76,6 +101,8 @@ class RunFolder:
                               fix="--run DIR with a folder you may write to") from error
         try:
             self._settle({"schema": SCHEMA, **configuration}, fresh)
+            shutil.rmtree(self.work, ignore_errors=True)
+            self.work.mkdir()
         except BaseException:
             self.close()  # nobody else will: `open` returns no folder
             raise
@@ -108,7 +135,7 @@ class RunFolder:
         return before
 
     def _compare(self, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        free = {"trials", "timeout", "max_drop", "reuse"}
+        free = {"trials", "timeout", "max_drop", "reuse", "workers", "candidate_timeout"}
         diff = differences({k: v for k, v in before.items() if k not in free},
                            {k: v for k, v in wanted.items() if k not in free and v is not None})
         if diff:
@@ -142,20 +169,13 @@ class RunFolder:
 
     def save_model(self, number: int, model: PrunedModule, int8: bytes | None = None) -> None:
         """Write a candidate's model, and its ONNX in int8; a folder that is there is complete."""
+        write_model(self.candidate(number), model, int8)
+
+    def take_model(self, number: int, folder: Path) -> None:
+        """Make a folder that `write_model` wrote in `work` the candidate's."""
         target = self.candidate(number)
-        temporary = target.with_name(target.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            model.save(temporary)
-            if int8 is not None:
-                (temporary / INT8_FILE).write_bytes(int8)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-        except OSError as error:
-            size = sum(t.numel() * t.element_size() for t in model.tensors().values())
-            raise ConfigError("a candidate's weights cannot be written", given=f"{target}: {error.strerror or error}",
-                              allowed=f"{size:,} bytes free", fix="free some space, then run the same command again"
-                              ) from error
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
 
     def adopt_model(self, number: int, source: Path) -> None:
         """Copy a candidate's files from another run; a folder that is there is complete."""
@@ -192,6 +212,7 @@ class RunFolder:
 
     def close(self) -> None:
         if self._lock is not None:
+            shutil.rmtree(self.work, ignore_errors=True)
             self._lock.close()
             self._lock = None
 

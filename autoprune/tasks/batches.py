@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import TaskError
+from autoprune.tasks.tensors import halves
 
-__all__ = ["HeldOut", "TensorBatches"]
+__all__ = ["Halved", "HeldOut", "TensorBatches"]
 
 
 class TensorBatches:
@@ -40,6 +41,17 @@ class TensorBatches:
         order = torch.randperm(len(self.inputs)) if self.shuffle else torch.arange(len(self.inputs))
         for rows in torch.split(order, self.batch_size):
             yield self.inputs[rows], self.target[rows]
+
+
+class Halved:
+    """Every batch in two, where it holds more than one sample."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            yield from halves(batch)
 
 
 class HeldOut:

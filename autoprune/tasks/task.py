@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError, did_you_mean
+from autoprune.tasks.batches import Halved
 from autoprune.tasks.check import check_task
 from autoprune.tasks.fingerprint import fingerprint
 from autoprune.tasks.gather import Gather, UserMetric
@@ -91,6 +93,12 @@ class Task:
         if name not in self._splits:
             raise TaskError("unknown split", given=repr(name), allowed=did_you_mean(name, _SPLITS), fix='"validation"')
         return self._splits[name]
+
+    def with_half_batches(self) -> Task:
+        """The same task in twice as many batches of half the size."""
+        out = copy.copy(self)
+        out._splits = {name: Halved(batches) for name, batches in self._splits.items()}
+        return out
 
     @staticmethod
     def call(model: nn.Module, inputs: Any) -> Any:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import TaskError
 
-__all__ = ["all_finite", "call", "describe", "evaluating", "first_rows", "leaves", "main_tensor", "map_tensors",
-           "sample_count", "target_tensor"]
+__all__ = ["all_finite", "call", "describe", "evaluating", "first_rows", "halves", "leaves", "main_tensor",
+           "map_tensors", "sample_count", "target_tensor"]
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -57,6 +57,18 @@ def first_rows(value: Any, rows: int, total: int | None = None) -> Any:
     """The first `rows` samples: tensors with `total` rows (default: of `sample_count`) are cut, others are kept."""
     size = sample_count(value) if total is None else total
     return map_tensors(lambda leaf: leaf[:rows] if leaf.ndim > 0 and leaf.shape[0] == size else leaf, value)
+
+
+def halves(value: Any) -> list[Any]:
+    """The samples in two: tensors with as many rows as the first one are cut, others are in both. One sample stays."""
+    size = sample_count(value)
+    if size < 2:
+        return [value]
+
+    def part(rows: slice) -> Any:
+        return map_tensors(lambda leaf: leaf[rows] if leaf.ndim > 0 and leaf.shape[0] == size else leaf, value)
+
+    return [part(slice(0, size // 2)), part(slice(size // 2, None))]
 
 
 def main_tensor(outputs: Any) -> Tensor | None:

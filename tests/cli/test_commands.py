@@ -205,7 +205,7 @@ def test_the_first_ctrl_c_prints_the_front_and_exits_130(finished: Any, memory_p
             raise KeyboardInterrupt
         original(self, *arguments, **values)
     monkeypatch.setattr(Pipeline, "recover", recover)
-    arguments = [*finished.arguments[:-1], str(memory_path / "run")]
+    arguments = [*finished.arguments[:-1], str(memory_path / "run"), "--workers", "0"]
     assert run(arguments) == 130
     captured = capsys.readouterr()
     assert "the same command resumes" in captured.out + captured.err

@@ -21,15 +21,16 @@ from optuna.storages import RDBStorage
 from autoprune.search.outcome import Progress
 from autoprune.search.run_folder import RunFolder
 from autoprune.search.storage import BatchedStorage
+from autoprune.search.workers import job
 
 from .conftest import Open
 from .test_run import check_resumed
 
 TRIALS = 5
-WRITES: list[tuple[type, str]] = [
+WRITES: list[tuple[Any, str]] = [
     (RDBStorage, "_create_new_trial"), (BatchedStorage, "_write"), (RDBStorage, "set_trial_state_values"),
     (RDBStorage, "set_trial_user_attr"), (RDBStorage, "set_trial_system_attr"), (RDBStorage, "set_study_user_attr"),
-    (RunFolder, "save_model"), (RunFolder, "drop_model"),
+    (job, "write_model"), (RunFolder, "take_model"), (RunFolder, "drop_model"),
 ]
 
 
@@ -41,7 +42,7 @@ def count_writes(patch: pytest.MonkeyPatch, die_at: float = float("inf")) -> lis
     """Number the writes; die right before the `die_at`-th. Returns their names as they happen."""
     done: list[str] = []
 
-    def counted(kind: type, name: str) -> Callable[..., Any]:
+    def counted(kind: Any, name: str) -> Callable[..., Any]:
         original = getattr(kind, name)
 
         def write(*arguments: Any, **values: Any) -> Any:

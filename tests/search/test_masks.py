@@ -81,7 +81,7 @@ def test_tuning_keeps_the_zeros(open_search: Open) -> None:
         outcome = search.run()
         chosen = next(c for c in outcome.candidates if c.origin == "control: masks alone")
         if not search.folder.candidate(chosen.number).is_dir():  # dominated: its weights were dropped
-            latency = search._latency_of(chosen.plan)
+            latency = search.latencies.of(chosen.plan)
             search.folder.save_model(chosen.number, search.pipeline.evaluate(9, "", chosen.plan, latency)[1])
         before = load_module(search.folder.candidate(chosen.number)).tensors()
         model = load_module(search.folder.candidate(chosen.number))
@@ -105,7 +105,7 @@ def test_masks_hold_while_features_are_distilled(open_search: Open) -> None:
         outcome = search.run()
         assert [c.reason for c in outcome.candidates] == [None] * 3
         cut = next(c for c in outcome.candidates if c.plan.cuts)
-        model = search.pipeline.evaluate(9, "", cut.plan, search._latency_of(cut.plan))[1]
+        model = search.pipeline.evaluate(9, "", cut.plan, search.latencies.of(cut.plan))[1]
         search.pipeline.tune(model)
         assert zeros(model.tensors())["inner.weight"] == pytest.approx(0.75, abs=0.01)
 
@@ -118,7 +118,7 @@ def test_plans_that_differ_in_masks_are_measured_once(open_search: Open, monkeyp
         plan = search.proposer.plan(search.proposer.uniform(0.5, "l1"))
         other = replace(plan, masks={**plan.masks, "head.weight": Mask("wanda", "weight", 0.25)})
         assert plan.digest != other.digest
-        assert search._latency_of(plan) == search._latency_of(other)
+        assert search.latencies.of(plan) == search.latencies.of(other)
         assert len(asked) == 1
 
 
@@ -184,7 +184,7 @@ def test_a_plan_that_a_pattern_does_not_fit_fails_alone(open_search: Open) -> No
         plan = search.proposer.plan(search.proposer.uniform(0.5, "l1"))
         odd = replace(plan, cuts={**plan.cuts, "inner": Cut(7, "l1")})
         with pytest.raises(ModelError, match="does not fit the widths of this plan"):
-            search.pipeline.evaluate(5, "search", odd, search._latency_of(odd))
+            search.pipeline.evaluate(5, "search", odd, search.latencies.of(odd))
 
 
 class Mixed(nn.Module):
@@ -286,7 +286,7 @@ def test_a_picked_model_says_what_masks_are_for(open_search: Open, tmp_path: Pat
     with open_search(trials=2, space=MASKED) as search:
         outcome = search.run()
         alone = outcome.candidates[1]
-        model = search.pipeline.evaluate(1, alone.origin, alone.plan, search._latency_of(alone.plan))[1]
+        model = search.pipeline.evaluate(1, alone.origin, alone.plan, search.latencies.of(alone.plan))[1]
         assert outcome.dense is not None
         front = Front(tmp_path, "tiny", "accuracy", True, "rpi4", None, None, None, outcome.dense, outcome.candidates)
         export_point(front, Point(alone, tmp_path), model, search.graph.example_inputs, tmp_path / "out")

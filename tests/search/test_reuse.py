@@ -28,7 +28,7 @@ def run(user_file: Path, tmp_path: Path) -> Callable[..., Front]:
     """A search on a device; its folder has the device's name."""
     def make(device: str, **values: Any) -> Front:
         settings = Settings(model=f"{user_file}:make", data=f"{user_file}:loaders", device=device, budget="0.7x",
-                            run=str(tmp_path / device), **{"steps": STEPS, **values})
+                            run=str(tmp_path / device), **{"steps": STEPS, "workers": 0, **values})
         return api.run_settings(settings)[0]
     return make
 
