@@ -35,7 +35,7 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
            space: str = "default", methods: str | None = None, trials: int | None = None, timeout: str | None = None,
            run: str | None = None, seed: int = 0, sampler: str = "tpe", threads: int | None = None,
            steps: int | None = None, reuse: str | None = None, workers: int | None = None,
-           candidate_timeout: str | None = None, fresh: bool = False,
+           candidate_timeout: str | None = None, storage: str | None = None, fresh: bool = False,
            on_progress: Callable[[Progress], None] | None = None) -> Front:
     """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
 
@@ -46,14 +46,15 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
     reuse: run folder of a search of the same model and data on another device, whose scores are taken over (`trials`
     then is by default what was evaluated there and two more); workers: candidates at a time, each in a process of one
     thread, None for as many as cores and memory allow, 0 for this process (the only way with a model on a GPU, and
-    outside Linux); candidate_timeout: `30m`, after which a candidate is given up.
+    outside Linux); candidate_timeout: `30m`, after which a candidate is given up; storage: `postgresql://…` for the
+    study, a file in the run folder otherwise.
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
     Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budget was met: `front.recommended is not None`.
     """
     settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, methods=methods, trials=trials,
                         timeout=timeout, run=run, seed=seed, sampler=sampler, threads=threads, steps=steps,
-                        reuse=reuse, workers=workers, candidate_timeout=candidate_timeout)
+                        reuse=reuse, workers=workers, candidate_timeout=candidate_timeout, storage=storage)
     front, _ = run_settings(settings, task, fresh=fresh, on_progress=on_progress)
     return front
 
@@ -70,6 +71,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     from autoprune.front.front import load_front
     from autoprune.search.run_folder import RunFolder
     from autoprune.search.space import load_space
+    from autoprune.search.storage import check_storage, storage_errors
 
     say = on_stage or (lambda _: None)
     budget = parse_budget(settings.budget) if settings.budget is not None else None
@@ -77,6 +79,8 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     if settings.max_drop is not None:
         parse_drop(settings.max_drop)
     _check_numbers(settings)
+    if settings.storage is not None:
+        check_storage(settings.storage)
     workers = _workers(settings)
     device = load_device(settings.device)
     space = load_space(settings.space)
@@ -92,9 +96,12 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     trials = settings.trials or (space.trials if reused is None else len(reused.candidates) + _BEYOND_REUSED)
     configuration["trials"] = trials
     path = settings.run or default_run(task.name, device.name, settings.budget)
-    with RunFolder(path).open(configuration, fresh=fresh) as folder:
+    with RunFolder(path, settings.storage).open(configuration, fresh=fresh) as folder, storage_errors(folder.storage):
         from autoprune.search.run import Search
+        from autoprune.search.study import forget
 
+        if fresh and settings.storage is not None:
+            forget(folder.storage, folder.study)
         runner = Search(task, graph, device, space, folder, budget=budget, trials=trials, timeout_s=timeout_s,
                         seed=settings.seed, sampler=settings.sampler, threads=settings.threads, reused=reused,
                         workers=workers)
@@ -178,12 +185,15 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
     import json
 
     from autoprune.search.run_folder import environment
+    from autoprune.search.storage import without_password
 
     def digest(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     recovery = [space.recover, space.schedule, *([space.masks] if space.masks else [])]
     values = {k: v for k, v in settings.to_json().items() if k != "run"}
+    if settings.storage is not None:
+        values["storage"] = without_password(settings.storage)
     values.update(task=task.name, metric=task.metric, loss=task.loss_name, device=device.name,
                   task_fingerprint=task.fingerprint(), model_fingerprint=graph.fingerprint,
                   space_digest=digest(space.to_json()), recovery_digest=digest(recovery),

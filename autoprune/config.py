@@ -42,6 +42,7 @@ class Settings:
     reuse: str | None = None
     workers: int | None = None
     candidate_timeout: str | None = None
+    storage: str | None = None
 
     def updated(self, values: Mapping[str, Any]) -> Settings:
         """With the values that are not None in place of these."""

@@ -45,6 +45,8 @@ def search(
                                                      "process.")] = None,
     candidate_timeout: Annotated[str | None, typer.Option(help="Give up a candidate after this long: 90s, 30m; by "
                                                                "default 20 times the longest so far.")] = None,
+    storage: Annotated[str | None, typer.Option(help="postgresql://user@host/database for the study, which others may "
+                                                     "watch there; a file in the run folder by default.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what the run folder holds.")] = False,
     config: Annotated[str | None, typer.Option("-c", "--config", help="Settings file; autoprune.toml if it is "
                                                                       "there.")] = None,
@@ -63,7 +65,7 @@ def search(
     given = {"model": model, "data": data, "metric": metric, "loss": loss, "device": device, "budget": budget,
              "max_drop": max_drop, "space": space, "methods": methods, "trials": trials, "timeout": timeout,
              "run": run, "seed": seed, "sampler": sampler, "threads": threads, "steps": steps, "reuse": reuse,
-             "workers": workers, "candidate_timeout": candidate_timeout}
+             "workers": workers, "candidate_timeout": candidate_timeout, "storage": storage}
     settings = load_settings(config, given)
     _announce(settings)
     from autoprune.api import run_settings

@@ -68,7 +68,7 @@ class Search:
         self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
         self.workers = workers(self.pipeline)
         # last: a folder without a study may still change its configuration
-        self.study = Study(folder.storage, sampler, seed, task.higher_is_better)
+        self.study = Study(folder.storage, sampler, seed, task.higher_is_better, folder.study, folder.place)
         self.latencies = Latencies(self.pipeline, self.profiler, device, MeasuredNodes(folder.nodes, graph, device),
                                    self.workers.paused)
         self._open: dict[int, Trial] = {}  # what is being evaluated

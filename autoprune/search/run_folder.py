@@ -65,14 +65,25 @@ def write_model(target: Path, model: PrunedModule, int8: bytes | None = None) ->
 class RunFolder:
     """One search's folder, held by one process at a time (`with RunFolder(...)`)."""
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], storage: str | None = None):
+        """`storage`: URL of the database that the study is in; None for a file in the folder."""
+        self.path, self._storage = Path(path), storage
         self._lock: IO[str] | None = None
 
     @property
     def storage(self) -> str:
         """URL of the study."""
-        return f"sqlite:///{self.path / 'study.db'}"
+        return self._storage or f"sqlite:///{self.path / 'study.db'}"
+
+    @property
+    def study(self) -> str:
+        """Name of the study: in a database that others use too, the folder's."""
+        return "autoprune" if self._storage is None else self.path.resolve().name
+
+    @property
+    def place(self) -> str | None:
+        """Where the candidates of a study are that is in a database itself."""
+        return None if self._storage is None else f"{self.path.resolve()} on {socket.gethostname()}"
 
     @property
     def candidates(self) -> Path:
@@ -113,7 +124,7 @@ class RunFolder:
         before = self._read()
         if fresh:
             self._clear()
-        elif before is not None and (self.path / "study.db").exists():
+        elif before is not None and (self._storage is not None or (self.path / "study.db").exists()):
             self._compare(before, wanted)
         else:
             self.write("env.json", json.dumps(environment(), indent=1))

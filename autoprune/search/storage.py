@@ -7,7 +7,9 @@ tools read them as ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,11 +20,16 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-__all__ = ["BatchedStorage"]
+from autoprune.errors import ConfigError
+
+__all__ = ["BatchedStorage", "check_storage", "storage_errors", "without_password"]
 
 _READ = ("number", "state", "values", "datetime_start", "datetime_complete", "user_attributes", "system_attributes",
          "intermediate_values", "trial_id")
@@ -37,8 +44,33 @@ class BatchedStorage(RDBStorage):
     """
 
     def __init__(self, url: str):
+        name = make_url(url)
+        if name.drivername == "postgresql":  # which driver that stands for differs between versions of SQLAlchemy
+            url = name.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
         super().__init__(url)
         self._pending: list[dict[str, Any]] = []
+        self._lock: Connection | None = None
+
+    def hold(self, study: str) -> None:
+        """Keep other processes from opening this study too, until `close` or the end of this process. Only a PostgreSQL
+        server can; a file is kept by its folder's lock. Raises `ConfigError` when another one holds it.
+        """
+        if self.engine.dialect.name != "postgresql" or self._lock is not None:
+            return
+        self._lock = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        key = {"key": zlib.crc32(study.encode())}
+        if not self._lock.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
+            self.close()
+            raise ConfigError(f"another search is using the study {study!r}", given=without_password(self.url),
+                              fix="wait for it, or --run DIR for another study")
+
+    def close(self) -> None:
+        """Release the database; safe to call twice."""
+        self.remove_session()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        self.engine.dispose()
 
     def _set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float,
                          distribution: BaseDistribution, previous_distribution: BaseDistribution | None) -> None:
@@ -82,3 +114,35 @@ class BatchedStorage(RDBStorage):
             found.distributions[p.param_name] = distribution
             found.params[p.param_name] = distribution.to_external_repr(p.param_value)
         return found
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown and written down."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def check_storage(url: str) -> None:
+    """Refuse what is no database that studies are kept in. Raises `ConfigError`; connects to nothing."""
+    try:
+        kind = make_url(url).get_backend_name()
+    except ArgumentError as error:
+        raise ConfigError("the storage is not the URL of a database", given=url,
+                          allowed="postgresql://user@host/database", fix="leave --storage out for a file") from error
+    if kind != "postgresql":
+        raise ConfigError("studies are kept in PostgreSQL, or in a file of the run folder", given=without_password(url),
+                          allowed="postgresql://user@host/database", fix="leave --storage out for a file")
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """What the database raises, as a `ConfigError` that names it: it is full, or was lost."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError("the driver of the database is not installed", given=str(error),
+                          fix="pip install 'autoprune[postgresql]'") from error
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        raise ConfigError("the study cannot be read or written",
+                          given=f"{without_password(url)}: {str(cause).strip().splitlines()[0]}"[:400],
+                          fix="free some space, or start the database; then run the same command again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -14,9 +15,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoprune.errors import ConfigError, did_you_mean
 from autoprune.search.candidate import Candidate
-from autoprune.search.storage import BatchedStorage
+from autoprune.search.storage import BatchedStorage, storage_errors
 
-__all__ = ["SAMPLERS", "Study", "join_population"]
+__all__ = ["SAMPLERS", "Study", "forget", "join_population"]
 
 SAMPLERS = ("tpe", "knapsack", "nsga2", "gp", "random")
 
@@ -35,6 +36,16 @@ def _sampler(name: str, seed: int) -> BaseSampler:
         return optuna.samplers.RandomSampler(seed=seed)  # "knapsack" until its curves are known (`Study.use`)
 
 
+def forget(storage: str, name: str) -> None:
+    """Delete a study from a database; nothing happens where there is none. Raises `ConfigError`."""
+    with storage_errors(storage):
+        opened = BatchedStorage(storage)
+        opened.hold(name)
+        with contextlib.suppress(KeyError):
+            optuna.delete_study(study_name=name, storage=opened)
+        opened.close()
+
+
 def join_population(study: optuna.Study, trial: Trial) -> None:
     """Count a trial to NSGA-II's present generation. A queued one would be in none, and never a parent: NSGA-II numbers
     a trial when it is asked for its first parameter.
@@ -50,12 +61,23 @@ class Study:
     that was running when the process died is failed on the next start and, if it was queued, queued again.
     """
 
-    def __init__(self, storage: str, sampler: str, seed: int, higher_is_better: bool, name: str = "autoprune"):
+    def __init__(self, storage: str, sampler: str, seed: int, higher_is_better: bool, name: str = "autoprune",
+                 place: str | None = None):
+        """`place`: of the candidates, for a study in a database that others use too."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         first = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
         directions = [first, StudyDirection.MINIMIZE]
-        self._study = optuna.create_study(storage=BatchedStorage(storage), study_name=name, directions=directions,
-                                          sampler=_sampler(sampler, seed), load_if_exists=True)
+        with storage_errors(storage):
+            self._storage = BatchedStorage(storage)
+            try:
+                self._storage.hold(name)
+                self._study = optuna.create_study(storage=self._storage, study_name=name, directions=directions,
+                                                  sampler=_sampler(sampler, seed), load_if_exists=True)
+                if place is not None:
+                    self._belongs_to(place)
+            except BaseException:
+                self._storage.close()
+                raise
         done = len(self._trials())
         if done:  # a resumed search must not propose again what its first seed proposed
             self._study.sampler = _sampler(sampler, seed + done)
@@ -64,6 +86,15 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names(["metric", "latency_ms"])
+
+    def _belongs_to(self, place: str) -> None:
+        """Refuse a study of a database that another folder has the candidates of. Raises `ConfigError`."""
+        known = self.attributes.get("place")
+        if known is None:
+            self.note("place", place)
+        elif known != place:
+            raise ConfigError(f"the study {self._study.study_name!r} belongs to another run folder", given=place,
+                              allowed=known, fix="--run DIR with a name of its own, or --fresh to throw the study away")
 
     def use(self, sampler: BaseSampler) -> None:
         """Ask `sampler` from now on."""
@@ -151,11 +182,4 @@ class Study:
 
     def close(self) -> None:
         """Release the database."""
-        storage = self._study._storage
-        backend = getattr(storage, "_backend", storage)
-        remove = getattr(backend, "remove_session", None)
-        if remove is not None:
-            remove()
-        engine = getattr(backend, "engine", None)
-        if engine is not None:
-            engine.dispose()
+        self._storage.close()

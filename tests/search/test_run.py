@@ -193,8 +193,8 @@ def once_at(kind: type, name: str, at: int, error: BaseException, monkeypatch: p
 
 
 @pytest.mark.parametrize(("kind", "name", "after"), [
-    (Pipeline, "recover", False), (Search, "_begin", True), (Search, "_record", True), (Search, "_drop_dominated", False),
-    (Study, "ask", True), (Study, "tell", False), (Study, "tell", True),
+    (Pipeline, "recover", False), (Search, "_begin", True), (Search, "_record", True),
+    (Search, "_drop_dominated", False), (Study, "ask", True), (Study, "tell", False), (Study, "tell", True),
 ])
 def test_an_interrupted_search_keeps_what_was_told_and_resumes_to_exactly_n(
         open_search: Open, kind: type, name: str, after: bool) -> None:
