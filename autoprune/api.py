@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autoprune.search.reuse import Reused
     from autoprune.search.run import Search
     from autoprune.search.space import Space
+    from autoprune.search.workers.blueprint import Blueprint
     from autoprune.search.workers.workers import Workers
     from autoprune.tasks.task import Task
 
@@ -35,7 +36,8 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
            space: str = "default", methods: str | None = None, trials: int | None = None, timeout: str | None = None,
            run: str | None = None, seed: int = 0, sampler: str = "tpe", threads: int | None = None,
            steps: int | None = None, reuse: str | None = None, workers: int | None = None,
-           candidate_timeout: str | None = None, storage: str | None = None, fresh: bool = False,
+           candidate_timeout: str | None = None, storage: str | None = None,
+           cluster: str | None = None, candidate_gpus: str | None = None, fresh: bool = False,
            on_progress: Callable[[Progress], None] | None = None) -> Front:
     """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
 
@@ -47,14 +49,16 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
     then is by default what was evaluated there and two more); workers: candidates at a time, each in a process of one
     thread, None for as many as cores and memory allow, 0 for this process (the only way with a model on a GPU, and
     outside Linux); candidate_timeout: `30m`, after which a candidate is given up; storage: `postgresql://…` for the
-    study, a file in the run folder otherwise.
+    study, a file in the run folder otherwise; cluster: of Ray, `ray://host:10001`, `auto` or `local`, on which
+    candidates are evaluated, each with `candidate_gpus` GPUs.
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
     Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budget was met: `front.recommended is not None`.
     """
     settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, methods=methods, trials=trials,
                         timeout=timeout, run=run, seed=seed, sampler=sampler, threads=threads, steps=steps,
-                        reuse=reuse, workers=workers, candidate_timeout=candidate_timeout, storage=storage)
+                        reuse=reuse, workers=workers, candidate_timeout=candidate_timeout, storage=storage,
+                        cluster=cluster, candidate_gpus=candidate_gpus)
     front, _ = run_settings(settings, task, fresh=fresh, on_progress=on_progress)
     return front
 
@@ -70,7 +74,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     from autoprune.devices.device import load_device
     from autoprune.front.front import load_front
     from autoprune.search.run_folder import RunFolder
-    from autoprune.search.space import load_space
+    from autoprune.search.space import space_for
     from autoprune.search.storage import check_storage, storage_errors
 
     say = on_stage or (lambda _: None)
@@ -81,13 +85,9 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     _check_numbers(settings)
     if settings.storage is not None:
         check_storage(settings.storage)
-    workers = _workers(settings)
+    workers = _workers(settings, task)
     device = load_device(settings.device)
-    space = load_space(settings.space)
-    if settings.methods is not None:
-        space = space.with_methods([name.strip() for name in settings.methods.split(",")])
-    if settings.steps is not None:
-        space = replace(space, recover={**space.recover, "steps": settings.steps})
+    space = space_for(settings.space, settings.methods, settings.steps)
     _check_sampler(settings.sampler)
     other = load_front(settings.reuse) if settings.reuse is not None else None
     task, graph = _prepare(settings, task, say)
@@ -128,16 +128,46 @@ def _check_numbers(settings: Settings) -> None:
             raise ConfigError(f"{name} must be at least {least}", given=value, fix=f"--{name} {max(least, 1)}")
 
 
-def _workers(settings: Settings) -> Callable[[Pipeline], Workers]:
-    """What evaluates candidates: processes of their own where they can be had."""
+def _workers(settings: Settings, task: Task | None) -> Callable[[Pipeline], Workers]:
+    """What evaluates candidates: a cluster where one is named, else processes where they can be had. `task`: as given,
+    None where the settings name it.
+    """
+    from autoprune.search.workers.cluster import Cluster, Resources, find_ray
     from autoprune.search.workers.forked import Forked, can_fork, check_count
     from autoprune.search.workers.workers import Inline
 
     limit_s = None if settings.candidate_timeout is None else parse_duration_s(settings.candidate_timeout)
+    gpus = _gpus(settings)
+    if settings.cluster is not None:
+        address, room = settings.cluster, Resources(gpus=gpus)
+        find_ray(address)
+        return lambda pipeline: Cluster(address, _blueprint(settings, task, pipeline), room, settings.workers, limit_s)
     check_count(settings.workers)
     if settings.workers == 0 or not can_fork():
         return Inline
     return lambda pipeline: Forked(pipeline, settings.workers, limit_s)
+
+
+def _gpus(settings: Settings) -> float:
+    text = settings.candidate_gpus
+    try:
+        gpus = float(text or 0)
+    except ValueError:
+        gpus = -1.0
+    if not 0 <= gpus <= 64:
+        raise ConfigError("not a number of GPUs", given=f"--candidate-gpus {text}", allowed="such as 1 or 0.5",
+                          fix="--candidate-gpus 1")
+    if gpus and settings.cluster is None:
+        raise ConfigError("GPUs are set aside by a cluster only", given=f"--candidate-gpus {text}",
+                          fix="--cluster local, or put the model on the GPU yourself, and --workers 0")
+    return gpus
+
+
+def _blueprint(settings: Settings, task: Task | None, pipeline: Pipeline) -> Blueprint:
+    from autoprune.search.workers.blueprint import Blueprint
+
+    return Blueprint(task, settings.model, settings.data, settings.metric, settings.loss,
+                     settings.space, settings.methods, settings.steps, settings.seed, pipeline.graph.fingerprint)
 
 
 def _check_sampler(name: str) -> None:

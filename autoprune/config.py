@@ -43,6 +43,8 @@ class Settings:
     workers: int | None = None
     candidate_timeout: str | None = None
     storage: str | None = None
+    cluster: str | None = None
+    candidate_gpus: str | None = None
 
     def updated(self, values: Mapping[str, Any]) -> Settings:
         """With the values that are not None in place of these."""

@@ -159,13 +159,12 @@ def widths_for(graph: Graph, profiler: Profiler, speedup: float) -> tuple[dict[s
     return {n: c.keep for n, c in plan.cuts.items()}, measured
 
 
-def recovered(task: Task, graph: Graph, profiler: Profiler, widths: dict[str, int], wanted: list[str], seed: int
-              ) -> dict[str, float]:
+def recovered(task: Task, graph: Graph, widths: dict[str, int], wanted: list[str], seed: int) -> dict[str, float]:
     """The metric on the test split by criterion, after the same recovery."""
     torch.manual_seed(seed)
     space = replace(load_space("criteria"), methods=tuple(wanted))
     space = replace(space, recover={**space.recover, "steps": STEPS, "lr": LR})
-    pipeline = Pipeline(task, graph, profiler, space, seed)
+    pipeline = Pipeline(task, graph, space, seed)
     ranking = Ranking(graph)
     out: dict[str, float] = {}
     for method in wanted:
@@ -219,7 +218,7 @@ def main() -> None:
                     if not missing:
                         continue
                     start = time.perf_counter()
-                    cell["scores"] |= recovered(task, graph, profiler, net[f"{speedup:g}x"]["widths"], missing, seed)
+                    cell["scores"] |= recovered(task, graph, net[f"{speedup:g}x"]["widths"], missing, seed)
                     cell["seconds"] = round(cell["seconds"] + time.perf_counter() - start, 1)
                     args.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
                     print(name, net["dense"], f"{speedup:g}x", net[f"{speedup:g}x"]["measured"], seed, cell, flush=True)

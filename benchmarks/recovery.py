@@ -52,12 +52,12 @@ def main() -> None:
             if (name, options.keep, seed) in done:
                 continue
             base = load_space("default")
-            pipeline = Pipeline(task, graph, profiler, replace(base, methods=("l1",), schedule=schedule,
-                                                               recover={**base.recover, **recover}), seed)
+            pipeline = Pipeline(task, graph, replace(base, methods=("l1",), schedule=schedule,
+                                                     recover={**base.recover, **recover}), seed)
             plan = Plan.uniform(graph, options.keep, "l1")
-            latency = pipeline.latency(graph.cut(plan))
+            latency = profiler.latency(pipeline.deployed(graph.cut(plan)))
             start = time.perf_counter()
-            candidate, _ = pipeline.evaluate(0, name, plan, latency)
+            candidate, _, _ = pipeline.evaluate(0, name, plan, latency)
             assert candidate.score is not None
             rows.append({"variant": name, "keep": options.keep, "seed": seed, "accuracy": candidate.score.value,
                          "seconds": round(time.perf_counter() - start, 1)})

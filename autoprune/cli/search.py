@@ -47,6 +47,10 @@ def search(
                                                                "default 20 times the longest so far.")] = None,
     storage: Annotated[str | None, typer.Option(help="postgresql://user@host/database for the study, which others may "
                                                      "watch there; a file in the run folder by default.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Evaluate on a Ray cluster: ray://host:10001, auto (the one that "
+                                                     "this machine is in) or local.")] = None,
+    candidate_gpus: Annotated[str | None, typer.Option(help="GPUs of the cluster for each candidate, such as 1 or "
+                                                            "0.5.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what the run folder holds.")] = False,
     config: Annotated[str | None, typer.Option("-c", "--config", help="Settings file; autoprune.toml if it is "
                                                                       "there.")] = None,
@@ -65,7 +69,8 @@ def search(
     given = {"model": model, "data": data, "metric": metric, "loss": loss, "device": device, "budget": budget,
              "max_drop": max_drop, "space": space, "methods": methods, "trials": trials, "timeout": timeout,
              "run": run, "seed": seed, "sampler": sampler, "threads": threads, "steps": steps, "reuse": reuse,
-             "workers": workers, "candidate_timeout": candidate_timeout, "storage": storage}
+             "workers": workers, "candidate_timeout": candidate_timeout, "storage": storage, "cluster": cluster,
+             "candidate_gpus": candidate_gpus}
     settings = load_settings(config, given)
     _announce(settings)
     from autoprune.api import run_settings

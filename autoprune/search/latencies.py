@@ -55,7 +55,7 @@ class Latencies:
         widths = plan.precision, plan.dropped, tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
         if widths not in self._known:
             with self._pipeline.clock.time("measure"), self._alone():
-                self._known[widths] = self._pipeline.latency(self._any_units(plan))
+                self._known[widths] = self._profiler.latency(self._pipeline.deployed(self._any_units(plan)))
                 self._keep_nodes(plan)
         latency = self._known[widths]
         patterns = dict.fromkeys(m.pattern for m in plan.masks.values())

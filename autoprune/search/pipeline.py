@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 
 from autoprune.devices.latency import Latency
-from autoprune.devices.profiler import Profiler
 from autoprune.errors import AutopruneError, ConfigError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.macs import count
@@ -75,8 +74,8 @@ class Pipeline:
     statistics, the ONNX template) is made once, when it is first needed.
     """
 
-    def __init__(self, task: Task, graph: Graph, profiler: Profiler, space: Space, seed: int = 0):
-        self.task, self.graph, self.profiler, self.seed = task, graph, profiler, seed
+    def __init__(self, task: Task, graph: Graph, space: Space, seed: int = 0):
+        self.task, self.graph, self.seed = task, graph, seed
         self.recovery = Recovery.of(space.recover, space.schedule)
         self.settings = self.recovery.tune
         self._early = self._early_weights() if self.recovery.start == "rewind" else None
@@ -141,9 +140,9 @@ class Pipeline:
         with self.clock.time("evaluate"):
             return self.task.evaluate(deployed, split)
 
-    def latency(self, model: PrunedModule) -> Latency:
-        """Latency of what is deployed."""
-        return self.profiler.latency(self.int8(model) or self.onnx(model))
+    def deployed(self, model: PrunedModule) -> bytes:
+        """ONNX of what is deployed: the one in int8 where that is the plan's precision."""
+        return self.int8(model) or self.onnx(model)
 
     def recover(self, model: PrunedModule, steps: int, cycle: int = 0) -> None:
         """Recalibrate norms, set the masks of the model's plan, fine-tune `model` in place, and recalibrate again."""
@@ -167,7 +166,7 @@ class Pipeline:
 
     def evaluate(self, number: int, origin: str, plan: Plan, latency: Latency
                  ) -> tuple[Candidate, PrunedModule, bytes | None]:
-        """Everything about one plan, given its latency (`latency` above, which depends on widths and precision only):
+        """Everything about one plan, given its latency (which depends on widths and precision only):
         the candidate, the model, and its ONNX in int8 if that is the plan's precision.
 
         Raises `AutopruneError` when the candidate fails.
@@ -247,7 +246,7 @@ class Pipeline:
         if not needs <= gathered:
             if graph is self.source:
                 needs |= _needs(self._methods) | ({GRAM} if self.recovery.least_squares else frozenset())
-            with self.clock.time("train"):
+            with self.clock.time("train"), _seeded(self.seed):
                 new = collect(graph, self.task.split("train"), self._loss, seed=self.seed, needs=needs - gathered,
                               weights=tuple(graph.readers))
             known = Ranking(graph, new if have is None else have.joined(new), self.seed)
@@ -274,7 +273,8 @@ class Pipeline:
         if self._examples is None:
             steps = max(self.settings.steps, self.recovery.penalty.steps)
             limit = max(self.recovery.calibration_batches, min(steps, _SAMPLE_BATCHES))
-            self._examples = examples(self.task, self.dense, self.task.split("train"), limit)
+            with _seeded(self.seed):  # the same batches in every process, also of shuffled data
+                self._examples = examples(self.task, self.dense, self.task.split("train"), limit)
         return self._examples
 
     def _checked_template(self) -> OnnxTemplate:
@@ -285,6 +285,14 @@ class Pipeline:
         except (ModelError, RuntimeError, ValueError, KeyError) as error:
             raise CannotSlice(str(error)) from error
         return template
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's random state of a seed inside, and what it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _needs(methods: Iterable[str]) -> frozenset[str]:

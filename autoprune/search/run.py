@@ -65,7 +65,7 @@ class Search:
         self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph), branches)
         self._percentile, self._threads = budget.percentile if budget else "p50", threads
         self.profiler = open_profiler(device, percentile=self._percentile, threads=threads)
-        self.pipeline = Pipeline(task, graph, self.profiler, space, seed)
+        self.pipeline = Pipeline(task, graph, space, seed)
         self.workers = workers(self.pipeline)
         # last: a folder without a study may still change its configuration
         self.study = Study(folder.storage, sampler, seed, task.higher_is_better, folder.study, folder.place)

@@ -146,7 +146,8 @@ class RunFolder:
         return before
 
     def _compare(self, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        free = {"trials", "timeout", "max_drop", "reuse", "workers", "candidate_timeout"}
+        free = {"trials", "timeout", "max_drop", "reuse", "workers", "candidate_timeout", "cluster",
+                "candidate_gpus"}
         diff = differences({k: v for k, v in before.items() if k not in free},
                            {k: v for k, v in wanted.items() if k not in free and v is not None})
         if diff:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
     from autoprune.graph.group import Group
 
-__all__ = ["Choices", "Space", "list_spaces", "load_space"]
+__all__ = ["Choices", "Space", "list_spaces", "load_space", "space_for"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,14 @@ class Space:
                 **({"drop": list(self.drop)} if self.drop else {}),
                 "recover": dict(self.recover), "schedule": dict(self.schedule), "search": {
                     "trials": self.trials, "rankings": [{"scope": s, "method": m} for s, m in self.rankings]}}
+
+
+def space_for(name: str | os.PathLike[str], methods: str | None = None, steps: int | None = None) -> Space:
+    """A space with what a search's settings say instead: methods with commas between them, fine-tuning steps."""
+    space = load_space(name)
+    if methods is not None:
+        space = space.with_methods([method.strip() for method in methods.split(",")])
+    return space if steps is None else replace(space, recover={**space.recover, "steps": steps})
 
 
 def list_spaces() -> list[str]:

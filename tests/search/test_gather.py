@@ -9,8 +9,6 @@ import torch
 from tiny import CountingTask
 from torch import nn
 
-from autoprune.devices.device import load_device
-from autoprune.devices.profiler import open_profiler
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Cut, Plan
@@ -35,7 +33,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[frozenset[str]]:
 
 
 def prune(task: CountingTask, graph: Graph, space: Space, *wanted: str) -> None:
-    pipeline = Pipeline(task, graph, open_profiler(load_device("rpi4")), space)
+    pipeline = Pipeline(task, graph, space)
     name, group = next(iter(graph.groups.items()))
     for method in wanted:
         pipeline.prune(Plan({name: Cut(group.size - 1, method)}))

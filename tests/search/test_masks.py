@@ -113,8 +113,8 @@ def test_masks_hold_while_features_are_distilled(open_search: Open) -> None:
 def test_plans_that_differ_in_masks_are_measured_once(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_search(trials=1, space=MASKED) as search:
         asked = []
-        real = search.pipeline.latency
-        monkeypatch.setattr(search.pipeline, "latency", lambda model: (asked.append(1), real(model))[1])
+        real = search.profiler.latency
+        monkeypatch.setattr(search.profiler, "latency", lambda model: (asked.append(1), real(model))[1])
         plan = search.proposer.plan(search.proposer.uniform(0.5, "l1"))
         other = replace(plan, masks={**plan.masks, "head.weight": Mask("wanda", "weight", 0.25)})
         assert plan.digest != other.digest

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from tiny import CountingTask, batches, tiny_task, trained
 
 from autoprune.devices.latency import Latency
-from autoprune.devices.profiler import open_profiler
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
@@ -24,7 +23,7 @@ RECOVER = {"steps": 2, "calibration_batches": 1}
 def pipeline(graph: Graph, recover: dict[str, Any] | None = None, schedule: dict[str, Any] | None = None,
              task: CountingTask | None = None, methods: tuple[str, ...] = ("l1",)) -> Pipeline:
     space = Space("x", methods=methods, recover={**RECOVER, **(recover or {})}, schedule=schedule or {})
-    return Pipeline(task or tiny_task(), graph, open_profiler("rpi4"), space)
+    return Pipeline(task or tiny_task(), graph, space)
 
 
 def evaluated(work: Pipeline, plan: Plan) -> Any:

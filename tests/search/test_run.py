@@ -132,7 +132,7 @@ def test_a_setting_that_fails_every_candidate_ends_the_search(open_search: Open)
 def test_a_device_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_search(
         open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_search(trials=15) as search:
-        latency, failed = search.pipeline.latency, list[int]()
+        latency, failed = search.profiler.latency, list[int]()
 
         def sometimes(model: Any) -> Any:
             done = len(search.study.candidates())
@@ -141,7 +141,7 @@ def test_a_device_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_searc
                 raise DeviceError("the device was lost")
             return latency(model)
 
-        monkeypatch.setattr(search.pipeline, "latency", sometimes)
+        monkeypatch.setattr(search.profiler, "latency", sometimes)
         with pytest.raises(DeviceError, match="3 candidates in a row") as caught:
             search.run()
         assert "resumes" in str(caught.value.fix)

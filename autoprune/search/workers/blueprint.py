@@ -1,0 +1,74 @@
+"""From the settings of a search to its pipeline, on another machine."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from autoprune.errors import ModelError
+from autoprune.graph.graph import trace
+from autoprune.search.pipeline import Pipeline
+from autoprune.search.space import space_for
+from autoprune.tasks.build import load_task
+from autoprune.tasks.task import Task
+from autoprune.tasks.tensors import map_tensors
+
+__all__ = ["Blueprint", "user_modules"]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a pipeline is made of: the task itself, or the SPECs of a command line that it is loaded by; the space; and
+    the fingerprint of the traced model, which has to be the same everywhere.
+    """
+
+    task: Task | None
+    model: str | None
+    data: str | None
+    metric: str | None
+    loss: str | None
+    space: str
+    methods: str | None
+    steps: int | None
+    seed: int
+    fingerprint: str
+
+    def build(self) -> Pipeline:
+        """The pipeline, ready for candidates; on the accelerator where this process may use one.
+
+        Raises `TaskError` and `ConfigError` as loading does, and `ModelError` when what was loaded is another model.
+        """
+        space = space_for(self.space, self.methods, self.steps)
+        task = self.task or load_task(self.model, self.data, self.metric, self.loss)
+        if torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator()
+            task.model.to(device)
+            task.example_inputs = map_tensors(lambda leaf: leaf.to(device), task.example_inputs)
+        graph = trace(task.model, task.example_inputs)
+        if graph.fingerprint != self.fingerprint:
+            raise ModelError("this machine loads another model than the search's", given=graph.fingerprint,
+                             allowed=self.fingerprint, fix="the same code, weights and torch on every node")
+        pipeline = Pipeline(task, graph, space, self.seed)
+        pipeline.prepare()
+        return pipeline
+
+
+def user_modules(task: Task) -> list[ModuleType]:
+    """Modules of the user's own code that a task is made of. They are not installed on other machines, and so have to
+    travel with it.
+    """
+    found = {type(m).__module__ for m in task.model.modules()}
+    found |= {type(task.split(name)).__module__ for name in ("train", "validation", "test")} | {type(task).__module__}
+    installed = [Path(p).resolve() for p in {*sysconfig.get_paths().values(), str(Path(__file__).parents[2])}]
+
+    def is_own(module: ModuleType | None) -> bool:
+        file = getattr(module, "__file__", None)
+        return file is not None and not any(Path(file).resolve().is_relative_to(p) for p in installed)
+
+    modules = [sys.modules.get(name) for name in sorted(found - {"__main__"})]
+    return [m for m in modules if m is not None and is_own(m)]
