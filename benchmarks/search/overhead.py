@@ -19,11 +19,21 @@ from landscape import SETTINGS
 from simulator import RESULTS, Task
 
 from autoprune.devices.latency import Latency
+from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.study import Study
 from autoprune.tasks.score import Score
 
 SETTINGS["20 groups"] = replace(SETTINGS["default"], groups=20)
+
+
+def result_of(task: Task, number: int, plan: Plan) -> Candidate:
+    """What evaluating a plan would give."""
+    levels, methods = task.net.read(plan)
+    ms = task.net.latency_ms(levels)
+    latency = Latency(ms, ms, ms, "p50", "profile", "rpi4", "onnxruntime", "1", 4, 10)
+    score = Score("accuracy", task.net.metric(levels, methods), "validation", 1000, 0.01)
+    return Candidate(number, "search", plan, score=score, latency=latency)
 
 
 def candidate(task: Task, study: Study) -> dict[str, float]:
@@ -32,11 +42,7 @@ def candidate(task: Task, study: Study) -> dict[str, float]:
     trial = study.ask()
     plan = task.proposer.suggest(trial)
     times.append(time.perf_counter())
-    levels, methods = task.net.read(plan)
-    ms = task.net.latency_ms(levels)
-    latency = Latency(ms, ms, ms, "p50", "profile", "rpi4", "onnxruntime", "1", 4, 10)
-    score = Score("accuracy", task.net.metric(levels, methods), "validation", 1000, 0.01)
-    found = Candidate(trial.number, "search", plan, score=score, latency=latency)
+    found = result_of(task, trial.number, plan)
     times.append(time.perf_counter())
     study.tell(trial, found, None)
     times.append(time.perf_counter())
