@@ -48,6 +48,7 @@ CANDIDATE_ERRORS = (AutopruneError, RuntimeError, ValueError, ArithmeticError)
 """What a candidate may fail with; a `ConfigError` is every candidate's, and ends the search."""
 
 _SAMPLE_BATCHES = 64
+_LOOK_SAMPLES = 1024
 
 
 class Clock:
@@ -188,6 +189,16 @@ class Pipeline:
                               compressed_bytes=self._compressed_bytes(model, int8),
                               steps=0 if plan.is_dense else self.settings.steps)
         return candidate, model, int8
+
+    def look(self, plan: Plan) -> float:
+        """The quality (higher is better) of the untrained model, readers refitted and norms recalibrated, on at most
+        1,024 samples of the search split. Raises `AutopruneError` when the candidate fails.
+        """
+        model = self.prune(plan)
+        with self.clock.time("look"):
+            self.recalibrate(model)
+            score = self.task.evaluate(model, "validation", limit=_LOOK_SAMPLES)
+        return score.value if score.higher_is_better else -score.value
 
     def _compressed_bytes(self, model: PrunedModule, int8: bytes | None) -> int:
         """Bytes of what is deployed, without zeros where they cost anything and zipped; 0 in a space without masks."""

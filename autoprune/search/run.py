@@ -17,6 +17,7 @@ from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.first_plans import first_plans, queue
+from autoprune.search.halving import Halving
 from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import KnapsackSampler
 from autoprune.search.knapsack.sensitivity import scan
@@ -37,6 +38,7 @@ from autoprune.units import Budget
 __all__ = ["Search"]
 
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
+_PROPOSED = ("search", "variation of the front")  # origins of what may be dropped
 _DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
 _VARY_EVERY = 2  # candidates: a variation of the front; the knapsack sampler proposes them itself
@@ -60,7 +62,7 @@ class Search:
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
                              fix="autoprune layers --model … says what is frozen and why")
-        _check_space(space, device, self._knapsack)
+        space.check_fits(device, sampler)
         branches = () if self._knapsack else tuple(dict.fromkeys([*space.branches(graph), *self.reused.dropped(graph)]))
         self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph), branches)
         self._percentile, self._threads = budget.percentile if budget else "p50", threads
@@ -72,7 +74,8 @@ class Search:
         self.latencies = Latencies(self.pipeline, self.profiler, device, MeasuredNodes(folder.nodes, graph, device),
                                    self.workers.paused)
         self._open: dict[int, Trial] = {}  # what is being evaluated
-        self._plans: dict[int, Plan] = {}  # of these
+        self._jobs: dict[int, Job] = {}  # of these
+        self.halving = Halving(1)
         self._start = time.monotonic()
         self._done_before = 0
         self._skipped = 0
@@ -95,7 +98,9 @@ class Search:
             tell(self._progress(None))
             while self._wants_more() or self.workers.running:
                 for done in self._next() if self._wants_more() else self._wait():
-                    tell(self._progress(self._record(done)))
+                    candidate = self._record(done)
+                    if candidate is not None:
+                        tell(self._progress(candidate))
         except KeyboardInterrupt:
             interrupted = True
             self.workers.cancel()
@@ -134,6 +139,7 @@ class Search:
         for precision in self.proposer.precisions:  # what cannot be quantised is found before anything is trained
             self.latencies.of(Plan(model=self.graph.fingerprint, precision=precision))
         self.study.repair(self.target_ms)
+        self.halving = Halving(self.space.halving, self.study.looks())
         sampler = self._knapsack_sampler(float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
             aim_ms = self.target_ms if self.target_ms is not None else 0.5 * float(known)
@@ -199,14 +205,16 @@ class Search:
     def _begin(self, trial: Trial, plan: Plan, candidates: list[Candidate]) -> list[Done]:
         origin = trial.user_attrs.get("origin", "search")
         try:
-            if origin in ("search", "variation of the front"):
+            if origin in _PROPOSED:
                 reason = self._not_worth(plan, candidates)
                 if reason is not None:
                     self.study.skip(self._open.pop(trial.number), reason)
                     self._skipped += 1
                     return []
             self._skipped = 0
-            job = Job(trial.number, origin, plan, self.latencies.of(plan), self.folder.work / f"{trial.number:04d}")
+            latency = self.latencies.of(plan)
+            bar = self.halving.bar(latency.ms) if origin in _PROPOSED else None
+            job = Job(trial.number, origin, plan, latency, self.folder.work / f"{trial.number:04d}", bar)
             known = self._known(job)
             if known is not None:
                 return [known]
@@ -216,7 +224,7 @@ class Search:
             self._device_problems = [*self._device_problems, error] if isinstance(error, DeviceError) else []
             return [Done(trial.number, failed(trial.number, origin, plan, failure(error)))]
         self._device_problems.clear()
-        self._plans[trial.number] = plan
+        self._jobs[trial.number] = job
         self.workers.start(job)
         return []
 
@@ -224,11 +232,17 @@ class Search:
         with self.pipeline.clock.time("candidates"):
             return self.workers.wait()
 
-    def _record(self, done: Done) -> Candidate:
-        """Write down what became of a trial."""
-        if done.candidate is None:
-            raise done.fatal or RuntimeError(f"trial {done.number} ended without a result")
-        candidate = done.candidate
+    def _record(self, done: Done) -> Candidate | None:
+        """Write down what became of a trial; None for one that was given up after a look."""
+        if done.fatal is not None:
+            raise done.fatal
+        job, candidate = self._jobs.pop(done.number, None), done.candidate
+        if job is not None and done.look is not None:
+            self.halving.add(job.latency.ms, done.look, stopped=candidate is None)
+            self.study.note_look(self._open[done.number], job.latency.ms, done.look)
+        if candidate is None:
+            self.study.skip(self._open.pop(done.number), "untrained, others of its latency look better")
+            return None
         if self.workers.elsewhere:
             for activity, seconds in candidate.seconds.items():
                 self._work[activity] = self._work.get(activity, 0.0) + seconds
@@ -240,7 +254,6 @@ class Search:
                 shutil.rmtree(done.folder, ignore_errors=True)
             self.study.tell(self._open[done.number], candidate, self.target_ms)
             del self._open[done.number]
-            self._plans.pop(done.number, None)
             self._drop_dominated(front)
         if len(self._device_problems) >= _DEVICE_PATIENCE:
             raise DeviceError(f"the device failed {_DEVICE_PATIENCE} candidates in a row, so the search stops here",
@@ -288,7 +301,7 @@ class Search:
         return f"{ms:.4g} ms is far over the budget" if ms > limit else None
 
     def _evaluating(self) -> set[str]:
-        return {plan.digest for plan in self._plans.values()}
+        return {job.plan.digest for job in self._jobs.values()}
 
     # -- progress -------------------------------------------------------------------------------------------------
 
@@ -302,18 +315,3 @@ class Search:
             left = min(left, self.timeout_s - elapsed) if left is not None else None
         best = max(fitting, key=lambda c: (c.quality, -c.ms), default=None)
         return Progress(len(candidates), self.trials, len(fitting), best, len(pareto(candidates)), elapsed, left, last)
-
-
-def _check_space(space: Space, device: Device, knapsack: bool) -> None:
-    """Refuse what the device or the sampler cannot do."""
-    if knapsack and space.masks:
-        raise ConfigError("the knapsack sampler does not choose masks", given=f"the space {space.name!r}",
-                          fix="--sampler tpe, or a space without [masks]")
-    if "int8" not in space.precisions:
-        return
-    if device.runtime != "onnxruntime":
-        raise ConfigError("int8 is for devices that run onnxruntime", given=f"{device.name}: {device.runtime}",
-                          allowed="cpu, ssh://…, or a profile such as rpi4", fix='precisions = ["fp32"] in the space')
-    if knapsack:
-        raise ConfigError("the knapsack sampler does not choose a precision", given=f"the space {space.name!r}",
-                          fix='--sampler tpe, or precisions = ["fp32"] in the space')

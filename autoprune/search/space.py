@@ -17,6 +17,7 @@ from autoprune.resources import folder
 from autoprune.search.space_problems import located, problems_of
 
 if TYPE_CHECKING:
+    from autoprune.devices.device import Device
     from autoprune.graph.graph import Graph
     from autoprune.graph.group import Group
 
@@ -41,7 +42,8 @@ class Space:
     precisions: what candidates may be deployed in, fp32 first; rankings: (scope, method) of rankings over several
     groups (`autoprune.methods.ranked`) whose plans at the budget are among the first candidates; masks: the pattern and
     sparsity of masks on single weights, the methods that the search chooses from, and the weights to skip; drop:
-    patterns of the residual branches (`Graph.branches`) that candidates may do without.
+    patterns of the residual branches (`Graph.branches`) that candidates may do without; halving: of so many proposals
+    of about one latency one is trained (`search/halving.py`), 1 trains all.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Space:
     trials: int = 32
     rankings: tuple[tuple[str, str], ...] = ()
     drop: tuple[str, ...] = ()
+    halving: int = 1
 
     def with_methods(self, names: Sequence[str]) -> Space:
         """The same space with these methods in place of its own; rankings by others are left out.
@@ -112,6 +115,21 @@ class Space:
         return fitting_masks(graph, [Recipe(method=m, **settings)
                                      for m in dict.fromkeys(self.masks.get("methods", ("magnitude",)))])
 
+    def check_fits(self, device: Device, sampler: str) -> None:
+        """Refuse what the device or the sampler cannot do. Raises `ConfigError`."""
+        if sampler == "knapsack" and self.masks:
+            raise ConfigError("the knapsack sampler does not choose masks", given=f"the space {self.name!r}",
+                              fix="--sampler tpe, or a space without [masks]")
+        if "int8" not in self.precisions:
+            return
+        if device.runtime != "onnxruntime":
+            raise ConfigError("int8 is for devices that run onnxruntime", given=f"{device.name}: {device.runtime}",
+                              allowed="cpu, ssh://…, or a profile such as rpi4",
+                              fix='precisions = ["fp32"] in the space')
+        if sampler == "knapsack":
+            raise ConfigError("the knapsack sampler does not choose a precision", given=f"the space {self.name!r}",
+                              fix='--sampler tpe, or precisions = ["fp32"] in the space')
+
     def branches(self, graph: Graph) -> tuple[str, ...]:
         """The residual branches that a candidate may drop whole; a pattern that matches none is no error, for spaces
         are used with many models.
@@ -145,7 +163,8 @@ class Space:
                 **({"masks": dict(self.masks)} if self.masks else {}),
                 **({"drop": list(self.drop)} if self.drop else {}),
                 "recover": dict(self.recover), "schedule": dict(self.schedule), "search": {
-                    "trials": self.trials, "rankings": [{"scope": s, "method": m} for s, m in self.rankings]}}
+                    "trials": self.trials, "rankings": [{"scope": s, "method": m} for s, m in self.rankings],
+                    **({"halving": self.halving} if self.halving > 1 else {})}}
 
 
 def space_for(name: str | os.PathLike[str], methods: str | None = None, steps: int | None = None) -> Space:
@@ -206,4 +225,4 @@ def _space(name: str, data: Mapping[str, Any]) -> Space:
                  data.get("recover", {}), data.get("schedule", {}), data.get("masks", {}),
                  int(search.get("trials", 32)),
                  tuple((r["scope"], registered(r["method"])) for r in search.get("rankings", ())),
-                 tuple(data.get("drop", ())))
+                 tuple(data.get("drop", ())), int(search.get("halving", 1)))

@@ -39,7 +39,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 _TOP = {"description", "methods", "min_keep", "precisions", "recover", "schedule", "masks", "search", "groups",
         "drop"}
-_SEARCH = {"trials", "rankings"}
+_SEARCH = {"trials", "rankings", "halving"}
 _RANKING = {"scope", "method"}
 _GROUP = {"methods", "min_keep", "keep"}
 _MASKS = {"pattern", "sparsity", "methods", "skip", "skip_unfit"}

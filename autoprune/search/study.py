@@ -169,9 +169,19 @@ class Study:
             self._release(frozen, budget_ms)
 
     def skip(self, trial: Trial, reason: str) -> None:
-        """End a trial that is not worth evaluating (a repeated plan, or one far over the budget)."""
+        """End a trial that is not worth evaluating (a repeated plan, one far over the budget, or one that looks worse
+        than others do).
+        """
         trial.set_user_attr("skipped", reason)
         self._study.tell(trial, state=TrialState.FAIL)
+
+    def note_look(self, trial: Trial, ms: float, quality: float) -> None:
+        """Keep how good a plan looked before it was trained or given up."""
+        trial.set_user_attr("look", [ms, quality])
+
+    def looks(self) -> list[tuple[float, float]]:
+        """Milliseconds and quality of all plans that were looked at, in their order."""
+        return [tuple(t.user_attrs["look"]) for t in self._trials() if "look" in t.user_attrs]
 
     def candidates(self) -> list[Candidate]:
         """All candidates that have ended, in the order of their numbers."""

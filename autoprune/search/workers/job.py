@@ -22,7 +22,8 @@ __all__ = ["Done", "Job", "evaluate", "failed", "from_json", "to_json"]
 @dataclass(frozen=True)
 class Job:
     """One plan to evaluate. latency: of its widths, which is known before; folder: where the model's files go, whole or
-    not at all; half_batches: whether batches are cut in two, for want of memory.
+    not at all; bar: what the untrained model's quality must reach to be trained (`search/halving.py`), None where
+    nobody looks at it; half_batches: whether batches are cut in two, for want of memory.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Job:
     plan: Plan
     latency: Latency
     folder: Path
+    bar: float | None = None
     half_batches: bool = False
 
 
@@ -38,7 +40,8 @@ class Done:
     """What became of a job: the candidate, evaluated or failed; its files are in `folder` if it was evaluated.
 
     fatal: what is wrong with every candidate (a setting, a full disk), and ends the search; the trial has no candidate
-    then. out_of_memory: whether it failed for want of memory.
+    then. out_of_memory: whether it failed for want of memory. look: the untrained model's quality; a job that did not
+    reach its bar has that and no candidate.
     """
 
     number: int
@@ -46,11 +49,17 @@ class Done:
     folder: Path | None = None
     fatal: AutopruneError | None = None
     out_of_memory: bool = False
+    look: float | None = None
 
 
 def evaluate(pipeline: Pipeline, job: Job) -> Done:
     """Evaluate in this process. Raises what is no `Exception`, and what no candidate may fail with."""
+    look = None
     try:
+        if job.bar is not None:
+            look = pipeline.look(job.plan)
+            if look < job.bar:
+                return Done(job.number, None, look=look)
         candidate, model, int8 = pipeline.evaluate(job.number, job.origin, job.plan, job.latency)
         write_model(job.folder, model, int8)
     except ConfigError as error:
@@ -58,7 +67,7 @@ def evaluate(pipeline: Pipeline, job: Job) -> Done:
     except (*CANDIDATE_ERRORS, MemoryError) as error:
         candidate = failed(job.number, job.origin, job.plan, failure(error))
         return Done(job.number, candidate, out_of_memory=_is_memory(error))
-    return Done(job.number, candidate, job.folder)
+    return Done(job.number, candidate, job.folder, look=look)
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -75,7 +84,8 @@ def to_json(done: Done) -> dict[str, Any]:
     fatal = done.fatal and {"kind": type(done.fatal).__name__, "message": done.fatal.message,
                             **{k: getattr(done.fatal, k) for k in ("given", "allowed", "fix")}}
     return {"number": done.number, "candidate": done.candidate and done.candidate.to_json(),
-            "folder": done.folder and str(done.folder), "fatal": fatal, "out_of_memory": done.out_of_memory}
+            "folder": done.folder and str(done.folder), "fatal": fatal, "out_of_memory": done.out_of_memory,
+            "look": done.look}
 
 
 def from_json(data: dict[str, Any]) -> Done:
@@ -83,4 +93,4 @@ def from_json(data: dict[str, Any]) -> Done:
     fatal = data["fatal"] and dict(data["fatal"])
     error = None if fatal is None else getattr(errors, fatal.pop("kind"))(fatal.pop("message"), **fatal)
     return Done(data["number"], data["candidate"] and Candidate.from_json(data["candidate"]),
-                data["folder"] and Path(data["folder"]), error, data["out_of_memory"])
+                data["folder"] and Path(data["folder"]), error, data["out_of_memory"], data["look"])
