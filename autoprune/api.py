@@ -34,7 +34,7 @@ _BEYOND_REUSED = 2  # candidates at the budget, which another device has elsewhe
 
 def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
            space: str = "default", methods: str | None = None, trials: int | None = None, timeout: str | None = None,
-           run: str | None = None, seed: int = 0, sampler: str = "tpe", threads: int | None = None,
+           run: str | None = None, seed: int = 0, sampler: str = "auto", threads: int | None = None,
            steps: int | None = None, reuse: str | None = None, workers: int | None = None,
            candidate_timeout: str | None = None, storage: str | None = None,
            cluster: str | None = None, candidate_gpus: str | None = None, fresh: bool = False,
@@ -44,6 +44,7 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
     budget: latency with a unit (`20ms`, `50fps`, `0.5x`); max_drop: allowed loss of the metric (`1pp`); space: a name
     or a TOML file; methods: in place of the space's, such as `taylor,lasso,path/file.py:Class`; trials: candidates in
     total, also over resumed runs; timeout: `30m`; run: folder, by default `runs/…` named after task, device and budget;
+    sampler: `auto` is `knapsack`, or `tpe` in a space that has choices which that does not make (depth, masks, int8);
     steps: fine-tuning steps per candidate (the space's own otherwise); threads: of the runtime on a measured device;
     reuse: run folder of a search of the same model and data on another device, whose scores are taken over (`trials`
     then is by default what was evaluated there and two more); workers: candidates at a time, each in a process of one
@@ -88,7 +89,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     workers = _workers(settings, task)
     device = load_device(settings.device)
     space = space_for(settings.space, settings.methods, settings.steps)
-    _check_sampler(settings.sampler)
+    settings = replace(settings, sampler=_sampler(settings.sampler, space))
     other = load_front(settings.reuse) if settings.reuse is not None else None
     task, graph = _prepare(settings, task, say)
     configuration = _configuration(settings, task, device, space, graph)
@@ -170,12 +171,17 @@ def _blueprint(settings: Settings, task: Task | None, pipeline: Pipeline) -> Blu
                      settings.space, settings.methods, settings.steps, settings.seed, pipeline.graph.fingerprint)
 
 
-def _check_sampler(name: str) -> None:
+def _sampler(name: str, space: Space) -> str:
+    """The sampler that is asked for; `auto` is the best one that makes all choices of the space."""
     from autoprune.errors import did_you_mean
     from autoprune.search.study import SAMPLERS
 
+    if name == "auto":
+        return "tpe" if space.masks or space.drop or "int8" in space.precisions else "knapsack"
     if name not in SAMPLERS:
-        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler tpe")
+        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, ("auto", *SAMPLERS)),
+                          fix="--sampler auto")
+    return name
 
 
 def _prepare(settings: Settings, task: Task | None, say: Callable[[str], None]) -> tuple[Task, Graph]:

@@ -36,7 +36,7 @@ class Settings:
     timeout: str | None = None
     run: str | None = None
     seed: int = 0
-    sampler: str = "tpe"
+    sampler: str = "auto"
     threads: int | None = None
     steps: int | None = None
     reuse: str | None = None

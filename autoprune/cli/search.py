@@ -35,7 +35,7 @@ def search(
     timeout: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
     run: Annotated[str | None, typer.Option(help="Run folder; runs/TASK-DEVICE-BUDGET by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals and fine-tuning.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, knapsack, nsga2, gp or random.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="auto, knapsack, tpe, nsga2, gp or random.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime on the device.")] = None,
     steps: Annotated[int | None, typer.Option(help="Fine-tuning steps per candidate.")] = None,
     reuse: Annotated[str | None, typer.Option(help="Run folder of a search of the same model on another device, whose "

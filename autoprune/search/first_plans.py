@@ -29,7 +29,7 @@ def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, re
     a latency, where there is a scan.
     """
     if knapsack is not None:
-        starts = proposer.starts(aim_ms, knapsack, _BELOW_BY_KNAPSACK)
+        starts = proposer.starts(aim_ms, knapsack, _BELOW_BY_KNAPSACK, every_method=False)  # its own starts try others
     else:
         starts = proposer.starts(aim_ms, proposer.uniform_at(latencies.ms), _BELOW)
     ranked = ranked_starts(pipeline, proposer, rankings, aim_ms, latencies.ms)

@@ -146,13 +146,14 @@ class Proposer:
                 self.widest(partial(self.uniform, method=self._first_method(), precision=p), budget_ms, latency_ms)
                 for p in self.precisions}
 
-    def starts(self, budget_ms: float, at: At, below: Sequence[float]) -> dict[str, dict[str, Any]]:
-        """What is evaluated before anything is learnt: plans at the budget by every method, of groups and of masks, and
-        at the parts `below` of the budget by the first.
+    def starts(self, budget_ms: float, at: At, below: Sequence[float], every_method: bool = True
+               ) -> dict[str, dict[str, Any]]:
+        """What is evaluated before anything is learnt: plans at the budget by every method, of groups and of masks (or
+        by the first only), and at the parts `below` of the budget by the first.
         """
         out: dict[str, dict[str, Any]] = {}
         first = self._first_method()
-        for method in (m for m in self._methods() if m != "random" or m == first):
+        for method in (m for m in self._methods() if m == first or (every_method and m != "random")):
             out[f"start: at budget, {method}"] = at(budget_ms, dict.fromkeys(self.choices, method))
         others = [m for found in self.masks.values() for m in list(found)[1:]]
         for method in dict.fromkeys(others):

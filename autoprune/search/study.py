@@ -24,7 +24,7 @@ SAMPLERS = ("tpe", "knapsack", "nsga2", "gp", "random")
 
 def _sampler(name: str, seed: int) -> BaseSampler:
     if name not in SAMPLERS:
-        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler tpe")
+        raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, SAMPLERS), fix="--sampler auto")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":

@@ -17,15 +17,18 @@ _ROUNDS = 4  # of linearising the saving at the plan found before
 _CORRECTIONS = 4  # of the aim, by the latency that a plan turns out to have
 _CLOSE = 0.002  # of the dense latency: a plan that much below its target is not corrected
 _SEEN = 1e-4  # of the dense latency: what two groups share at least
+_TRUST = 0.5  # in the scan: between 0, where all groups lose the same share of their units, and 1, the scan alone
+_FARTHEST = 3.0  # of the log of a group's damage, between these two
 
 
 class Decoder:
     """Tables of all groups as arrays, [groups, levels]; a level is an index into a group's widths.
 
-    shares: of the group that is removed; damage: of the scan, infinite where a group has no such level; latency_ms: of
-    the plan of given levels, asked a few times per plan. `pairs` make up for layers that lose inputs and outputs at
-    once: what g and h save together is less than their sum by `ms · part_g · part_h`, a group's part being what it
-    saves alone over what it saves alone at half its width.
+    shares: of the group that is removed; damage: half-way (of the logarithm) between the scan's and one in proportion
+    to what a group saves, for which all groups would lose the same share; infinite where a group has no such level;
+    latency_ms: of the plan of given levels, asked a few times per plan. `pairs` make up for layers that lose inputs and
+    outputs at once: what g and h save together is less than their sum by `ms · part_g · part_h`, a group's part being
+    what it saves alone over what it saves alone at half its width.
     """
 
     def __init__(self, curves: Mapping[str, Curve], dense_ms: float, latency_ms: Callable[[Levels], float],
@@ -40,6 +43,8 @@ class Decoder:
             self.damage[g, :count], self.saved[g, :count] = c.damage, c.saved
             self.shares[g, :count] = 1 - np.array(c.widths) / c.widths[-1]
             half[g] = c.saved[c.half]
+        self.direction = self._to_even(half)
+        self.damage = self.trusting(_TRUST, before=1.0)
         self._parts = self.saved / np.where(half > 0, half, np.inf)[:, None]
         self._shared = np.zeros((shape[0], shape[0]))
         for g, h, ms in pairs:
@@ -70,6 +75,18 @@ class Decoder:
             if (ms <= target_ms, -abs(ms - target_ms)) > (best_ms <= target_ms, -abs(best_ms - target_ms)):
                 best, best_ms = levels, ms
         return best
+
+    def _to_even(self, half_ms: Values) -> Values:
+        """[groups]: what is added to the log of a group's damage so that it is in proportion to what it saves."""
+        groups = len(half_ms)
+        scanned = self.damage[:, 0] / np.maximum(self.shares[:, 0], 1e-9) ** 2
+        logs = [np.log(np.maximum(v, 1e-6 * v.max() + 1e-300)) for v in (half_ms, scanned)]
+        even, own = (log - log.mean() for log in logs)
+        return np.clip(even - own, -_FARTHEST, _FARTHEST) if groups > 1 else np.zeros(groups)
+
+    def trusting(self, trust: float, before: float = _TRUST) -> Values:
+        """Damage [groups, levels] that trusts the scan so much (0 to 1)."""
+        return np.asarray(self.damage * np.exp((before - trust) * self.direction)[:, None])
 
     def _part(self, levels: Levels) -> Values:
         return np.asarray(self._parts[self._groups, levels])

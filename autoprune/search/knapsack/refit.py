@@ -13,7 +13,7 @@ __all__ = ["Refit"]
 _GROUP = 0.8  # of the log of a group's damage, about the scan's
 _SHAPE = 0.5  # of the exponent that is added to a group's curve
 _METHOD, _GROUP_METHOD = 0.4, 0.1  # of the log of a method's damage, in all groups and beside that in one
-_SCALE, _BEND = 3.0, 0.3  # of the logs of c and of q
+_SCALE, _BEND, _TRUST = 3.0, 0.3, 0.3  # of the logs of c and of q, and of the trust in the scan
 _GROUP_RANGE = 0.2, 2.0  # and that is learnt, within these
 _RELATIVE_NOISE = 0.08  # of a loss: the model is additive, nets are not quite
 _FIRST_NOISE, _LEAST_NOISE = 0.2, 0.01  # of the median loss, as long as nothing is known, and at least
@@ -22,21 +22,22 @@ _MOST_TRIALS = 200  # the latest: a fit takes the cube of their number
 
 
 class Refit:
-    """`loss = c · (Σ_g damage_g(level) · exp(log_g + method_m + both_gm) · (2 share)^shape_g)^q` (Laplace approximation
-    about the most probable parameters).
+    """`loss = c · (Σ_g damage_g(level) · exp(log_g + t · direction_g + method_m + both_gm) · (2 share)^shape_g)^q`
+    (Laplace approximation about the most probable parameters).
 
-    damage, shares: [groups, levels], of the scan; levels, methods: [trials, groups], `methods` as numbers below
-    `count`; losses: [trials]. Trials that change nothing are left out; with none left, the prior is what is drawn from.
-    `before`: the fit to a candidate or two fewer, to start from.
+    damage, shares: [groups, levels], the decoder's; direction: [groups], away from the scan (`Decoder.direction`), t is
+    how far; levels, methods: [trials, groups], `methods` as numbers below `count`; losses: [trials]. Trials that change
+    nothing are left out; with none left, the prior is what is drawn from. `before`: the fit to a candidate or two
+    fewer, to start from.
     """
 
-    def __init__(self, damage: Values, shares: Values, count: int, levels: Levels, methods: Levels, losses: Values,
-                 before: Refit | None = None):
-        self._damage, self._count = damage, count
+    def __init__(self, damage: Values, shares: Values, direction: Values, count: int, levels: Levels, methods: Levels,
+                 losses: Values, before: Refit | None = None):
+        self._damage, self._direction, self._count = damage, direction, count
         self._logs = np.log(np.maximum(2 * shares, 1e-3))
         groups = len(damage)
         spread = [np.full(groups, _GROUP), np.full(groups, _SHAPE), np.full(count, _METHOD),
-                  np.full(groups * count, _GROUP_METHOD), np.array([_SCALE, _BEND])]
+                  np.full(groups * count, _GROUP_METHOD), np.array([_SCALE, _BEND, _TRUST])]
         self._spread = np.concatenate(spread)
         self._ends = np.cumsum([len(s) for s in spread])[:-1]
         self._best = np.zeros(len(self._spread))
@@ -93,10 +94,10 @@ class Refit:
 
     def _expect(self, parameters: Values) -> tuple[Values, NDArray[np.float64]]:
         """Losses by these parameters, and their derivatives [trials, parameters]."""
-        log, shape, method, both, (scale, bend) = np.split(parameters, self._ends)
+        log, shape, method, both, (scale, bend, trust) = np.split(parameters, self._ends)
         groups = len(log)
         pick = np.arange(groups) * self._count + self._methods
-        logs = log + shape * self._level_logs + method[self._methods] + both[pick]
+        logs = log + trust * self._direction + shape * self._level_logs + method[self._methods] + both[pick]
         parts = self._taken * np.exp(np.clip(logs, -8, 8))
         total = parts.sum(1)
         power = float(np.exp(bend))
@@ -106,7 +107,8 @@ class Refit:
         of_both = np.zeros((len(parts), groups * self._count))
         of_both[rows[:, None], pick] = by_part
         of_method = of_both.reshape(len(parts), groups, self._count).sum(1)
-        of_scale = np.column_stack([expected, expected * power * np.log(total / self._centre)])
+        of_scale = np.column_stack([expected, expected * power * np.log(total / self._centre),
+                                    by_part @ self._direction])
         return expected, np.hstack([by_part, by_part * self._level_logs, of_method, of_both, of_scale])
 
     def _update(self, residual: Values) -> Values:
@@ -123,7 +125,8 @@ class Refit:
         if len(self._noise):  # Matheron's rule: a draw from the prior, made to agree with what was seen
             seen = self._jacobian @ drawn + np.sqrt(self._noise) * random.normal(size=len(self._noise))
             drawn = drawn - self._update(seen)
-        log, shape, method, both, _ = np.split(self._best + heat * drawn, self._ends)
+        log, shape, method, both, (_, _, trust) = np.split(self._best + heat * drawn, self._ends)
+        log = log + trust * self._direction
         factors = np.exp(method + both.reshape(-1, self._count))
         with np.errstate(invalid="ignore"):
             damage = self._damage * np.exp(np.clip(log[:, None] + shape[:, None] * self._logs, -8, 8))

@@ -52,9 +52,23 @@ def damage(levels: Levels) -> float:
 def test_pairs_lead_to_less_damage() -> None:
     shared = pairs(curves(), DENSE_MS, latency_ms)
     targets = np.linspace(3, 18, 12)
-    with_pairs, without = (np.mean([damage(Decoder(curves(), DENSE_MS, latency_ms, s).at(t)) for t in targets])
-                           for s in (shared, []))
+    decoders = [Decoder(curves(), DENSE_MS, latency_ms, s) for s in (shared, [])]
+    with_pairs, without = (np.mean([damage(d.at(t, d.trusting(1.0))) for t in targets]) for d in decoders)
     assert with_pairs < without
+
+
+def test_without_trust_in_the_scan_groups_lose_the_same_share() -> None:
+    """Curves of an equal saving per unit: damage in proportion to savings is least where all shares are the same."""
+    flat = {f"g{g}": Curve(WIDTHS, tuple(2.0 ** g * (1 - KEPT) ** 2), tuple(4 * (1 - KEPT))) for g in range(4)}
+    dense_ms = 20.0
+
+    def ms(levels: Levels) -> float:
+        return dense_ms - sum(c.saved[k] for c, k in zip(flat.values(), levels, strict=True))
+    decoder = Decoder(flat, dense_ms, ms)
+    even, half, scanned = (decoder.at(15.0, decoder.trusting(trust)) for trust in (0.0, 0.5, 1.0))
+    assert np.ptp(KEPT[even]) <= 0.13
+    assert np.ptp(KEPT[even]) < np.ptp(KEPT[half]) < np.ptp(KEPT[scanned])
+    assert (decoder.at(15.0) == half).all()
 
 
 def test_the_ends_of_the_range() -> None:

@@ -8,6 +8,7 @@ from autoprune.search.knapsack.refit import Refit
 
 GROUPS, LEVELS, METHODS = 8, 9, 2
 SHARES = np.tile(np.linspace(0.8, 0.0, LEVELS), (GROUPS, 1))
+EVEN = np.zeros(GROUPS)
 SCAN = SHARES ** 2  # which takes all groups for equal
 
 
@@ -21,7 +22,7 @@ def candidates(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.
 
 def test_the_most_probable_curves_are_near_the_truth() -> None:
     random = np.random.default_rng(0)
-    damage, factors = Refit(SCAN, SHARES, METHODS, *candidates(random, 120)).draw(random, 0.0)
+    damage, factors = Refit(SCAN, SHARES, EVEN, METHODS, *candidates(random, 120)).draw(random, 0.0)
     at_half = damage[:, 3] / np.median(damage[1:, 3])
     assert 6 < at_half[0] < 15
     assert ((at_half[1:] > 0.6) & (at_half[1:] < 1.6)).all()
@@ -33,7 +34,7 @@ def test_draws_spread_less_the_more_is_known() -> None:
     random = np.random.default_rng(0)
     spreads = []
     for count in (0, 20, 120):
-        fit = Refit(SCAN, SHARES, METHODS, *candidates(random, count))
+        fit = Refit(SCAN, SHARES, EVEN, METHODS, *candidates(random, count))
         logs = [np.log(fit.draw(random, 1.0)[0][:, 2]) for _ in range(60)]
         spreads.append(float(np.std(logs, axis=0).mean()))
     assert spreads[0] > 1.5 * spreads[1] > 2 * spreads[2]
@@ -41,7 +42,7 @@ def test_draws_spread_less_the_more_is_known() -> None:
 
 def test_dense_candidates_alone_say_nothing() -> None:
     whole = np.full((3, GROUPS), LEVELS - 1)
-    fit = Refit(SCAN, SHARES, METHODS, whole, np.zeros_like(whole), np.zeros(3))
+    fit = Refit(SCAN, SHARES, EVEN, METHODS, whole, np.zeros_like(whole), np.zeros(3))
     assert (fit.draw(np.random.default_rng(0), 0.0)[0] == SCAN).all()
 
 
@@ -49,7 +50,7 @@ def test_losses_below_zero_and_of_no_loss_do_not_break_it() -> None:
     random = np.random.default_rng(0)
     levels, methods, losses = candidates(random, 30)
     for odd in (np.zeros(30), losses - losses.max(), 1e6 * losses):
-        damage, factors = Refit(SCAN, SHARES, METHODS, levels, methods, odd).draw(random, 1.0)
+        damage, factors = Refit(SCAN, SHARES, EVEN, METHODS, levels, methods, odd).draw(random, 1.0)
         assert np.isfinite(damage).all()
         assert np.isfinite(factors).all()
 
@@ -60,6 +61,18 @@ def test_levels_that_a_group_does_not_have_stay_out_of_reach() -> None:
     random = np.random.default_rng(0)
     levels, methods, losses = candidates(random, 30)
     levels[:, 0] = np.maximum(levels[:, 0], 3)
-    damage, _ = Refit(scan, SHARES, METHODS, levels, methods, losses).draw(random, 1.0)
+    damage, _ = Refit(scan, SHARES, EVEN, METHODS, levels, methods, losses).draw(random, 1.0)
     assert np.isinf(damage[0, :3]).all()
     assert np.isfinite(damage[1:]).all()
+
+
+def test_a_scan_that_misleads_is_found_out() -> None:
+    """The truth is what the direction leads to: one parameter for all groups."""
+    random = np.random.default_rng(0)
+    direction = np.linspace(-1.5, 1.5, GROUPS)
+    levels, methods = random.integers(0, LEVELS, (12, GROUPS)), np.zeros((12, GROUPS), dtype=int)
+    losses = 0.05 * (SCAN[np.arange(GROUPS), levels] * np.exp(direction)).sum(1)
+    told, untold = (Refit(SCAN, SHARES, d, METHODS, levels, methods, losses).draw(random, 0.0)[0][:, 3]
+                    for d in (direction, EVEN))
+    errors = [np.std(np.log(found) - direction) for found in (told, untold)]
+    assert errors[0] < 0.8 * errors[1]

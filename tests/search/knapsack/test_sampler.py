@@ -153,7 +153,7 @@ def test_no_plan_is_proposed_twice_while_there_is_another(tiny_graph: Graph) -> 
 
 def test_proposals_aim_at_each_of_several_budgets(proposer: Proposer) -> None:
     dense = dense_ms(proposer)
-    study = study_of(proposer, make(proposer, 0.8 * dense, 0.5 * dense), 50, "")
+    study = study_of(proposer, make(proposer, 0.8 * dense, 0.5 * dense, arms=("refit",)), 50, "")
     ms = np.array([t.values[1] for t in study.trials]) / dense
     assert ((ms > 0.65) & (ms <= 0.8)).sum() >= 8
     assert ((ms > 0.4) & (ms <= 0.5)).sum() >= 8
