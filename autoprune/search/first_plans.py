@@ -18,18 +18,20 @@ __all__ = ["first_plans", "queue"]
 
 _BELOW = (0.7,)  # parts of the budget
 _BELOW_BY_KNAPSACK = (0.85, 0.7, 0.5)
+_ABOUT_HALF = (1.5, 0.7, 0.5)  # of half the dense latency, where there is no budget
 
 
 def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, reused: Reused, aim_ms: float,
-                rankings: Sequence[tuple[str, str]], price_ms: Callable[[Plan], float], knapsack: At | None
-                ) -> dict[str, dict[str, Any]]:
+                is_budget: bool, rankings: Sequence[tuple[str, str]], price_ms: Callable[[Plan], float],
+                knapsack: At | None) -> dict[str, dict[str, Any]]:
     """Parameters by origin, in the order of evaluation.
 
-    aim_ms: what starting points aim at; price_ms: of a plan, in any scale, asked about every branch; knapsack: decodes
-    a latency, where there is a scan.
+    aim_ms: what starting points aim at, a budget or half the dense latency; price_ms: of a plan, in any scale, asked
+    about every branch; knapsack: decodes a latency, where there is a scan.
     """
     if knapsack is not None:
-        starts = proposer.starts(aim_ms, knapsack, _BELOW_BY_KNAPSACK, every_method=False)  # its own starts try others
+        parts = _BELOW_BY_KNAPSACK if is_budget else _ABOUT_HALF
+        starts = proposer.starts(aim_ms, knapsack, parts, every_method=False)  # the sampler's own starts try others
     else:
         starts = proposer.starts(aim_ms, proposer.uniform_at(latencies.ms), _BELOW)
     ranked = ranked_starts(pipeline, proposer, rankings, aim_ms, latencies.ms)

@@ -142,11 +142,11 @@ class Search:
         self.halving = Halving(self.space.halving, self.study.looks())
         sampler = self._knapsack_sampler(float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
-            aim_ms = self.target_ms if self.target_ms is not None else 0.5 * float(known)
+            aim_ms = 0.5 * float(known) if self.target_ms is None else self.target_ms
             at = None if sampler is None else lambda ms, methods: sampler.at(ms, methods=methods)
             queue(self.study, self.proposer, first_plans(
-                self.pipeline, self.proposer, self.latencies, self.reused, aim_ms, self.space.rankings,
-                self._price_ms(), at))
+                self.pipeline, self.proposer, self.latencies, self.reused, aim_ms, self.target_ms is not None,
+                self.space.rankings, self._price_ms(), at))
 
     def _price_ms(self) -> Callable[[Plan], float]:
         """For many plans: the device's own latency, or the table's where that would be a measurement each."""

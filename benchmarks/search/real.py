@@ -153,11 +153,12 @@ def stock(world: World, sampler: optuna.samplers.BaseSampler) -> None:
                    state=None if math.isfinite(score) else optuna.trial.TrialState.FAIL)
 
 
-def own(world: World, sampler: str) -> None:
+def own(world: World, sampler: str, halving: int = 1) -> None:
     """autoprune's own search, whose pipeline reports every candidate."""
+    space = replace(world.space, halving=halving)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder, \
             RunFolder(folder).open({"model_fingerprint": ""}) as run:
-        search = Search(world.task, world.graph, world.device, world.space, run, budget=None, trials=100_000,
+        search = Search(world.task, world.graph, world.device, space, run, budget=None, trials=100_000,
                         seed=world.seed, sampler=sampler)
         search.pipeline._template = world.pipeline._template
         evaluate = search.pipeline.evaluate
@@ -261,6 +262,7 @@ def exported_ms(world: World, model: torch.nn.Module) -> float:
 
 WAYS: dict[str, Callable[[World], None]] = {
     "knapsack": lambda w: own(w, "knapsack"),
+    "knapsack, halving by 3": lambda w: own(w, "knapsack", 3),
     "tpe, varying the front": lambda w: own(w, "tpe"),
     "scan, no search": scan_only,
     "uniform": uniform,

@@ -36,7 +36,7 @@ __all__ = ["ARMS", "KnapsackSampler"]
 
 ARMS = ("refit", "tpe", "vary")
 _STARTS = 10  # plans decoded from the scan before the arms begin
-_TRUSTS = (0.5, 1.0, 0.25, 0.75)  # in the scan, of these in turn
+_TRUSTS = (0.5, 0.75, 1.0, 0.5, 0.25)  # in the scan, of these in turn
 _FLOOR = 0.15  # an arm's share of the proposals at least
 _RECENT = 40  # candidates by which arms are judged
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
@@ -143,9 +143,11 @@ class KnapsackSampler(BaseSampler):
         return self._vary(past), {}
 
     def _start(self, past: Past) -> dict[str, Any]:
-        trust = _TRUSTS[sum("arm" in note for note in past.notes) % len(_TRUSTS)]
-        levels = self._decoder.at(self._target(past), self._decoder.trusting(trust))
-        return self._parameters(levels, self._one(str(self._random.choice(self._sane))))
+        """By the first method of the space, which is its best bet, and by another one in turns."""
+        count = sum("arm" in note for note in past.notes)
+        levels = self._decoder.at(self._target(past), self._decoder.trusting(_TRUSTS[count % len(_TRUSTS)]))
+        return self._parameters(levels, self._one(self._sane[0] if count % 2 == 0
+                                                  else str(self._random.choice(self._sane))))
 
     def _refit(self, past: Past) -> dict[str, Any]:
         self._fit = Refit(self._decoder.damage, self._decoder.shares, self._decoder.direction, len(self._names),
