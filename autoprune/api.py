@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
     from autoprune.graph.module import PrunedModule
     from autoprune.search.outcome import Outcome, Progress
-    from autoprune.search.pipeline import Pipeline
     from autoprune.search.reuse import Reused
     from autoprune.search.run import Search
     from autoprune.search.space import Space
-    from autoprune.search.workers.blueprint import Blueprint
-    from autoprune.search.workers.workers import Workers
     from autoprune.tasks.task import Task
 
 __all__ = ["export", "finetune_point", "load", "run_settings", "search"]
@@ -77,6 +74,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     from autoprune.search.run_folder import RunFolder
     from autoprune.search.space import space_for
     from autoprune.search.storage import check_storage, storage_errors
+    from autoprune.search.workers.choose import choose_workers
 
     say = on_stage or (lambda _: None)
     budget = parse_budget(settings.budget) if settings.budget is not None else None
@@ -86,11 +84,11 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     _check_numbers(settings)
     if settings.storage is not None:
         check_storage(settings.storage)
-    workers = _workers(settings, task)
+    workers = choose_workers(settings, task)
     device = load_device(settings.device)
     space = space_for(settings.space, settings.methods, settings.steps)
-    settings = replace(settings, sampler=_sampler(settings.sampler, space))
     other = load_front(settings.reuse) if settings.reuse is not None else None
+    settings = replace(settings, sampler=_sampler(settings.sampler, space, other))
     task, graph = _prepare(settings, task, say)
     configuration = _configuration(settings, task, device, space, graph)
     reused = _reused(other, configuration, space) if other is not None else None
@@ -129,55 +127,17 @@ def _check_numbers(settings: Settings) -> None:
             raise ConfigError(f"{name} must be at least {least}", given=value, fix=f"--{name} {max(least, 1)}")
 
 
-def _workers(settings: Settings, task: Task | None) -> Callable[[Pipeline], Workers]:
-    """What evaluates candidates: a cluster where one is named, else processes where they can be had. `task`: as given,
-    None where the settings name it.
+def _sampler(name: str, space: Space, reused: Front | None) -> str:
+    """The sampler that is asked for; `auto` is the best one that makes all choices of the space, and of the plans that
+    are taken over.
     """
-    from autoprune.search.workers.cluster import Cluster, Resources, find_ray
-    from autoprune.search.workers.forked import Forked, can_fork, check_count
-    from autoprune.search.workers.workers import Inline
-
-    limit_s = None if settings.candidate_timeout is None else parse_duration_s(settings.candidate_timeout)
-    gpus = _gpus(settings)
-    if settings.cluster is not None:
-        address, room = settings.cluster, Resources(gpus=gpus)
-        find_ray(address)
-        return lambda pipeline: Cluster(address, _blueprint(settings, task, pipeline), room, settings.workers, limit_s)
-    check_count(settings.workers)
-    if settings.workers == 0 or not can_fork():
-        return Inline
-    return lambda pipeline: Forked(pipeline, settings.workers, limit_s)
-
-
-def _gpus(settings: Settings) -> float:
-    text = settings.candidate_gpus
-    try:
-        gpus = float(text or 0)
-    except ValueError:
-        gpus = -1.0
-    if not 0 <= gpus <= 64:
-        raise ConfigError("not a number of GPUs", given=f"--candidate-gpus {text}", allowed="such as 1 or 0.5",
-                          fix="--candidate-gpus 1")
-    if gpus and settings.cluster is None:
-        raise ConfigError("GPUs are set aside by a cluster only", given=f"--candidate-gpus {text}",
-                          fix="--cluster local, or put the model on the GPU yourself, and --workers 0")
-    return gpus
-
-
-def _blueprint(settings: Settings, task: Task | None, pipeline: Pipeline) -> Blueprint:
-    from autoprune.search.workers.blueprint import Blueprint
-
-    return Blueprint(task, settings.model, settings.data, settings.metric, settings.loss,
-                     settings.space, settings.methods, settings.steps, settings.seed, pipeline.graph.fingerprint)
-
-
-def _sampler(name: str, space: Space) -> str:
-    """The sampler that is asked for; `auto` is the best one that makes all choices of the space."""
     from autoprune.errors import did_you_mean
     from autoprune.search.study import SAMPLERS
 
     if name == "auto":
-        return "tpe" if space.masks or space.drop or "int8" in space.precisions else "knapsack"
+        plans = [c.plan for c in reused.candidates] if reused is not None else []
+        more = any(p.dropped or p.masks or p.precision != "fp32" for p in plans)
+        return "tpe" if more or space.masks or space.drop or "int8" in space.precisions else "knapsack"
     if name not in SAMPLERS:
         raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, ("auto", *SAMPLERS)),
                           fix="--sampler auto")

@@ -214,12 +214,16 @@ class Pipeline:
         """
         with contextlib.suppress(*CANDIDATE_ERRORS):
             self._fine_tuning_examples()
-            self._ranking(self.source, _needs(self._methods))
+            refit = frozenset({GRAM} if self.recovery.least_squares else ())
+            self._ranking(self.source, _needs(self._methods) | refit)
 
     def halve_batches(self) -> None:
-        """Train, calibrate and evaluate on batches of half the size from now on: half the memory, twice the batches."""
+        """Train, calibrate and evaluate on batches of half the size from now on. A step of training sees half as many
+        samples then; calibration and evaluation see the same.
+        """
         self._examples = [Example(*half) for e in self._fine_tuning_examples()
                           for half in halves((e.inputs, e.target, e.teacher))]
+        self.recovery = replace(self.recovery, calibration_batches=2 * self.recovery.calibration_batches)
         self.task = self.task.with_half_batches()
 
     def statistics(self, methods: Iterable[str]) -> Statistics | None:

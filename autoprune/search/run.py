@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +44,7 @@ _PROPOSED = ("search", "variation of the front")  # origins of what may be dropp
 _DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
 _VARY_EVERY = 2  # candidates: a variation of the front; the knapsack sampler proposes them itself
+_GRACE_S = 60.0  # for candidates that run when the time is up, at least
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
 
 
@@ -66,16 +69,21 @@ class Search:
         branches = () if self._knapsack else tuple(dict.fromkeys([*space.branches(graph), *self.reused.dropped(graph)]))
         self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph), branches)
         self._percentile, self._threads = budget.percentile if budget else "p50", threads
-        self.profiler = open_profiler(device, percentile=self._percentile, threads=threads)
         self.pipeline = Pipeline(task, graph, space, seed)
-        self.workers = workers(self.pipeline)
-        # last: a folder without a study may still change its configuration
-        self.study = Study(folder.storage, sampler, seed, task.higher_is_better, folder.study, folder.place)
+        with ExitStack() as opened:
+            self.profiler = opened.enter_context(open_profiler(device, percentile=self._percentile, threads=threads))
+            self.workers = workers(self.pipeline)
+            opened.callback(self.workers.close)
+            # last: a folder without a study may still change its configuration
+            self.study = Study(folder.storage, sampler, seed, task.higher_is_better, folder.study, folder.place)
+            opened.callback(self.study.close)
+            self._opened = opened.pop_all()
         self.latencies = Latencies(self.pipeline, self.profiler, device, MeasuredNodes(folder.nodes, graph, device),
                                    self.workers.paused)
         self._open: dict[int, Trial] = {}  # what is being evaluated
         self._jobs: dict[int, Job] = {}  # of these
         self.halving = Halving(1)
+        self._looked_at: set[str] = set()  # digests of plans that were not worth training
         self._start = time.monotonic()
         self._done_before = 0
         self._skipped = 0
@@ -96,25 +104,36 @@ class Search:
             self._prepare()
             self._done_before = len(self.study.candidates())
             tell(self._progress(None))
-            while self._wants_more() or self.workers.running:
+            while self._wants_more() or (self.workers.running and time.monotonic() < self._until_s()):
                 for done in self._next() if self._wants_more() else self._wait():
                     candidate = self._record(done)
                     if candidate is not None:
                         tell(self._progress(candidate))
+            self._abandon()
         except KeyboardInterrupt:
             interrupted = True
-            self.workers.cancel()
-            for trial in self._open.values():
-                self.study.abandon(trial, self.target_ms)
-            self._open.clear()
+            self._abandon()
         candidates = self.study.candidates()
         dense = next((c for c in candidates if c.origin == DENSE and c.status == "ok"), None)
         return Outcome(candidates, self.budget_ms, dense, self.pipeline.clock.seconds, interrupted)
 
+    def _abandon(self) -> None:
+        """Give up what is being evaluated."""
+        self.workers.cancel()
+        for trial in self._open.values():
+            self.study.abandon(trial, self.target_ms)
+        self._open.clear()
+        self._jobs.clear()
+
+    def _until_s(self) -> float:
+        """When what still runs is given up: some time after the search's own end, for candidates nearly done."""
+        if self.timeout_s is None:
+            return math.inf
+        longest_s = max((c.seconds.get("total", 0.0) for c in self.study.candidates()), default=0.0)
+        return self._start + self.timeout_s + max(_GRACE_S, longest_s)
+
     def close(self) -> None:
-        self.workers.close()
-        self.profiler.close()
-        self.study.close()
+        self._opened.close()
 
     def total_seconds(self) -> dict[str, float]:
         """Wall clock by activity over all sessions of this study; "other" is what was none of them."""
@@ -139,7 +158,9 @@ class Search:
         for precision in self.proposer.precisions:  # what cannot be quantised is found before anything is trained
             self.latencies.of(Plan(model=self.graph.fingerprint, precision=precision))
         self.study.repair(self.target_ms)
-        self.halving = Halving(self.space.halving, self.study.looks())
+        looks = self.study.looks()
+        self.halving = Halving(self.space.halving, [(ms, quality) for ms, quality, _ in looks])
+        self._looked_at = {digest for _, _, digest in looks}
         sampler = self._knapsack_sampler(float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
             aim_ms = 0.5 * float(known) if self.target_ms is None else self.target_ms
@@ -190,12 +211,14 @@ class Search:
             candidates = self.study.candidates()
             front = pareto(candidates)
             if self._skipped >= _PATIENCE and not self.study.waiting:
-                untried = self.proposer.untried({c.plan.digest for c in candidates} | self._evaluating())
+                untried = self.proposer.untried({c.plan.digest for c in candidates} | self._evaluating()
+                                                | self._looked_at)
                 if untried is None:
                     self._exhausted = True
                     return []
                 self.study.enqueue("random plan", untried)
-            elif not self._knapsack and not self.study.waiting and len(candidates) % _VARY_EVERY == 0 and front:
+            elif not self._knapsack and not self.study.waiting and front \
+                    and (len(candidates) + len(self._open)) % _VARY_EVERY == 0:
                 self.study.enqueue("variation of the front", self.proposer.vary(self._parent(front)))
             trial = self.study.ask()
             self._open[trial.number] = trial
@@ -230,7 +253,7 @@ class Search:
 
     def _wait(self) -> list[Done]:
         with self.pipeline.clock.time("candidates"):
-            return self.workers.wait()
+            return self.workers.wait(self._until_s())
 
     def _record(self, done: Done) -> Candidate | None:
         """Write down what became of a trial; None for one that was given up after a look."""
@@ -239,8 +262,9 @@ class Search:
         job, candidate = self._jobs.pop(done.number, None), done.candidate
         if job is not None and done.look is not None:
             self.halving.add(job.latency.ms, done.look, stopped=candidate is None)
-            self.study.note_look(self._open[done.number], job.latency.ms, done.look)
+            self.study.note_look(self._open[done.number], job.latency.ms, done.look, job.plan.digest)
         if candidate is None:
+            self._looked_at |= {job.plan.digest} if job is not None else set()
             self.study.skip(self._open.pop(done.number), "untrained, others of its latency look better")
             return None
         if self.workers.elsewhere:
@@ -291,7 +315,7 @@ class Search:
         return pool[int(self.proposer._random.integers(len(pool)))]
 
     def _not_worth(self, plan: Plan, candidates: list[Candidate]) -> str | None:
-        if plan.digest in {c.plan.digest for c in candidates} | self._evaluating():
+        if plan.digest in {c.plan.digest for c in candidates} | self._evaluating() | self._looked_at:
             return "evaluated before"
         if self.target_ms is None:
             return None

@@ -10,6 +10,7 @@ import shutil
 import socket
 import time
 import tomllib
+import uuid
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +27,7 @@ __all__ = ["RunFolder", "environment", "write_model"]
 
 SCHEMA = 1
 _OWN = ("config.toml", "env.json", "study.db", "study.db-journal", "candidates", "work", "nodes.jsonl", "picked",
-        "front.json", "report.html")
+        "front.json", "report.html", "id")
 _PACKAGES = ("autoprune", "torch", "optuna", "onnx", "onnxscript", "onnxruntime", "numpy", "fvcore")
 
 
@@ -82,8 +83,13 @@ class RunFolder:
 
     @property
     def place(self) -> str | None:
-        """Where the candidates of a study are that is in a database itself."""
-        return None if self._storage is None else f"{self.path.resolve()} on {socket.gethostname()}"
+        """What tells this folder from others, for a study that is in a database and has its candidates here."""
+        if self._storage is None:
+            return None
+        file = self.path / "id"
+        if not file.is_file():
+            replace_file(file, uuid.uuid4().hex)
+        return file.read_text(encoding="ascii")
 
     @property
     def candidates(self) -> Path:

@@ -7,7 +7,7 @@ tools read them as ever.
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,7 +24,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import URL, Connection, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autoprune.errors import ConfigError
@@ -33,6 +33,7 @@ __all__ = ["BatchedStorage", "check_storage", "storage_errors", "without_passwor
 
 _READ = ("number", "state", "values", "datetime_start", "datetime_complete", "user_attributes", "system_attributes",
          "intermediate_values", "trial_id")
+_SECRETS = ("password", "passfile", "sslpassword")
 _parsed = lru_cache(maxsize=4096)(json_to_distribution)
 _written = lru_cache(maxsize=4096)(distribution_to_json)
 
@@ -47,7 +48,12 @@ class BatchedStorage(RDBStorage):
         name = make_url(url)
         if name.drivername == "postgresql":  # which driver that stands for differs between versions of SQLAlchemy
             url = name.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-        super().__init__(url)
+        try:
+            super().__init__(url, engine_kwargs=_engine_settings(name.get_backend_name()))
+        except ImportError as error:
+            raise ConfigError("the driver of the database is not installed", given=name.drivername,
+                              fix="pip install 'autoprune[postgresql]', and postgresql://… without a driver's name"
+                              ) from error
         self._pending: list[dict[str, Any]] = []
         self._lock: Connection | None = None
 
@@ -58,7 +64,7 @@ class BatchedStorage(RDBStorage):
         if self.engine.dialect.name != "postgresql" or self._lock is not None:
             return
         self._lock = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        key = {"key": zlib.crc32(study.encode())}
+        key = {"key": int.from_bytes(hashlib.sha256(study.encode()).digest()[:8], signed=True)}
         if not self._lock.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
             self.close()
             raise ConfigError(f"another search is using the study {study!r}", given=without_password(self.url),
@@ -116,21 +122,31 @@ class BatchedStorage(RDBStorage):
         return found
 
 
+def _engine_settings(kind: str) -> dict[str, Any]:
+    """So that a connection that idles for hours, as the one that holds the lock does, is not forgotten on the way."""
+    if kind != "postgresql":
+        return {}
+    return {"pool_pre_ping": True, "connect_args": {"keepalives": 1, "keepalives_idle": 60, "keepalives_interval": 20}}
+
+
 def without_password(url: str) -> str:
-    """The URL as it may be shown and written down."""
-    return make_url(url).render_as_string(hide_password=True)
+    """The URL as it may be shown and written down: the same whether or not the password is in it."""
+    found = make_url(url)
+    shown = URL.create(found.drivername, found.username, None, found.host, found.port, found.database, found.query)
+    return shown.difference_update_query(_SECRETS).render_as_string()
 
 
 def check_storage(url: str) -> None:
     """Refuse what is no database that studies are kept in. Raises `ConfigError`; connects to nothing."""
+    allowed = "postgresql://user@host/database; in a password, @ is %40 and / is %2F"
     try:
-        kind = make_url(url).get_backend_name()
-    except ArgumentError as error:
-        raise ConfigError("the storage is not the URL of a database", given=url,
-                          allowed="postgresql://user@host/database", fix="leave --storage out for a file") from error
-    if kind != "postgresql":
-        raise ConfigError("studies are kept in PostgreSQL, or in a file of the run folder", given=without_password(url),
-                          allowed="postgresql://user@host/database", fix="leave --storage out for a file")
+        found = make_url(url)
+    except (ArgumentError, ValueError):  # what it holds is not shown: it may be a password
+        raise ConfigError("the storage is not the URL of a database", given=f"{len(url)} characters", allowed=allowed,
+                          fix="leave --storage out for a file") from None
+    if found.get_backend_name() != "postgresql" or "@" in (found.host or ""):
+        raise ConfigError("studies are kept in PostgreSQL, or in a file of the run folder",
+                          given=f"{found.drivername}://…", allowed=allowed, fix="leave --storage out for a file")
 
 
 @contextmanager
@@ -138,9 +154,6 @@ def storage_errors(url: str) -> Iterator[None]:
     """What the database raises, as a `ConfigError` that names it: it is full, or was lost."""
     try:
         yield
-    except ImportError as error:
-        raise ConfigError("the driver of the database is not installed", given=str(error),
-                          fix="pip install 'autoprune[postgresql]'") from error
     except (StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ or error
         raise ConfigError("the study cannot be read or written",

@@ -28,7 +28,7 @@ def _sampler(name: str, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=8)
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=8, constant_liar=True)
         if name == "nsga2":
             return NSGAIISampler(seed=seed, population_size=12)
         if name == "gp":
@@ -40,10 +40,12 @@ def forget(storage: str, name: str) -> None:
     """Delete a study from a database; nothing happens where there is none. Raises `ConfigError`."""
     with storage_errors(storage):
         opened = BatchedStorage(storage)
-        opened.hold(name)
-        with contextlib.suppress(KeyError):
-            optuna.delete_study(study_name=name, storage=opened)
-        opened.close()
+        try:
+            opened.hold(name)
+            with contextlib.suppress(KeyError):
+                optuna.delete_study(study_name=name, storage=opened)
+        finally:
+            opened.close()
 
 
 def join_population(study: optuna.Study, trial: Trial) -> None:
@@ -94,7 +96,7 @@ class Study:
             self.note("place", place)
         elif known != place:
             raise ConfigError(f"the study {self._study.study_name!r} belongs to another run folder", given=place,
-                              allowed=known, fix="--run DIR with a name of its own, or --fresh to throw the study away")
+                              allowed=known, fix="--run DIR with a name that nobody else uses")
 
     def use(self, sampler: BaseSampler) -> None:
         """Ask `sampler` from now on."""
@@ -175,12 +177,12 @@ class Study:
         trial.set_user_attr("skipped", reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def note_look(self, trial: Trial, ms: float, quality: float) -> None:
+    def note_look(self, trial: Trial, ms: float, quality: float, digest: str) -> None:
         """Keep how good a plan looked before it was trained or given up."""
-        trial.set_user_attr("look", [ms, quality])
+        trial.set_user_attr("look", [ms, quality, digest])
 
-    def looks(self) -> list[tuple[float, float]]:
-        """Milliseconds and quality of all plans that were looked at, in their order."""
+    def looks(self) -> list[tuple[float, float, str]]:
+        """Milliseconds, quality and plan of all that was looked at, in their order."""
         return [tuple(t.user_attrs["look"]) for t in self._trials() if "look" in t.user_attrs]
 
     def candidates(self) -> list[Candidate]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from autoprune.errors import TaskError, did_you_mean
 from autoprune.tasks.batches import Halved
@@ -20,9 +21,14 @@ from autoprune.tasks.score import Score
 from autoprune.tasks.splits import Batches, first_batch, hold_out, read, require_batches
 from autoprune.tasks.tensors import call, evaluating, first_rows, main_tensor, map_tensors, sample_count
 
-__all__ = ["Task"]
+__all__ = ["NotFinite", "Task"]
 
 _SPLITS = ("train", "validation", "test")
+_FORGOTTEN: list[Any] = []
+
+
+class NotFinite(TaskError):
+    """A metric is NaN or infinite: of the dense model the task is unusable, of a candidate that one is."""
 
 
 class Task:
@@ -100,6 +106,19 @@ class Task:
         out._splits = {name: Halved(batches) for name, batches in self._splits.items()}
         return out
 
+    def functions(self) -> list[Any]:
+        """Those that its metric and loss are made of, the user's own or ours."""
+        return [f for f in (self._loss, self._metric.function) if f is not None]
+
+    def forget_loader_workers(self) -> None:
+        """In a fork: let a `DataLoader` with persistent workers start its own, and not talk to the ones it shares."""
+        for batches in self._splits.values():
+            while hasattr(batches, "batches"):  # parts of others
+                batches = batches.batches
+            if isinstance(batches, DataLoader) and batches._iterator is not None:
+                _FORGOTTEN.append(batches._iterator)  # not collected: that would end the other process's workers
+                batches._iterator = None
+
     @staticmethod
     def call(model: nn.Module, inputs: Any) -> Any:
         """`model(**inputs)` for a dict, `model(*inputs)` for a tuple or list, `model(inputs)` otherwise."""
@@ -156,7 +175,7 @@ class Task:
                             fix="check the path or the filter that the data is made with")
         value, error = gather.result()
         if not torch.isfinite(torch.tensor([value, error])).all():
-            raise TaskError(f"{self.metric} is not finite on the {split} split", given=f"{value} ± {error}",
+            raise NotFinite(f"{self.metric} is not finite on the {split} split", given=f"{value} ± {error}",
                             allowed="a finite value", fix="look for NaN in the model's outputs and in the data")
         return Score(self.metric, value, split, seen, error, self.higher_is_better)
 

@@ -63,6 +63,7 @@ def test_a_search_trains_what_looks_best_and_resumes(open_search: Open, workers:
         assert all(t.number not in {c.number for c in first} for t in (*stopped, *trained))  # those are always trained
         assert not list(search.folder.work.iterdir())
         looked = search.study.looks()
+        assert len({digest for _, _, digest in looked}) == len(looked)  # none was looked at twice
     with open_search(trials=15, space=space) as search:
         assert isinstance(search.study, Study)
         assert search.study.looks() == looked

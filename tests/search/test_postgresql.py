@@ -114,6 +114,9 @@ def test_two_searches_share_a_database_but_not_a_study(run: Run, memory_path: Pa
     other = memory_path / "elsewhere"
     with pytest.raises(ConfigError, match="belongs to another run folder"):
         run("two", other)
+    (memory_path / "moved").mkdir()
+    (memory_path / "two").rename(memory_path / "moved" / "two")  # the folder goes where it likes
+    assert len(run("two", memory_path / "moved", trials=2).candidates) == 2
     assert len(run("two", other, fresh=True, trials=2).candidates) == 2
     run("three", trials=1)
     held = Study(server.url, "random", 0, True, "three")
@@ -145,8 +148,16 @@ def test_a_server_that_goes_away_ends_the_search_which_resumes(run: Run, server:
 
 
 def test_what_is_no_such_database_is_refused_at_once() -> None:
-    for url in ("nonsense", "sqlite:///a.db", "mysql://me:secret@host/x"):
+    for url in ("nonsense", "sqlite:///a.db", "mysql://me:secret@host/x", "postgresql//me:secret@host/db",
+                "postgresql://me:se@secret@host/db", "postgresql://me:secret@host:54x/db"):
         with pytest.raises(ConfigError, match="postgresql://") as caught:
             check_storage(url)
         assert "secret" not in str(caught.value)
-    assert without_password("postgresql://me:secret@host/x") == "postgresql://me:***@host/x"
+    assert without_password("postgresql://me:secret@host/x") == without_password("postgresql://me@host/x")
+    assert without_password("postgresql://me@host/x?password=secret&sslmode=require") == (
+        "postgresql://me@host/x?sslmode=require")
+
+
+def test_a_driver_that_is_missing_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"autoprune\[postgresql\]"):
+        Study("postgresql+psycopg2://me@host/x", "random", 0, True)

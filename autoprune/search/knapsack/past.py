@@ -25,7 +25,7 @@ class Past:
     """digests: of all plans in any state. Of the trials that ended with two finite values, in their order: levels and
     methods [trials, groups] (a method is its place in `method_names`), losses and latencies (ms), and notes. A loss is
     −ln(metric / dense metric) for a positive metric that is maximised, else the difference; `bearable` is the loss of
-    half the metric, else half of what was lost at most.
+    half the metric, else half of what was lost at most. asked: trials that an arm proposed, in any state.
     """
 
     digests: frozenset[str]
@@ -35,6 +35,7 @@ class Past:
     ms: Values
     notes: list[Mapping[str, Any]]
     bearable: float
+    asked: int = 0
 
     def front(self) -> list[int]:
         """Trials that no other dominates, fastest first."""
@@ -83,7 +84,8 @@ class Reader:
                     np.array([row.levels for _, row in ended], dtype=np.int64).reshape(shape),
                     np.array([row.methods for _, row in ended], dtype=np.int64).reshape(shape),
                     losses, np.array([t.values[1] for t, _ in ended]),
-                    [t.system_attrs.get(NOTE, {}) for t, _ in ended], bearable)
+                    [t.system_attrs.get(NOTE, {}) for t, _ in ended], bearable,
+                    sum("arm" in t.system_attrs.get(NOTE, {}) for t in trials))
 
     def _row(self, study: Study, trial: FrozenTrial) -> _Row | None:
         """The plan of a trial that has all parameters, or is queued with them."""

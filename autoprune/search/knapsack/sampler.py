@@ -106,8 +106,7 @@ class KnapsackSampler(BaseSampler):
 
     def _choose(self, past: Past) -> str:
         """An arm, by the hypervolume that its recent candidates have won each."""
-        own = [note["arm"] for note in past.notes if "arm" in note]
-        if len(own) < _STARTS:
+        if past.asked < _STARTS:
             return "start"
         gains = dict.fromkeys(self._arms, 1e-12)
         counts = dict.fromkeys(self._arms, 1)
@@ -144,9 +143,8 @@ class KnapsackSampler(BaseSampler):
 
     def _start(self, past: Past) -> dict[str, Any]:
         """By the first method of the space, which is its best bet, and by another one in turns."""
-        count = sum("arm" in note for note in past.notes)
-        levels = self._decoder.at(self._target(past), self._decoder.trusting(_TRUSTS[count % len(_TRUSTS)]))
-        return self._parameters(levels, self._one(self._sane[0] if count % 2 == 0
+        levels = self._decoder.at(self._target(past), self._decoder.trusting(_TRUSTS[past.asked % len(_TRUSTS)]))
+        return self._parameters(levels, self._one(self._sane[0] if past.asked % 2 == 0
                                                   else str(self._random.choice(self._sane))))
 
     def _refit(self, past: Past) -> dict[str, Any]:

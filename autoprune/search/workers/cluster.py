@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import pickle
+import platform
 import shutil
 import tempfile
 import time
@@ -26,6 +29,7 @@ from autoprune.search.workers.workers import Workers
 __all__ = ["Cluster", "Resources", "find_ray"]
 
 _RETRIES = 2  # of a task whose node or worker was lost
+_MOST_LOSSES = 5  # of the connection in a row
 _PATIENCE_S = 300.0  # for a cluster that was lost to come back
 _LOOK_S = 1.0  # how often the limits of candidates are looked at
 
@@ -46,7 +50,6 @@ def find_ray(address: str) -> Any:
     """The package, once the address is known to be one; connects to nothing. Raises `ConfigError`."""
     # read when Ray is imported; autoprune sends nothing anywhere
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ImportError as error:
@@ -81,8 +84,9 @@ class _Running:
 class Cluster(Workers):
     """Evaluates as many jobs at once as the cluster has room for, or `count`.
 
-    limit_s: wall clock that a candidate may take; None for no limit. A candidate whose process dies is repeated by Ray;
-    one that ran out of memory is tried once more with batches of half the size. When the connection is lost (the head
+    limit_s: wall clock that a candidate may take from when it was handed to Ray; None for no limit. A candidate whose
+    process dies is repeated by Ray; one that ran out of memory (and said so, or Ray did) is tried once more with
+    batches of half the size. When the connection is lost (the head
     was restarted), it is made again, for up to five minutes, and what was running is started again.
     """
 
@@ -92,12 +96,17 @@ class Cluster(Workers):
         self._count, self._limit_s = count, limit_s
         self._running: dict[int, _Running] = {}
         self._ended: list[Done] = []
+        self._losses = 0  # of the connection since the last result
         self._ray = find_ray(address)
         self._lost = (ConnectionError, self._ray.exceptions.RaySystemError)
         self._owned = not self._ray.is_initialized()  # else the user's own program goes on with it
         if self._owned:
             _connect(self._ray, address)
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self) -> None:
         if self._blueprint.task is not None:
@@ -105,7 +114,12 @@ class Cluster(Workers):
 
             for module in user_modules(self._blueprint.task):
                 cloudpickle.register_pickle_by_value(module)
-        self._shared = self._ray.put(self._blueprint)
+        try:
+            self._shared = self._ray.put(self._blueprint)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise ConfigError("the task cannot be sent to other machines", given=str(error)[:300],
+                              fix="name model and data (--model nets.py:make), or leave out what cannot be pickled"
+                              ) from error
         self._key = os.urandom(8).hex()
         self._task = self._ray.remote(_evaluate).options(num_cpus=self._resources.cpus, num_gpus=self._resources.gpus,
                                                          max_retries=_RETRIES, retry_exceptions=False)
@@ -125,7 +139,7 @@ class Cluster(Workers):
 
     @property
     def room(self) -> int:
-        return max(0, (self._count or self._slots) - self.running)
+        return max(0, min(self._count or self._slots, self._slots) - self.running)
 
     @property
     def running(self) -> int:
@@ -136,11 +150,11 @@ class Cluster(Workers):
         with contextlib.suppress(*self._lost):  # `wait` connects anew
             running.ref = self._task.remote(self._key, self._shared, replace(job, folder=Path(job.folder.name)))
 
-    def wait(self) -> list[Done]:
-        while self._running and not self._ended:
+    def wait(self, until_s: float = math.inf) -> list[Done]:
+        while self._running and not self._ended and time.monotonic() < until_s:
             running = {r.job.number: r.ref for r in self._running.values() if r.ref is not None}
             if len(running) < len(self._running):
-                self._reconnect()
+                self._reconnect(ConnectionError("the connection was lost"))
                 continue
             try:
                 ready, _ = self._ray.wait(list(running.values()), num_returns=1, timeout=_LOOK_S)
@@ -149,8 +163,8 @@ class Cluster(Workers):
                         self._ended += self._end(number, ref)
                 self._stop_late()
                 self._slots = max(1, self._fitting())  # nodes come and go
-            except self._lost:
-                self._reconnect()
+            except self._lost as error:
+                self._reconnect(error)
         ended, self._ended = self._ended, []
         return ended
 
@@ -159,8 +173,9 @@ class Cluster(Workers):
         exceptions = self._ray.exceptions
         try:
             told, files = self._ray.get(ref)
-        except (exceptions.OutOfMemoryError, exceptions.WorkerCrashedError, exceptions.NodeDiedError,
-                exceptions.TaskCancelledError, exceptions.RayTaskError) as error:
+        except self._lost:
+            raise
+        except exceptions.RayError as error:
             job = self._running.pop(number).job
             if isinstance(error, exceptions.OutOfMemoryError) and not job.half_batches:
                 self.start(replace(job, half_batches=True))
@@ -171,6 +186,7 @@ class Cluster(Workers):
             reason = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ''}"[:300]
             return [Done(job.number, failed(job.number, job.origin, job.plan, reason))]
         job = self._running.pop(number).job
+        self._losses = 0
         done = from_json(told)
         if done.out_of_memory and not job.half_batches:
             self.start(replace(job, half_batches=True))
@@ -190,8 +206,14 @@ class Cluster(Workers):
                 reason = f"took longer than {self._limit_s:.0f} s and was stopped (--candidate-timeout)"
                 self._ended.append(Done(job.number, failed(job.number, job.origin, job.plan, reason)))
 
-    def _reconnect(self) -> None:
-        """Connect anew and start again what was running. Raises `ConfigError` when the cluster does not come back."""
+    def _reconnect(self, problem: Exception) -> None:
+        """Connect anew and start again what was running. Raises `ConfigError` when the cluster does not come back, or
+        is lost again and again without a result.
+        """
+        self._losses += 1
+        if self._losses > _MOST_LOSSES:
+            raise ConfigError("the cluster was lost again and again", given=str(problem)[:300],
+                              fix="ray status; then run the same command again")
         until = time.monotonic() + _PATIENCE_S
         jobs = [r.job for r in self._running.values()]
         self._running.clear()
@@ -202,7 +224,7 @@ class Cluster(Workers):
                 _connect(self._ray, self._address)
                 self._open()
                 break
-            except ConfigError:
+            except (ConfigError, *self._lost):
                 if time.monotonic() > until:
                     raise
                 time.sleep(2.0)
@@ -248,7 +270,13 @@ def _evaluate(key: str, blueprint: Blueprint, job: Job) -> _Result:
 
     if key not in _pipelines:
         _pipelines.clear()
-        _pipelines[key] = blueprint.build()
+        try:
+            _pipelines[key] = blueprint.build()
+        except Exception as error:  # whatever it is, every candidate would fail with it here
+            problem = ConfigError("a worker of the cluster cannot load the search's model and data",
+                                  given=f"{platform.node()}: {type(error).__name__}: {error}"[:400],
+                                  fix="the same code, data and packages on every node, under the same path")
+            return to_json(Done(job.number, None, fatal=problem)), {}
     pipeline = _pipelines[key]
     if job.half_batches:
         _pipelines.clear()  # the next candidate has whole batches again

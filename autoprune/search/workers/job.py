@@ -15,6 +15,7 @@ from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure
 from autoprune.search.run_folder import write_model
+from autoprune.tasks.task import NotFinite
 
 __all__ = ["Done", "Job", "evaluate", "failed", "from_json", "to_json"]
 
@@ -62,11 +63,11 @@ def evaluate(pipeline: Pipeline, job: Job) -> Done:
                 return Done(job.number, None, look=look)
         candidate, model, int8 = pipeline.evaluate(job.number, job.origin, job.plan, job.latency)
         write_model(job.folder, model, int8)
-    except ConfigError as error:
-        return Done(job.number, None, fatal=error)
     except (*CANDIDATE_ERRORS, MemoryError) as error:
+        if isinstance(error, ConfigError) and not isinstance(error, NotFinite):
+            return Done(job.number, None, fatal=error)
         candidate = failed(job.number, job.origin, job.plan, failure(error))
-        return Done(job.number, candidate, out_of_memory=_is_memory(error))
+        return Done(job.number, candidate, out_of_memory=_is_memory(error), look=look)
     return Done(job.number, candidate, job.folder, look=look)
 
 

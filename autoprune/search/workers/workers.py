@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +41,8 @@ class Workers(ABC):
         """Begin to evaluate a job."""
 
     @abstractmethod
-    def wait(self) -> list[Done]:
-        """The jobs that have ended since the last call, at least one; waits for it."""
+    def wait(self, until_s: float = math.inf) -> list[Done]:
+        """The jobs that have ended since the last call; waits for one, until `until_s` on the monotonic clock."""
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -78,7 +79,7 @@ class Inline(Workers):
     def start(self, job: Job) -> None:
         self._job = job
 
-    def wait(self) -> list[Done]:
+    def wait(self, until_s: float = math.inf) -> list[Done]:
         job, self._job = self._job, None
         return [] if job is None else [evaluate(self._pipeline, job)]
 

@@ -125,7 +125,7 @@ def test_an_arm_that_wins_gets_more(proposer: Proposer) -> None:
     notes = [{"arm": arm} for arm in ("start", *ARMS) for _ in range(10)]
     ms = np.linspace(20, 10, 40)
     losses = np.where([note["arm"] == "tpe" for note in notes], np.linspace(0.5, 0.01, 40), 0.6)
-    past = Past(frozenset(), np.zeros((40, 1), dtype=int), np.zeros((40, 1), dtype=int), losses, ms, notes, 0.69)
+    past = Past(frozenset(), np.zeros((40, 1), dtype=int), np.zeros((40, 1), dtype=int), losses, ms, notes, 0.69, 40)
     drawn = [sampler._choose(past) for _ in range(300)]
     assert drawn.count("tpe") > 150
     assert all(drawn.count(arm) > 20 for arm in ARMS)

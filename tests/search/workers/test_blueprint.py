@@ -20,13 +20,16 @@ from autoprune.search.workers.cluster import _unpack, find_ray
 @pytest.fixture
 def blueprint(user_file: Path, tiny_graph: Graph) -> Blueprint:
     return Blueprint(None, f"{user_file}:make", f"{user_file}:loaders", None, None, "default", "l1, taylor", 1, 3,
-                     tiny_graph.fingerprint)
+                     tiny_graph.fingerprint, str(user_file.parent))
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_what_is_built_elsewhere_evaluates_as_here(blueprint: Blueprint, by_name: bool, tiny_graph: Graph) -> None:
+def test_what_is_built_elsewhere_evaluates_as_here(blueprint: Blueprint, by_name: bool, tiny_graph: Graph,
+                                                   monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from autoprune.devices.latency import Latency
 
+    monkeypatch.chdir(tmp_path)  # a worker begins anywhere
+    blueprint = replace(blueprint, model="nets.py:make", data="nets.py:loaders")
     there = (blueprint if by_name else replace(blueprint, task=tiny_task())).build()
     here = Pipeline(tiny_task(), tiny_graph, space_for("default", "l1,taylor", 1), 3)
     plan = Plan.uniform(tiny_graph, 0.5, "taylor")
@@ -50,6 +53,27 @@ def test_code_that_is_not_installed_travels_with_the_task() -> None:
     net = ResNetForImageClassification(ResNetConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_labels=4,
                                                     num_channels=1))
     assert user_modules(CountingTask(net, train=tiny.batches(2, 1), validation=tiny.batches(2, 1))) == [tiny]
+
+
+def test_code_of_data_and_metric_travels_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    (tmp_path / "my_rows.py").write_text("""
+import torch
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, i):
+        return torch.zeros(1, 8, 8), i % 4
+def collate(rows):
+    return torch.stack([x for x, _ in rows]), torch.tensor([y for _, y in rows])
+""")
+    (tmp_path / "my_metric.py").write_text("def hits(outputs, target):\n    return 1.0 * (outputs.argmax(1) == target)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows, metric = importlib.import_module("my_rows"), importlib.import_module("my_metric")
+    loader = torch.utils.data.DataLoader(rows.Rows(), batch_size=4, collate_fn=rows.collate)
+    task = tiny.Task(tiny.trained(), train=loader, metric=metric.hits)
+    assert {m.__name__ for m in user_modules(task)} == {"my_rows", "my_metric", "tiny"}
 
 
 def test_shuffled_data_give_every_process_the_same_batches(tiny_graph: Graph) -> None:

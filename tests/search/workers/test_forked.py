@@ -14,16 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CountingTask
+from tiny import CountingTask, batches, trained
 
+from autoprune.config import Settings
 from autoprune.errors import ConfigError
 from autoprune.search.candidate import Candidate
 from autoprune.search.outcome import pareto
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.run_folder import RunFolder
 from autoprune.search.workers import forked
-from autoprune.search.workers.forked import Forked, check_count
+from autoprune.search.workers.choose import choose_workers
+from autoprune.search.workers.forked import Forked
 from autoprune.search.workers.job import Done, Job, from_json, to_json
+from autoprune.search.workers.workers import Inline
 
 from ..conftest import Open
 
@@ -164,10 +167,10 @@ def test_an_interrupt_ends_what_runs_and_the_trials_wait_again(open_search: Open
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     wrong_at(monkeypatch, lambda _: signal.pause())
 
-    def interrupt(self: Forked) -> list[Done]:
+    def interrupt(self: Forked, until_s: float) -> list[Done]:
         if self.running == 2 and AT in self._running:
             raise KeyboardInterrupt
-        return original(self)
+        return original(self, until_s)
     original = Forked.wait
     monkeypatch.setattr(Forked, "wait", interrupt)
     with open_search(trials=5, workers=partial(Forked, count=2)) as search:
@@ -220,21 +223,142 @@ def test_the_number_of_processes_follows_from_cores_and_memory(open_search: Open
     with open_search() as search:
         workers = Forked(search.pipeline)
         assert workers.room == 1  # nothing is known yet
-        workers._most_bytes = 200
-        assert workers.room == 3
-        workers._most_bytes = 1
-        assert workers.room == 8
-        workers._most_bytes = 10 ** 6
-        assert workers.room == 1
+        for most_bytes, room in ((200, 3), (1, 8), (10 ** 6, 1)):
+            workers._most_bytes = most_bytes
+            assert workers.room == room
+        workers._most_bytes = 300
+        workers._never_started = [Done(1, None), Done(2, None)]  # two that have just begun and hold nothing yet
+        assert workers.room == 0
         assert Forked(search.pipeline, 5).room == 5
+
+
+def test_a_container_limits_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forked, "_CGROUP", tmp_path)
+    free = forked._free_bytes()
+    assert free > 1e6
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    assert forked._free_bytes() == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert forked._free_bytes() > 1e6
+
+
+def test_a_candidate_that_is_not_trained_tells_its_memory_too(open_search: Open) -> None:
+    with open_search(trials=3, recover={"steps": 0}, workers=partial(Forked, count=1)) as search:
+        search.run()
+        assert isinstance(search.workers, Forked)
+        assert search.workers._most_bytes > 0
+        assert search.workers._longest_s > 0
+
+
+def test_a_metric_that_is_not_finite_fails_its_candidate_only(open_search: Open,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprune.tasks.score import Score
+    from autoprune.tasks.task import NotFinite
+
+    original = CountingTask.evaluate
+
+    def evaluate(self: CountingTask, model: torch.nn.Module, *arguments: Any, **values: Any) -> Score:
+        if self.broken:
+            raise NotFinite("accuracy is not finite on the validation split")
+        return original(self, model, *arguments, **values)
+    monkeypatch.setattr(CountingTask, "broken", False, raising=False)
+    monkeypatch.setattr(CountingTask, "evaluate", evaluate)
+
+    def break_it(pipeline: Pipeline) -> None:
+        pipeline.task.broken = True  # type: ignore[attr-defined]
+    wrong_at(monkeypatch, break_it)
+    assert "not finite" in only_failure(run(open_search))
+
+
+def test_an_interrupt_while_a_process_starts_leaves_none_behind(open_search: Open,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong_at(monkeypatch, lambda _: signal.pause())
+    setpgid, seen = os.setpgid, list[int]()
+
+    def interrupted(pid: int, group: int) -> None:
+        setpgid(pid, group)
+        if pid and not seen and len(started) == AT + 1:
+            seen.append(pid)
+            os.kill(os.getpid(), signal.SIGINT)  # comes while the process is not registered yet
+    started: list[int] = []
+    original = Forked._fork
+
+    def fork(self: Forked, job: Job) -> Any:
+        started.append(job.number)
+        return original(self, job)
+    monkeypatch.setattr(Forked, "_fork", fork)
+    monkeypatch.setattr(os, "setpgid", interrupted)
+    with open_search(trials=5, workers=partial(Forked, count=2)) as search:
+        assert search.run().interrupted
+    [pid] = seen
+    assert not _alive(pid)
+
+
+def test_a_process_that_cannot_be_started_fails_its_candidate(open_search: Open,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Forked._fork
+
+    def fork(self: Forked, job: Job) -> Any:
+        if job.number == AT:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return original(self, job)
+    monkeypatch.setattr(Forked, "_fork", fork)
+    assert "Resource temporarily unavailable" in only_failure(run(open_search))
+
+
+def test_the_time_of_a_search_ends_also_what_hangs(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprune.search import run as module
+
+    monkeypatch.setattr(module, "_GRACE_S", 0.5)
+    wrong_at(monkeypatch, lambda _: signal.pause(), 0)  # the dense control: nothing is known yet that would limit it
+    with open_search(trials=5, timeout_s=1.0, workers=partial(Forked, count=1)) as search:
+        outcome = search.run()
+        assert outcome.candidates == []
+        assert search.workers.running == 0
+        assert "RUNNING" not in {t.state.name for t in search.study._trials()}
+
+
+class Slow(torch.utils.data.Dataset[Any]):
+    def __init__(self) -> None:
+        self.rows = [(x, y) for inputs, target in batches(4, 3) for x, y in zip(inputs, target, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        time.sleep(0.002)
+        return self.rows[index]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_loaders_with_workers_of_their_own(memory_path: Path) -> None:
+    import autoprune
+
+    loader = torch.utils.data.DataLoader(Slow(), batch_size=16, num_workers=1, persistent_workers=True)
+    list(loader)
+    task = autoprune.Task(trained(), train=batches(3, 2), validation=loader, test=batches(2, 4))
+    front = autoprune.search(task, device="rpi4", run=str(memory_path / "run"), trials=5, steps=1, workers=2)
+    assert [c.status for c in front.candidates] == ["ok"] * 5
+    assert len(list(loader)) == 6  # this process's own workers live on
 
 
 def test_processes_are_refused_where_there_is_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     with pytest.raises(ConfigError, match="--workers 0"):
-        check_count(2)
-    check_count(0)
-    check_count(None)
+        choose_workers(Settings(workers=2), None)
+    for workers in (0, None):
+        assert choose_workers(Settings(workers=workers), None) is Inline
+        with pytest.raises(ConfigError, match="cannot be given up"):
+            choose_workers(Settings(workers=workers, candidate_timeout="1m"), None)
+
+
+@pytest.mark.parametrize(("settings", "problem"), [
+    (Settings(candidate_gpus="1"), "by a cluster only"), (Settings(candidate_gpus="many"), "not a number of GPUs"),
+    (Settings(candidate_timeout="soon"), "soon")])
+def test_settings_that_would_do_nothing_are_refused(settings: Settings, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        choose_workers(settings, None)
 
 
 def test_a_result_survives_the_way_between_processes(open_search: Open) -> None:
