@@ -44,7 +44,8 @@ def search(
                                                      "as many as cores and memory allow by default. 0: in this "
                                                      "process.")] = None,
     candidate_timeout: Annotated[str | None, typer.Option(help="Give up a candidate after this long: 90s, 30m; by "
-                                                               "default 20 times the longest so far.")] = None,
+                                                               "default 20 times the longest so far, on a cluster "
+                                                               "never.")] = None,
     storage: Annotated[str | None, typer.Option(help="postgresql://user@host/database for the study, which others may "
                                                      "watch there; a file in the run folder by default.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Evaluate on a Ray cluster: ray://host:10001, auto (the one that "
@@ -118,7 +119,7 @@ def _close(front: Front, interrupted: bool) -> None:
             note("error: no candidate held the budget when it was measured again")
         for text in latency_notes(p.candidate for p in front.points):
             note(f"note: {text}")
-        result(f"files: {front.run} (report.html, front.json, study.db)")
+        result(f"files: {front.run} (report.html, front.json)")
         result(f"next:  autoprune front {front.run}")
         return
     point = front.pick(trial=front.recommended)
@@ -137,7 +138,7 @@ def _close(front: Front, interrupted: bool) -> None:
     if (gap := gap_sentence(front)) is not None:
         note(f"note: {gap}")
     if interrupted:
-        result(f"files: {front.run} (report.html, front.json, study.db); interrupted, the same command resumes")
+        result(f"files: {front.run} (report.html, front.json); interrupted, the same command resumes")
         result(f"next:  autoprune pick {front.run} --trial {c.number}")
     else:
         files = ["model.onnx", "model.pt2", "weights.safetensors"]
