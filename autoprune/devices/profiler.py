@@ -44,6 +44,12 @@ class Profiler(ABC):
         """What each node takes, in execution order; empty where only whole models can be told. Not used by a search."""
         return []
 
+    def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> float | None:
+        """Milliseconds on the device itself, longer than for a candidate, where `dense_ms` is the dense model's latency
+        in the search; None where nothing can be measured. Asked of the points that a search would recommend.
+        """
+        return None
+
     def compare(self, onnx_bytes: bytes, reference: bytes) -> compare.Comparison:
         """How much longer `onnx_bytes` takes than `reference`; without an interval unless a subclass knows one."""
         return compare.plain(self.latency(onnx_bytes), self.latency(reference))
@@ -132,6 +138,10 @@ class MeasuredProfiler(Profiler):
         """From one longer measurement of both in turns."""
         return compare.timed_in_turns(self.measurer.measure(
             onnx_bytes, reference=reference, percentile=self.percentile, min_runs=60, min_s=1.0, warmup_s=0.5))
+
+    def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> float | None:
+        """By its ratio to the dense model, in turns with it."""
+        return self.ratio(onnx_bytes) * dense_ms
 
     def ratio(self, onnx_bytes: bytes) -> float:
         """Latency over that of `self.reference`, by `compare`; below 1 is faster."""

@@ -81,14 +81,12 @@ def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
 
 
 def recommend(search: Search, front: Front) -> Point:
-    """The point that `front.pick()` gives; on a measured device it is measured again, longer, in turns with the dense
-    model, and a point that turns out to be over the budget is passed over for the next.
+    """The point that `front.pick()` gives; where the device can be measured (a calibrated one, too) it is measured
+    again, longer, and a point that turns out to be over the budget is passed over for the next.
 
     Raises `BudgetError` when no point is left.
     """
-    from autoprune.devices.profiler import MeasuredProfiler
-
-    if front.budget_ms is None or not isinstance(search.profiler, MeasuredProfiler):
+    if front.budget_ms is None:
         return front.pick()
     known: dict[str, dict[str, float]] = dict(search.study.attributes.get("verified", {}))
     # only the front's own points: what they dominated has no weights any more
@@ -98,9 +96,11 @@ def recommend(search: Search, front: Front) -> Point:
         key = str(point.number)
         if key not in known:
             with search.pipeline.clock.time("measure"):
-                ratio = search.profiler.ratio(search.folder.int8(point.number)
-                                                or search.pipeline.onnx(point.load()))
-            known[key] = {"ratio": ratio, "ms": ratio * front.dense.ms}
+                onnx = search.folder.int8(point.number) or search.pipeline.onnx(point.load())
+                ms = search.profiler.measured_again(onnx, front.dense.ms)
+            if ms is None:  # a prediction stays one
+                return point
+            known[key] = {"ms": ms}
             search.study.note("verified", known)
         if known[key]["ms"] <= front.budget_ms:
             return point

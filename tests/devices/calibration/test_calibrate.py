@@ -133,6 +133,26 @@ def test_two_models_compare_alike_in_either_order(made: tuple[Device, Path, list
     assert found[0].lo is None
 
 
+def test_what_is_recommended_is_measured_on_the_device(made: tuple[Device, Path, list[str]], cnn: Make,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    device, asked = made[0], list[int]()
+
+    def time_net(_: object, net: bytes, *__: object, runs: int, **___: object) -> Timed:
+        asked.append(runs)
+        assert device.calibration is not None
+        if len(asked) > 1:
+            raise DeviceError("the device cannot be reached")
+        return Timed(7.0, 2 * device.calibration.probe_ms, (), 1.0)  # on a machine that is half as fast just now
+
+    monkeypatch.setattr("autoprune.devices.calibration.profiler.time_net", time_net)
+    with CalibratedProfiler(device) as profiler:
+        assert profiler.measured_again(cnn(8), 1.0) == pytest.approx(3.5)
+        assert profiler.measured_again(cnn(8), 1.0) is None
+        assert asked[0] >= 30
+    with CalibratedProfiler(device, lessons=0) as profiler:
+        assert profiler.measured_again(cnn(8), 1.0) is None
+
+
 @pytest.mark.parametrize(("harm", "words"), [
     (lambda path: path.unlink(), "are missing"), (lambda path: path.write_bytes(path.read_bytes() + b"x"), "not those"),
     (lambda path: path.write_bytes(b""), "not those")])
