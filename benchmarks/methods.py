@@ -80,6 +80,8 @@ class Depthwise(nn.Module):
 class Characters(nn.Module):
     """A causal transformer over characters, [N, WINDOW] → [N, WINDOW, vocabulary]."""
 
+    heads = 6
+
     def __init__(self, vocabulary: int, width: int = 96, layers: int = 3) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
@@ -92,10 +94,10 @@ class Characters(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embed(ids) + self.place
-        n, t, c = x.shape
+        n, t, _ = x.shape
         for m in self.layers:
-            q, k, v = m["qkv"](m["norm1"](x)).reshape(n, t, 3, 6, c // 6).permute(2, 0, 3, 1, 4).unbind(0)
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(n, t, c)
+            q, k, v = m["qkv"](m["norm1"](x)).reshape(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(n, t, -1)
             x = x + m["out"](y)
             x = x + m["down"](F.gelu(m["up"](m["norm2"](x))))
         logits: Tensor = self.head(self.norm(x))
@@ -108,18 +110,19 @@ def digits(net: nn.Module) -> Task:
     return Task(net, **parts, name=type(net).__name__)
 
 
-def characters() -> Task:
-    """Next characters in sources of the standard library, in windows dealt out at random."""
+def characters(layers: int = 3, parts_of_ten: tuple[int, int] = (6, 1)) -> Task:
+    """Next characters in sources of the standard library, in windows dealt at random to training, search and test."""
     text = "".join(inspect.getsource(module) for module in SOURCES)
     letters = sorted(set(text))
     ids = torch.tensor([letters.index(c) for c in text])
     rows = ids[: (len(ids) - 1) // WINDOW * WINDOW].reshape(-1, WINDOW)
     target = ids[1 : rows.numel() + 1].reshape(-1, WINDOW)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    thirds = order.tensor_split((len(order) * 6 // 10, len(order) * 7 // 10))
+    ends = np.cumsum(parts_of_ten) * len(order) // 10
+    thirds = order.tensor_split(ends.tolist())
     parts = {name: TensorBatches(rows[i], target[i], batch_size=64, shuffle=name == "train")
              for name, i in zip(("train", "validation", "test"), thirds, strict=True)}
-    return Task(Characters(len(letters)), **parts, metric="token_accuracy", name="Characters")
+    return Task(Characters(len(letters), layers=layers), **parts, metric="token_accuracy", name="Characters")
 
 
 NETS: dict[str, tuple[Callable[[], Task], int]] = {  # and the steps that the dense net is trained for

@@ -67,11 +67,7 @@ def search(
     autoprune search --model nets.py:make --data folder:photos --device rpi5 --budget 50fps --trials 100
     autoprune search --device rpi5 --budget 5ms --reuse runs/digits_example-raspberrypi-20ms
     """
-    given = {"model": model, "data": data, "metric": metric, "loss": loss, "device": device, "budget": budget,
-             "max_drop": max_drop, "space": space, "methods": methods, "trials": trials, "timeout": timeout,
-             "run": run, "seed": seed, "sampler": sampler, "threads": threads, "steps": steps, "reuse": reuse,
-             "workers": workers, "candidate_timeout": candidate_timeout, "storage": storage, "cluster": cluster,
-             "candidate_gpus": candidate_gpus}
+    given = {name: value for name, value in locals().items() if name not in ("fresh", "config", "output")}
     settings = load_settings(config, given)
     _announce(settings)
     from autoprune.api import run_settings

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import string
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from autoprune.tasks.digits import DigitsNet, example_tensors
 from autoprune.tasks.task import Task
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from methods import SOURCES, WINDOW
+from methods import characters
 
 __all__ = ["TASKS", "trained"]
 
@@ -62,33 +61,6 @@ class Inverted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layers(x)
         return x + y if self.residual else y
-
-
-class Characters(nn.Module):
-    """A causal transformer over characters, [N, WINDOW] → [N, WINDOW, vocabulary]."""
-
-    heads = 6
-
-    def __init__(self, vocabulary: int, width: int = 96, layers: int = 4) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(vocabulary, width)
-        self.place = nn.Parameter(0.02 * torch.randn(1, WINDOW, width))
-        self.layers = nn.ModuleList(nn.ModuleDict({
-            "norm1": nn.LayerNorm(width), "qkv": nn.Linear(width, 3 * width), "out": nn.Linear(width, width),
-            "norm2": nn.LayerNorm(width), "up": nn.Linear(width, 4 * width), "down": nn.Linear(4 * width, width)})
-            for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.embed(ids) + self.place
-        n, t, _ = x.shape
-        for m in self.layers:
-            q, k, v = m["qkv"](m["norm1"](x)).reshape(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(n, t, -1)
-            x = x + m["out"](y)
-            x = x + m["down"](F.gelu(m["up"](m["norm2"](x))))
-        logits: Tensor = self.head(self.norm(x))
-        return logits
 
 
 @cache
@@ -145,22 +117,8 @@ def digit_task() -> Task:
     return Task(DigitsNet((16, 32, 64), (2, 2, 2)), **parts, name="digits")
 
 
-def character_task() -> Task:
-    """Next characters in sources of the standard library, in windows dealt out at random."""
-    text = "".join(inspect.getsource(module) for module in SOURCES)
-    letters = sorted(set(text))
-    ids = torch.tensor([letters.index(c) for c in text])
-    rows = ids[: (len(ids) - 1) // WINDOW * WINDOW].reshape(-1, WINDOW)
-    target = ids[1 : rows.numel() + 1].reshape(-1, WINDOW)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    thirds = order.tensor_split((len(order) * 8 // 10, len(order) * 9 // 10))
-    parts = {name: TensorBatches(rows[i], target[i], batch_size=64, shuffle=name == "train")
-             for name, i in zip(("train", "validation", "test"), thirds, strict=True)}
-    return Task(Characters(len(letters)), **parts, metric="token_accuracy", name="characters")
-
-
 TASKS: dict[str, tuple[Callable[[], Task], int]] = {  # and the steps that the dense net is trained for
-    "digits": (digit_task, 400), "glyphs": (glyph_task, 1500), "characters": (character_task, 1500)}
+    "digits": (digit_task, 400), "glyphs": (glyph_task, 1500), "characters": (lambda: characters(4, (8, 1)), 1500)}
 
 
 def trained(name: str, folder: Path) -> Task:
