@@ -37,6 +37,7 @@ __all__ = ["ARMS", "KnapsackSampler"]
 ARMS = ("refit", "tpe", "vary")
 _STARTS = 10  # plans decoded from the scan before the arms begin
 _TRUSTS = (0.5, 0.75, 1.0, 0.5, 0.25)  # in the scan, of these in turn
+_CAUTION = 3  # candidates for each group, before draws are as wide as what is not known: short searches have no time
 _FLOOR = 0.15  # an arm's share of the proposals at least
 _RECENT = 40  # candidates by which arms are judged
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
@@ -150,7 +151,8 @@ class KnapsackSampler(BaseSampler):
     def _refit(self, past: Past) -> dict[str, Any]:
         self._fit = Refit(self._decoder.damage, self._decoder.shares, self._decoder.direction, len(self._names),
                           past.levels, past.methods, past.losses, self._fit)
-        damage, factors = self._fit.draw(self._random, float(self._random.uniform()))
+        known = len(past.losses) / (_CAUTION * len(self._curves))
+        damage, factors = self._fit.draw(self._random, float(self._random.uniform()) * min(1.0, known))
         factors = np.where(self._applies, factors, np.inf)
         methods = {n: self._names[m] for n, m in zip(self._proposer.choices, factors.argmin(1), strict=True)}
         levels = self._decoder.at(self._target(past), damage * factors.min(1)[:, None])
