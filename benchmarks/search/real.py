@@ -355,7 +355,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
-    rows = json.loads(args.out.read_text())["rows"] if args.out.is_file() else []
+    before = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    rows = before.pop("rows", [])
     done = {(r["task"], r["way"], r["seed"], r["seconds"]) for r in rows}
     for seed in args.seeds:
         for task in args.tasks:
@@ -365,7 +366,7 @@ def main() -> None:
                 rows.append(run(task, way, seed, args.seconds, args.cache))
                 r = rows[-1]
                 print(task, way, seed, len(r["points"]), "points", r["error"] or "", flush=True)
-                args.out.write_text(json.dumps({"environment": environment(), "device": DEVICE, "rows": rows,
+                args.out.write_text(json.dumps({**before, "environment": environment(), "device": DEVICE, "rows": rows,
                                                 "summary": summary(rows)}) + "\n")
     show(summary(rows))
 
