@@ -109,6 +109,7 @@ def test_the_password_is_not_written_down(run: Run, memory_path: Path) -> None:
         assert not file.is_file() or b"secret" not in file.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_searches_share_a_database_but_not_a_study(run: Run, memory_path: Path, server: Server) -> None:
     run("two", trials=1)
     other = memory_path / "elsewhere"

@@ -137,9 +137,9 @@ def test_gpus_are_set_aside_and_missing_ones_are_told(memory_path: Path) -> None
 
     original = Cluster.wait
 
-    def wait(self: Cluster) -> Any:
+    def wait(self: Cluster, until_s: float) -> Any:
         running.append(self.running)
-        return original(self)
+        return original(self, until_s)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cluster, "wait", wait)
         search(task_with("", memory_path), memory_path, candidate_gpus="1")
