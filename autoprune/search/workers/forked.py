@@ -19,6 +19,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -105,16 +106,15 @@ class Forked(Workers):
         if not self._ready:
             self._pipeline.prepare()
             self._ready = True
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)  # no process that nobody knows of
-        gc.freeze()  # a collection in the child would copy the memory that it shares
-        try:
-            self._running[job.number] = self._fork(job)
-        except OSError as error:
-            reason = f"no process could be started: {error.strerror or error}"
-            self._never_started.append(Done(job.number, failed(job.number, job.origin, job.plan, reason)))
-        finally:
-            gc.unfreeze()
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        with _uninterrupted():  # no process that nobody knows of
+            gc.freeze()  # a collection in the child would copy the memory that it shares
+            try:
+                self._running[job.number] = self._fork(job)
+            except OSError as error:
+                reason = f"no process could be started: {error.strerror or error}"
+                self._never_started.append(Done(job.number, failed(job.number, job.origin, job.plan, reason)))
+            finally:
+                gc.unfreeze()
 
     def _fork(self, job: Job) -> _Running:
         log = job.folder.with_suffix(".log")
@@ -212,6 +212,25 @@ class Forked(Workers):
             _release(self._running.popitem()[1])
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupts that come inside are raised at its end. (A mask would not do: another thread takes the signal then,
+    and Python raises it in this one all the same.)
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: seen.append(number)) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for late in seen:
+            signal.raise_signal(late)
+
+
 def _release(r: _Running) -> None:
     """End a process with what it has started, whether it had ended or not."""
     _signal(r, signal.SIGKILL)
@@ -241,8 +260,8 @@ def _work(pipeline: Pipeline, job: Job, pipe: Connection, log: Path, parent: int
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before that
         os._exit(1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_DFL)
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
