@@ -55,8 +55,7 @@ def sample_count(value: Any) -> int:
 
 def first_rows(value: Any, rows: int, total: int | None = None) -> Any:
     """The first `rows` samples: tensors with `total` rows (default: of `sample_count`) are cut, others are kept."""
-    size = sample_count(value) if total is None else total
-    return map_tensors(lambda leaf: leaf[:rows] if leaf.ndim > 0 and leaf.shape[0] == size else leaf, value)
+    return _rows(value, slice(rows), sample_count(value) if total is None else total)
 
 
 def halves(value: Any) -> list[Any]:
@@ -65,10 +64,11 @@ def halves(value: Any) -> list[Any]:
     if size < 2:
         return [value]
 
-    def part(rows: slice) -> Any:
-        return map_tensors(lambda leaf: leaf[rows] if leaf.ndim > 0 and leaf.shape[0] == size else leaf, value)
+    return [_rows(value, rows, size) for rows in (slice(size // 2), slice(size // 2, None))]
 
-    return [part(slice(0, size // 2)), part(slice(size // 2, None))]
+
+def _rows(value: Any, rows: slice, size: int) -> Any:
+    return map_tensors(lambda leaf: leaf[rows] if leaf.ndim > 0 and leaf.shape[0] == size else leaf, value)
 
 
 def main_tensor(outputs: Any) -> Tensor | None:

@@ -86,8 +86,8 @@ class Cluster(Workers):
 
     limit_s: wall clock that a candidate may take from when it was handed to Ray; None for no limit. A candidate whose
     process dies is repeated by Ray; one that ran out of memory (and said so, or Ray did) is tried once more with
-    batches of half the size. When the connection is lost (the head
-    was restarted), it is made again, for up to five minutes, and what was running is started again.
+    batches of half the size. When the connection is lost (the head was restarted), it is made again, for up to five
+    minutes, and what was running is started again.
     """
 
     def __init__(self, address: str, blueprint: Blueprint, resources: Resources, count: int | None = None,
