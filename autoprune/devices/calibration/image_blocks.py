@@ -6,7 +6,8 @@ import numpy as np
 
 from autoprune.devices.calibration.net_builder import NetBuilder
 
-__all__ = ["bottleneck", "flattened", "head", "inverted", "merge", "modern", "normed", "plain", "residual", "stem"]
+__all__ = ["bottleneck", "flattened", "head", "inverted", "merge", "modern", "normed", "plain", "residual",
+           "squeeze_excite", "stem"]
 
 
 def _act(net: NetBuilder) -> str:
@@ -39,13 +40,13 @@ def bottleneck(net: NetBuilder) -> str:
     excite, short = net.pick(True, False), net.conv(x, c, 1, s)
     for _ in net.repeats():
         y = net.conv(net.conv(x, width, act="Relu"), width, 3, s, groups, act="Relu")
-        y = net.conv(_squeeze_excite(net, y) if excite else y, c)
+        y = net.conv(squeeze_excite(net, y) if excite else y, c)
         x = short = net.act(net.add(y, short), "Relu")
         s = 1
     return x
 
 
-def _squeeze_excite(net: NetBuilder, x: str) -> str:
+def squeeze_excite(net: NetBuilder, x: str) -> str:
     batch, channels, *_ = net.shape[x]
     pooled = (batch, channels, 1, 1)
     if net.pick(True, False):
@@ -65,9 +66,9 @@ def inverted(net: NetBuilder) -> str:
     excite = net.pick(True, False)
     for _ in net.repeats():
         y = net.conv(net.conv(x, wide, act=act), wide, k, 1, wide, act=act)
-        x = net.add(net.conv(_squeeze_excite(net, y) if excite else y, c), x)
+        x = net.add(net.conv(squeeze_excite(net, y) if excite else y, c), x)
     y = net.conv(net.conv(x, wide, act=act), wide, k, s, wide, act=act)
-    return net.conv(_squeeze_excite(net, y) if excite else y, net.channels(8, 320))
+    return net.conv(squeeze_excite(net, y) if excite else y, net.channels(8, 320))
 
 
 def stem(net: NetBuilder) -> str:

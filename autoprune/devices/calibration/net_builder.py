@@ -28,6 +28,7 @@ class NetBuilder:
         self.last, self.chained = "", set[str]()  # what the latest block made; those that another block went on from
         self.dynamic = bool(rng.random() < 0.5)  # exporters leave the batch open, and then fewer operators fuse
         self.biased, self.rows = bool(rng.random() < 0.75), bool(rng.random() < 0.25)  # linear layers
+        self.pruned = bool(rng.random() < 0.6)  # widths inside blocks differ
         self.narrow = bool(rng.random() < 0.4)  # as much pruned nets are: all of it stays in the cache
 
     def input(self, *shape: int, whole: int = 0) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 
 from autoprune.devices.calibration.net_builder import MOST_ELEMENTS, MOST_MACS, NetBuilder
 
-__all__ = ["merging", "perceptron", "recurrent", "short", "tokens", "transformer"]
+__all__ = ["attention", "merging", "perceptron", "recurrent", "short", "tokens", "transformer"]
 
 
-def _attention(net: NetBuilder, x: str, width: int, heads: int, head: int) -> str:
+def attention(net: NetBuilder, x: str, width: int, heads: int, head: int) -> str:
     """Multi-head attention as exporters write it: three products, heads moved to the front, softmax."""
     batch, tokens, _ = net.shape[x]
     q, k, v = (net.transpose(net.reshape(net.linear(x, heads * head), batch, tokens, heads, head), 0, 2, 1, 3)
@@ -71,7 +71,7 @@ def transformer(net: NetBuilder) -> str:
         x = net.norm(net.tokens(tokens, width) if batch == 1 else net.input(batch, tokens, width))
     act = net.pick("Gelu", "Gelu", "gelu_tanh", "gelu_tanh", "Relu", "silu")
     for _ in net.repeats():
-        y = net.norm(net.add(_attention(net, x, width, heads, head), x))
+        y = net.norm(net.add(attention(net, x, width, heads, head), x))
         x = net.add(net.linear(net.linear(y, ffn, act), width), y)
     return x
 

@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Device, Path, list[s
     folder, said = tmp_path_factory.mktemp("calibration") / "new", list[str]()
     gather = calibration._gather
     with pytest.MonkeyPatch.context() as patch:
-        for limit, value in (("_LEAST_NETS", 6), ("_NOISY", 1e3), ("_SLOW", 1e3)):
+        for limit, value in (("_LEAST_NETS", 6), ("_NOISY", 1e3), ("_SLOW", 1e3), ("_APART", 1e3)):
             patch.setattr(calibration, limit, value)
         patch.setattr(calibration, "_gather", lambda measurer, nets, layout, seconds, say: gather(
             measurer, itertools.islice(nets, 8), layout, math.inf, say))
@@ -235,7 +235,7 @@ def test_an_interrupted_calibration_leaves_no_half_device(moment: str, tmp_path:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    nets = [Timed(1.0, 1.0, ((Node(f"n{i}", "Add", "add", in_elems=i + 1, out_elems=i + 1), 0.1),) * 3, 1.1)
+    nets = [Timed(0.3, 1.0, ((Node(f"n{i}", "Add", "add", in_elems=i + 1, out_elems=i + 1), 0.1),) * 3, 1.1)
             for i in range(10)]
     monkeypatch.setattr(calibration, "_LEAST_NETS", 6)
     monkeypatch.setattr(calibration, "_gather", lambda *_: nets)
@@ -253,6 +253,16 @@ def test_too_few_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calibrate("cpu", "mine", tmp_path, threads=1, minutes=0.1)
     assert "--minutes" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nodes_are_made_to_add_up_to_their_net() -> None:
+    nodes = tuple(Node(f"n{i}", "Add", "add") for i in range(3))
+    timed = Timed(1.1, 1.0, tuple(zip(nodes, (0.51, 0.51, 0.01), strict=True)), 1.0)
+    found = calibration._adding_up(timed, 0.01)
+    assert found is not None
+    assert sum(ms - 0.01 for _, ms in found.nodes) == pytest.approx(1.1)
+    assert [ms for _, ms in found.nodes] == pytest.approx([0.56, 0.56, 0.01], abs=2e-3)
+    assert calibration._adding_up(Timed(1.3, 1.0, timed.nodes, 1.0), 0.01) is None  # of another moment altogether
 
 
 def test_what_drifted_is_scaled_back_and_what_was_noisy_left_out() -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from autoprune.devices.agent.timing import make_inputs
 from autoprune.devices.calibration import nets
-from autoprune.devices.calibration.net_builder import MOST_ELEMENTS
+from autoprune.devices.calibration.net_builder import MOST_ELEMENTS, NetBuilder
 from autoprune.devices.calibration.nets import calibration_nets, probe
+from autoprune.devices.calibration.staged_nets import encoder, staged
 
-COUNT = 40
+COUNT = 80
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,31 @@ def test_sizes_stay_within_the_limits(models: list[bytes]) -> None:
     assert 512 < max(channels) <= 2048
     odd = sum(c % 4 != 0 for c in channels) / len(channels)
     assert 0.01 < odd < 0.5  # mostly what networks have, now and then any number
+
+
+def test_outputs_are_small(models: list[bytes]) -> None:
+    """Large ones would be written to memory that is new in every run."""
+    for model in models:
+        for value in onnx.load_model_from_string(model).graph.output:
+            sides = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+            assert math.prod(sides) <= 4096 or sides[-1] == 1
+
+
+def test_whole_nets_are_built_as_real_ones_are() -> None:
+    """Channels grow and maps shrink from stem to head; all layers of an encoder are alike."""
+    for seed in range(6):
+        net = NetBuilder(np.random.default_rng(seed))
+        net.output(staged(net))
+        maps = [net.shape[n.output[0]] for n in net.nodes if n.op_type == "Conv"]
+        assert maps[0][1] < max(s[1] for s in maps)
+        assert maps[0][2] > maps[-1][2]
+        assert run(net.bytes())[0].shape == net.shape[net.nodes[-1].output[0]]
+        net = NetBuilder(np.random.default_rng(seed))
+        net.output(encoder(net))
+        softmax = [net.shape[n.output[0]] for n in net.nodes if n.op_type == "Softmax"]
+        assert len(softmax) >= 2
+        assert len(set(softmax)) == 1
+        assert np.isfinite(run(net.bytes())[0]).all()
 
 
 def test_some_leave_the_batch_open(models: list[bytes]) -> None:
