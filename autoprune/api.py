@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.config import Settings
-from autoprune.errors import BudgetError, ConfigError
-from autoprune.units import parse_budget, parse_drop, parse_duration_s
+from autoprune.errors import ConfigError
+from autoprune.units import parse_budgets, parse_drop, parse_duration_s
 
 if TYPE_CHECKING:
     from autoprune.devices.device import Device
@@ -38,20 +38,20 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
            on_progress: Callable[[Progress], None] | None = None) -> Front:
     """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
 
-    budget: latency with a unit (`20ms`, `50fps`, `0.5x`); max_drop: allowed loss of the metric (`1pp`); space: a name
-    or a TOML file; methods: in place of the space's, such as `taylor,lasso,path/file.py:Class`; trials: candidates in
-    total, also over resumed runs; timeout: `30m`; run: folder, by default `runs/…` named after task, device and budget;
-    sampler: `auto` is `knapsack`, or `tpe` in a space that has choices which that does not make (depth, masks, int8);
-    steps: fine-tuning steps per candidate (the space's own otherwise); threads: of the runtime on a measured device;
-    reuse: run folder of a search of the same model and data on another device, whose scores are taken over (`trials`
-    then is by default what was evaluated there and two more); workers: candidates at a time, each in a process of one
-    thread, None for as many as cores and memory allow, 0 for this process (the only way with a model on a GPU, and
-    outside Linux); candidate_timeout: `30m`, after which a candidate is given up; storage: `postgresql://…` for the
-    study, a file in the run folder otherwise; cluster: of Ray, `ray://host:10001`, `auto` or `local`, on which
-    candidates are evaluated, each with `candidate_gpus` GPUs.
+    budget: latency with a unit (`20ms`, `50fps`, `0.5x`), or several with commas between, each of which gets a point;
+    max_drop: allowed loss of the metric (`1pp`); space: a name or a TOML file; methods: in place of the space's, such
+    as `taylor,lasso,path/file.py:Class`; trials: candidates in total, also over resumed runs; timeout: `30m`; run:
+    folder, by default `runs/…` named after task, device and budget; sampler: `auto` is `knapsack`, or `tpe` in a space
+    that has choices which that does not make (depth, masks, int8); steps: fine-tuning steps per candidate (the space's
+    own otherwise); threads: of the runtime on a measured device; reuse: run folder of a search of the same model and
+    data on another device, whose scores are taken over (`trials` then is by default what was evaluated there and two
+    more); workers: candidates at a time, each in a process of one thread, None for as many as cores and memory allow, 0
+    for this process (the only way with a model on a GPU, and outside Linux); candidate_timeout: `30m`, after which a
+    candidate is given up; storage: `postgresql://…` for the study, a file in the run folder otherwise; cluster: of Ray,
+    `ray://host:10001`, `auto` or `local`, on which candidates are evaluated, each with `candidate_gpus` GPUs.
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
-    Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budget was met: `front.recommended is not None`.
+    Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budgets were met: `front.met`.
     """
     settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, methods=methods, trials=trials,
                         timeout=timeout, run=run, seed=seed, sampler=sampler, threads=threads, steps=steps,
@@ -77,7 +77,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     from autoprune.search.workers.choose import choose_workers
 
     say = on_stage or (lambda _: None)
-    budget = parse_budget(settings.budget) if settings.budget is not None else None
+    budgets = parse_budgets(settings.budget) if settings.budget is not None else ()
     timeout_s = parse_duration_s(settings.timeout) if settings.timeout is not None else None
     if settings.max_drop is not None:
         parse_drop(settings.max_drop)
@@ -101,7 +101,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
 
         if fresh and settings.storage is not None:
             forget(folder.storage, folder.study)
-        runner = Search(task, graph, device, space, folder, budget=budget, trials=trials, timeout_s=timeout_s,
+        runner = Search(task, graph, device, space, folder, budgets=budgets, trials=trials, timeout_s=timeout_s,
                         seed=settings.seed, sampler=settings.sampler, threads=settings.threads, reused=reused,
                         workers=workers)
         try:
@@ -201,11 +201,11 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
 
 def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], settings: Settings,
             say: Callable[[str], None]) -> Front:
-    """Test scores, the recommended point with its files, `front.json` and `report.html`."""
+    """Test scores, the recommended points with their files, `front.json` and `report.html`."""
     import json
 
     from autoprune.front.report import write_report
-    from autoprune.search.finish import recommend, score_on_test, tune, with_tuned
+    from autoprune.search.finish import recommended, score_on_test, tune, with_tuned
     from autoprune.search.pipeline import CANDIDATE_ERRORS, failure
 
     if outcome.dense is None:
@@ -215,12 +215,10 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
         raise ConfigError("the dense model itself could not be evaluated", given="; ".join(map(str, reasons)))
     outcome = with_tuned(runner, outcome)
     front = _front(runner, outcome, configuration, settings)
-    try:
-        number = recommend(runner, front).number
-    except BudgetError:
-        number = None
+    first, *others = recommended(runner, front)
+    chosen = [n for n in dict.fromkeys([first, *others]) if n is not None]
     if not outcome.interrupted:
-        if number is not None:
+        for number in chosen:
             say("fine-tuning the recommended model for longer")
             try:
                 outcome = tune(runner, outcome, number)
@@ -230,8 +228,9 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
                 say(f"it stays as it was: {failure(error)}")
         say("reading the test split for the front")
         outcome = score_on_test(runner, outcome)
-    front = replace(_front(runner, outcome, configuration, settings), recommended=number)
-    if number is not None and not outcome.interrupted:
+    front = replace(_front(runner, outcome, configuration, settings), recommended=first,
+                    further=dict(zip(front.further, others, strict=True)))
+    for number in chosen if not outcome.interrupted else ():
         say("exporting the recommended model")
         with runner.pipeline.clock.time("export"):
             export(front, front.pick(trial=number), runner.graph.example_inputs)
@@ -246,10 +245,12 @@ def _front(runner: Search, outcome: Outcome, configuration: dict[str, Any], sett
     from autoprune.search.run_folder import environment
 
     assert outcome.dense is not None
+    texts = [budget.text for budget in runner.budgets]
     return Front(
         run=runner.folder.path, task=runner.task.name, metric=runner.task.metric,
-        higher_is_better=runner.task.higher_is_better, device=runner.device.resolved, budget=settings.budget,
-        budget_ms=outcome.budget_ms, max_drop=settings.max_drop, dense=outcome.dense, candidates=outcome.candidates,
+        higher_is_better=runner.task.higher_is_better, device=runner.device.resolved, budget=next(iter(texts), None),
+        budget_ms=next(iter(outcome.budgets_ms), None), further=dict.fromkeys(texts[1:]),
+        max_drop=settings.max_drop, dense=outcome.dense, candidates=outcome.candidates,
         environment=environment(), settings=configuration,
         groups={n: g.size for n, g in runner.graph.groups.items()})
 

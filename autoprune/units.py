@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoprune.errors import ConfigError
 
-__all__ = ["Budget", "parse_budget", "parse_drop", "parse_duration_s"]
+__all__ = ["Budget", "parse_budget", "parse_budgets", "parse_drop", "parse_duration_s"]
 
 _NUMBER = r"([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
 _TO_MS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
@@ -70,6 +70,17 @@ def parse_budget(text: str) -> Budget:
         readings = f"{number}ms (per inference), {number}fps (inferences per second), {number}x (times the dense model)"
         raise ConfigError("the budget has no unit", given=repr(text), allowed=readings, fix=f"--budget {number}ms")
     raise ConfigError("unknown unit in the budget", given=repr(text), allowed=units, fix="--budget 20ms")
+
+
+def parse_budgets(text: str) -> tuple[Budget, ...]:
+    """Read one budget or several with commas between, `20ms,10ms`, each once and in their order. Raises `ConfigError`
+    also where they ask for different percentiles.
+    """
+    found = tuple({budget.text: budget for budget in map(parse_budget, text.split(","))}.values())
+    if len({budget.percentile for budget in found}) > 1:
+        raise ConfigError("budgets of one search are held to one percentile", given=repr(text),
+                          fix="--budget 20ms@p90,10ms@p90")
+    return found
 
 
 def parse_drop(text: str) -> float:

@@ -199,7 +199,7 @@ def main() -> None:
     """Run everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "latency.json")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of timing nets")
+    parser.add_argument("--minutes", type=float, default=4.0, help="of timing nets")
     parser.add_argument("--variants", type=int, default=8, help="of each model")
     parser.add_argument("--plans", type=Path, help="a file calibrated by this benchmark: renew its plans' rows only")
     parser.add_argument("--ssh", help="address to measure the overhead on")

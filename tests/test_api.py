@@ -15,6 +15,7 @@ from tiny import TinyNet, batches, tiny_task, trained
 
 import autoprune
 from autoprune.api import run_settings
+from autoprune.cli.search import _close
 from autoprune.config import Settings
 from autoprune.errors import BudgetError, ConfigError, TaskError
 
@@ -125,6 +126,30 @@ def test_search_twice_front_and_load(memory_path: Path, quick_export: None) -> N
     other = autoprune.search(task, trials=1, fresh=True, **{**arguments, "budget": "0.7x"})
     assert len(other.candidates) == 1
     assert other.recommended is None
+
+
+def test_several_budgets_get_a_model_each(memory_path: Path, quick_export: None,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    task = autoprune.Task(trained(), train=batches(3, 2), validation=batches(2, 3), test=batches(2, 4))
+    run = memory_path / "a"
+    front = autoprune.search(task, device="rpi4", budget="0.9x,0.6x,1us", trials=10, steps=1, run=str(run))
+    assert (front.budget, list(front.further)) == ("0.9x", ["0.6x", "1us"])
+    assert not front.met
+    loose, tight = front.recommended, front.further["0.6x"]
+    assert loose is not None
+    assert tight is not None
+    assert front.further["1us"] is None
+    assert front.pick(trial=loose).latency.ms <= 0.9 * front.dense.ms
+    assert front.pick(trial=tight).latency.ms <= 0.6 * front.dense.ms
+    for number in (loose, tight):
+        assert (run / "picked" / f"{number:04d}" / "model.onnx").is_file()
+    assert autoprune.load_front(run).to_json() == front.to_json()
+    assert f"trial {tight}" in (run / "report.html").read_text()
+    _close(front, interrupted=False)
+    told = capsys.readouterr()
+    assert f"recommended for 0.9x: trial {loose}," in told.out
+    assert f"recommended for 0.6x: trial {tight}," in told.out
+    assert "no candidate meets budget 1us" in told.err
 
 
 def test_search_is_callable_whatever_was_imported_before() -> None:

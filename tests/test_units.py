@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.errors import ConfigError
-from autoprune.units import Budget, parse_budget, parse_drop, parse_duration_s
+from autoprune.units import Budget, parse_budget, parse_budgets, parse_drop, parse_duration_s
 
 QUICK = settings(deadline=None, max_examples=200, derandomize=True)
 
@@ -135,3 +135,15 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as info:
         parse_duration_s(text)
     assert info.value.fix
+
+
+def test_several_budgets() -> None:
+    assert parse_budgets("20ms") == (parse_budget("20ms"),)
+    assert parse_budgets(" 20ms, 0.5x,20ms ,50fps") == tuple(map(parse_budget, ("20ms", "0.5x", "50fps")))
+    assert [b.percentile for b in parse_budgets("9ms@p90,3ms@p90")] == ["p90", "p90"]
+
+
+@pytest.mark.parametrize("text", ["", "20ms,", ",", "20ms,10", "20ms;10ms", "20ms@p90,10ms"])
+def test_what_are_no_budgets(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_budgets(text)

@@ -94,7 +94,8 @@ def new(
 def calibrate(device: Annotated[str, typer.Argument(help="cpu (this machine) or ssh://user@host.")],
               name: Annotated[str, typer.Option(help="Name of the device: NAME.toml is written.")],
               threads: Annotated[int | None, typer.Option(help="Threads of the runtime.", min=1)] = None,
-              minutes: Annotated[float, typer.Option(help="How long to time nets; fitting takes a minute more.")] = 3.0,
+              minutes: Annotated[float, typer.Option(help="How long to time nets; fitting takes half a minute "
+                                                          "more.")] = 4.0,
               model: Annotated[list[str] | None, typer.Option(help="FILE.onnx, or a model (with --data or --input) "
                                                                    "that is timed whole and pruned; may be repeated.")]
               = None,

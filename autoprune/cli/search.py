@@ -13,7 +13,7 @@ from autoprune.config import Settings, load_settings
 from autoprune.errors import BudgetError
 
 if TYPE_CHECKING:
-    from autoprune.front.front import Front
+    from autoprune.front.front import Front, Point
 
 __all__ = ["search"]
 
@@ -26,7 +26,8 @@ def search(
     metric: Annotated[str | None, typer.Option(help="Name or module:function; accuracy by default.")] = None,
     loss: Annotated[str | None, typer.Option(help="Name or module:function; cross_entropy by default.")] = None,
     device: Annotated[str | None, typer.Option(help="Name, device file or ssh://user@host; cpu by default.")] = None,
-    budget: Annotated[str | None, typer.Option(help="20ms, 1500us, 50fps, 0.5x (of dense), optionally @p90.")] = None,
+    budget: Annotated[str | None, typer.Option(help="20ms, 1500us, 50fps, 0.5x (of dense), optionally @p90; several "
+                                                      "with commas.")] = None,
     max_drop: Annotated[str | None, typer.Option(help="Allowed loss of the metric, such as 1pp.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a name or a TOML file.")] = None,
     methods: Annotated[str | None, typer.Option(help="In place of the space's, with commas: names of autoprune methods "
@@ -64,6 +65,7 @@ def search(
     \b
     autoprune search --device raspberrypi --budget 20ms
     autoprune search --device cpu --budget 0.5x --max-drop 1pp
+    autoprune search --device rpi4 --budget 20ms,10ms,5ms
     autoprune search --model nets.py:make --data folder:photos --device rpi5 --budget 50fps --trials 100
     autoprune search --device rpi5 --budget 5ms --reuse runs/digits_example-raspberrypi-20ms
     """
@@ -82,7 +84,7 @@ def search(
         _close(front, interrupted)
     if interrupted:
         return 130
-    return 0 if front.recommended is not None else BudgetError.exit_code
+    return 0 if front.met else BudgetError.exit_code
 
 
 def _as_interrupt(*_: Any) -> None:
@@ -102,42 +104,54 @@ def _announce(settings: Settings) -> None:
 
 
 def _close(front: Front, interrupted: bool) -> None:
-    """The three closing lines."""
-    from autoprune.front.words import gap_sentence, latency_notes, size
+    """The closing lines: what is recommended for each budget, notes, the files and what to do next."""
+    from autoprune.front.words import gap_sentence, latency_notes
 
-    if front.recommended is None:
+    chosen = [_chosen(front, budget, number) for budget, number in
+              ((front.budget, front.recommended), *front.further.items())]
+    points = [p for p in chosen if p is not None]
+    for text in latency_notes(p.candidate for p in points or front.points):
+        note(f"note: {text}")
+    if not points:
+        result(f"files: {front.run} (report.html, front.json)")
+        result(f"next:  autoprune front {front.run}")
+        return
+    if (gap := gap_sentence(front)) is not None:
+        note(f"note: {gap}")
+    if interrupted:
+        result(f"files: {front.run} (report.html, front.json); interrupted, the same command resumes")
+        result(f"next:  autoprune pick {front.run} --trial {points[0].number}")
+        return
+    for point in {p.number: p for p in points}.values():
+        files = ["model.onnx", "model.pt2", "weights.safetensors"]
+        files = [*([point.int8.name] if point.int8 else []), *files,
+                 *(["weights.sparse.zip"] if point.candidate.plan.masks else [])]
+        result(f"files: {front.run}/picked/{point.number:04d} ({', '.join(files)}), {front.run}/report.html")
+    result(f"next:  autoprune pick {front.run} --trial {points[0].number} --finetune")
+
+
+def _chosen(front: Front, budget: str | None, number: int | None) -> Point | None:
+    """Tell what is recommended for a budget, or why nothing is."""
+    from autoprune.front.words import size
+
+    if number is None:
         try:
-            front.pick()
+            front.pick(budget, front.max_drop)
         except BudgetError as problem:
             sys.stdout.flush()
             note(f"error: {problem}")
         else:
             note("error: no candidate held the budget when it was measured again")
-        for text in latency_notes(p.candidate for p in front.points):
-            note(f"note: {text}")
-        result(f"files: {front.run} (report.html, front.json)")
-        result(f"next:  autoprune front {front.run}")
-        return
-    point = front.pick(trial=front.recommended)
+        return None
+    point = front.pick(trial=number)
     c = point.candidate
     drop = 100 * ((front.dense.test or front.dense.score).value - point.score.value)  # type: ignore[union-attr]
     sign = drop if front.higher_is_better else -drop
     change = f"{abs(sign):.1f} points {'below' if sign >= 0 else 'above'} dense"
     precision = "" if c.plan.precision == "fp32" else f"{c.plan.precision}, "
-    result(f"recommended: trial {c.number}, {precision}{c.latency}, {point.score}, {change}, "
-           f"{front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")
+    result(f"recommended{f' for {budget}' if front.further else ''}: trial {c.number}, {precision}{c.latency}, "
+           f"{point.score}, {change}, {front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")
     if c.compressed_bytes:
         result(f"size:  {size(c.compressed_bytes)} without zeros and zipped; dense "
                f"{size(front.dense.compressed_bytes)}")
-    for text in latency_notes([c]):
-        note(f"note: {text}")
-    if (gap := gap_sentence(front)) is not None:
-        note(f"note: {gap}")
-    if interrupted:
-        result(f"files: {front.run} (report.html, front.json); interrupted, the same command resumes")
-        result(f"next:  autoprune pick {front.run} --trial {c.number}")
-    else:
-        files = ["model.onnx", "model.pt2", "weights.safetensors"]
-        files = [*([point.int8.name] if point.int8 else []), *files, *(["weights.sparse.zip"] if c.plan.masks else [])]
-        result(f"files: {front.run}/picked/{c.number:04d} ({', '.join(files)}), {front.run}/report.html")
-        result(f"next:  autoprune pick {front.run} --trial {c.number} --finetune")
+    return point

@@ -47,10 +47,10 @@ def front_figure(view: View) -> Any:
           f"{escape(view.front.metric, quote=False)} ({better} is better)")
     if view.front.metric in FRACTIONS:
         figure.update_yaxes(tickformat=".4~%")
-    if view.front.budget_ms is not None:
-        figure.add_vline(x=view.front.budget_ms, line={"color": COLOURS["budget"], "dash": "dash", "width": 1.5})
-        figure.add_annotation(x=view.front.budget_ms, y=1, yref="paper", yanchor="bottom", showarrow=False,
-                              text=f"budget {escape(words.budget_text(view.front), quote=False)}",
+    for budget, ms in view.front.budgets_ms.items():
+        figure.add_vline(x=ms, line={"color": COLOURS["budget"], "dash": "dash", "width": 1.5})
+        figure.add_annotation(x=ms, y=1, yref="paper", yanchor="bottom", showarrow=False,
+                              text=f"budget {escape(words.budget_text(budget, ms), quote=False)}",
                               font={"color": COLOURS["budget"], "size": 12})
     window = window_of(view)
     if window is not None:

@@ -70,7 +70,8 @@ class Front:
 
     candidates: all of them, in order; points: the ones that no other dominates on the search split, by latency;
     dense: the model that came in; budget_ms: the budget in milliseconds, if there was one; recommended: number of the
-    point that the search recommends, None when nothing meets the budget.
+    point that the search recommends, None when nothing meets the budget; further: the same for every budget after the
+    first, by its text.
     """
 
     run: Path
@@ -84,6 +85,7 @@ class Front:
     dense: Candidate
     candidates: list[Candidate]
     recommended: int | None = None
+    further: Mapping[str, int | None] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +94,17 @@ class Front:
     @property
     def points(self) -> list[Point]:
         return [Point(c, self.run) for c in pareto(self.candidates)]
+
+    @property
+    def budgets_ms(self) -> dict[str, float]:
+        """All budgets of the search in milliseconds, by their text."""
+        first = {} if self.budget is None or self.budget_ms is None else {self.budget: self.budget_ms}
+        return first | {text: parse_budget(text).resolve_ms(self.dense.ms) for text in self.further}
+
+    @property
+    def met(self) -> bool:
+        """Whether there is a recommended point for every budget."""
+        return None not in (self.recommended, *self.further.values())
 
     def drop(self, candidate: Candidate) -> float:
         """How much worse than the dense model, in the metric's own units, on the search split; negative: better."""
@@ -195,7 +208,7 @@ class Front:
         return {
             "schema": SCHEMA, "task": self.task, "metric": self.metric, "higher_is_better": self.higher_is_better,
             "device": self.device, "budget": self.budget, "budget_ms": self.budget_ms, "max_drop": self.max_drop,
-            "recommended": self.recommended, "dense": self.dense.to_json(),
+            "recommended": self.recommended, "further": dict(self.further), "dense": self.dense.to_json(),
             "points": [p.number for p in self.points], "candidates": [c.to_json() for c in self.candidates],
             "selection_gap": self.selection_gap, "seconds": dict(self.seconds), "environment": dict(self.environment),
             "settings": dict(self.settings), "groups": dict(self.groups),
@@ -216,8 +229,8 @@ class Front:
     def _from_json(cls, data: Mapping[str, Any], run: str | os.PathLike[str]) -> Front:
         return cls(Path(run), data["task"], data["metric"], data["higher_is_better"], data["device"], data["budget"],
                    data["budget_ms"], data["max_drop"], Candidate.from_json(data["dense"]),
-                   [Candidate.from_json(c) for c in data["candidates"]], data["recommended"], data["seconds"],
-                   data["environment"], data["settings"], data["groups"])
+                   [Candidate.from_json(c) for c in data["candidates"]], data["recommended"], data.get("further", {}),
+                   data["seconds"], data["environment"], data["settings"], data["groups"])
 
 
 def load_front(run: str | os.PathLike[str]) -> Front:

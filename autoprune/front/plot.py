@@ -107,13 +107,14 @@ def _across(view: View) -> str:
 
 
 def _budget(view: View, plane: _Plane) -> list[str]:
-    if view.front.budget_ms is None:
-        return []
-    x, text = plane.x(view.front.budget_ms), f"budget {words.budget_text(view.front)}"
-    half = _LETTER * len(text) / 2
-    centre = min(max(x, plane.left + half), plane.right - half)
-    return [_line(x, plane.top, x, plane.bottom, COLOURS["budget"], 'stroke-dasharray="6 4" class="budget"'),
-            _text(centre, plane.top - 8, text, "middle", COLOURS["budget"])]
+    parts = []
+    for budget, ms in view.front.budgets_ms.items():
+        x, text = plane.x(ms), f"budget {words.budget_text(budget, ms)}"
+        half = _LETTER * len(text) / 2
+        centre = min(max(x, plane.left + half), plane.right - half)
+        parts += [_line(x, plane.top, x, plane.bottom, COLOURS["budget"], 'stroke-dasharray="6 4" class="budget"'),
+                  _text(centre, plane.top - 8, text, "middle", COLOURS["budget"])]
+    return parts
 
 
 def _content(view: View, plane: _Plane) -> list[str]:

@@ -76,7 +76,7 @@ def write_report(front: Front, path: str | os.PathLike[str]) -> Path:
 
 def _header(view: View) -> str:
     front = view.front
-    facts = [("device", front.device), ("budget", words.budget_text(front))]
+    facts = [("device", front.device), *_budgets(view)]
     if front.max_drop is not None:
         facts.append(("largest drop allowed", front.max_drop))
     facts += [("dense model", _dense_text(view)),
@@ -89,6 +89,17 @@ def _header(view: View) -> str:
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
     return (f"<h1>{escape(front.task)}</h1>\n{_answer(view)}\n<dl>{listed}</dl>\n"
             f"<p>{escape(words.source_sentence(front.device, view.latencies))}</p>")
+
+
+def _budgets(view: View) -> list[tuple[str, str]]:
+    """The budget; of several each with what is recommended for it."""
+    front = view.front
+    texts = [words.budget_text(text, ms) for text, ms in front.budgets_ms.items()]
+    if len(texts) < 2:
+        return [("budget", texts[0] if texts else "none")]
+    numbers = (front.recommended, *front.further.values())
+    return [("budget", text + (": nothing meets it" if number is None else f": trial {number}"))
+            for text, number in zip(texts, numbers, strict=True)]
 
 
 def _dense_text(view: View) -> str:

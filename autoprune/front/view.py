@@ -126,7 +126,7 @@ def window_of(view: View) -> Window | None:
     low, high = min([low, *near]), max([high, *near])
     bars = {c.number: c for c in [*important.values(), *view.uniform]}
     times = [t for c in bars.values() for t in (latency_of(c).lo_ms, latency_of(c).hi_ms)]
-    times += [] if view.front.budget_ms is None else [view.front.budget_ms]
+    times += view.front.budgets_ms.values()
     central = [latency_of(c).ms for c in drawn]
     low_ms, high_ms = min([*times, *central]), max(times)
     if max(central) <= 2 * high_ms:

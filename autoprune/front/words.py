@@ -147,15 +147,10 @@ def cut_lines(candidate: Candidate, groups: dict[str, int], limit: int = 12) -> 
     return whole + (lines or ["nothing is cut"])
 
 
-def budget_text(front: Front) -> str:
-    """`20ms`, or `0.5x = 4.21 ms` where the milliseconds are not in the text itself; "none"."""
-    if front.budget_ms is None:
-        return front.budget or "none"
-    shown = milliseconds(front.budget_ms)
-    if front.budget is None:
-        return shown
-    in_ms = front.budget.partition("@")[0].strip().endswith("ms")
-    return front.budget if in_ms else f"{front.budget} = {shown}"
+def budget_text(budget: str, ms: float) -> str:
+    """`20ms`, or `0.5x = 4.21 ms` where the milliseconds are not in the text itself."""
+    in_ms = budget.partition("@")[0].strip().endswith("ms")
+    return budget if in_ms else f"{budget} = {milliseconds(ms)}"
 
 
 def source_sentence(device: str, latencies: list[Latency]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from autoprune.errors import BudgetError
 from autoprune.search.candidate import Candidate
 from autoprune.search.outcome import Outcome, pareto
 from autoprune.search.run import Search
@@ -13,7 +14,7 @@ from autoprune.tasks.score import Score
 if TYPE_CHECKING:
     from autoprune.front.front import Front, Point
 
-__all__ = ["recommend", "score_on_test", "tune", "with_tuned"]
+__all__ = ["recommended", "score_on_test", "tune", "with_tuned"]
 
 
 def score_on_test(search: Search, outcome: Outcome) -> Outcome:
@@ -80,7 +81,20 @@ def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
     return with_tuned(search, outcome)
 
 
-def recommend(search: Search, front: Front) -> Point:
+def recommended(search: Search, front: Front) -> list[int | None]:
+    """Number of the point that is recommended for each budget (for the one `front.pick()` without any), in their order;
+    None for a budget that nothing meets.
+    """
+    out: list[int | None] = []
+    for text, ms in front.budgets_ms.items() or [(front.budget, front.budget_ms)]:
+        try:
+            out.append(_recommend(search, replace(front, budget=text, budget_ms=ms)).number)
+        except BudgetError:
+            out.append(None)
+    return out
+
+
+def _recommend(search: Search, front: Front) -> Point:
     """The point that `front.pick()` gives; where the device can be measured (a calibrated one, too) it is measured
     again, longer, and a point that turns out to be over the budget is passed over for the next.
 

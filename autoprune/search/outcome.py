@@ -25,11 +25,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search leaves behind: candidates in order, the budget and the dense latency in milliseconds, seconds by
+    """What a search leaves behind: candidates in order, the budgets in milliseconds, the dense model, seconds by
     activity of this process, and whether it was interrupted."""
 
     candidates: list[Candidate]
-    budget_ms: float | None
+    budgets_ms: tuple[float, ...]
     dense: Candidate | None
     seconds: dict[str, float]
     interrupted: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -54,12 +54,12 @@ class Search:
     """
 
     def __init__(self, task: Task, graph: Graph, device: Device, space: Space, folder: RunFolder, *,
-                 budget: Budget | None, trials: int, timeout_s: float | None = None, seed: int = 0,
+                 budgets: Sequence[Budget] = (), trials: int, timeout_s: float | None = None, seed: int = 0,
                  sampler: str = "tpe", threads: int | None = None, reused: Reused | None = None,
                  workers: Callable[[Pipeline], Workers] = Inline):
         self.reused = reused or Reused()
         self.task, self.graph, self.device, self.space, self.folder = task, graph, device, space, folder
-        self.budget, self.trials, self.timeout_s, self.seed = budget, trials, timeout_s, seed
+        self.budgets, self.trials, self.timeout_s, self.seed = tuple(budgets), trials, timeout_s, seed
         self._knapsack = sampler == "knapsack"
         choices = self.reused.choices(space.choices(graph, device.alignment()))
         if not choices:
@@ -68,7 +68,7 @@ class Search:
         space.check_fits(device, sampler)
         branches = () if self._knapsack else tuple(dict.fromkeys([*space.branches(graph), *self.reused.dropped(graph)]))
         self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph), branches)
-        self._percentile, self._threads = budget.percentile if budget else "p50", threads
+        self._percentile, self._threads = self.budgets[0].percentile if self.budgets else "p50", threads
         self.pipeline = Pipeline(task, graph, space, seed)
         with ExitStack() as opened:
             self.profiler = opened.enter_context(open_profiler(device, percentile=self._percentile, threads=threads))
@@ -91,7 +91,7 @@ class Search:
         self._work: dict[str, float] = {}  # seconds by activity that other processes spent on candidates
         self._device_problems: list[DeviceError] = []  # of the latest candidates
         self._seconds_before: dict[str, float] = dict(self.study.attributes.get("seconds", {}))
-        self.budget_ms: float | None = None
+        self.budgets_ms: tuple[float, ...] = ()
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Search:
             self._abandon()
         candidates = self.study.candidates()
         dense = next((c for c in candidates if c.origin == DENSE and c.status == "ok"), None)
-        return Outcome(candidates, self.budget_ms, dense, self.pipeline.clock.seconds, interrupted)
+        return Outcome(candidates, self.budgets_ms, dense, self.pipeline.clock.seconds, interrupted)
 
     def _abandon(self) -> None:
         """Give up what is being evaluated."""
@@ -153,8 +153,7 @@ class Search:
         if known is None:
             self.study.note("dense_ms", dense.ms)
             known = dense.ms
-        if self.budget is not None:
-            self.budget_ms = self.budget.resolve_ms(float(known))
+        self.budgets_ms = tuple(budget.resolve_ms(float(known)) for budget in self.budgets)
         for precision in self.proposer.precisions:  # what cannot be quantised is found before anything is trained
             self.latencies.of(Plan(model=self.graph.fingerprint, precision=precision))
         self.study.repair(self.target_ms)
@@ -163,10 +162,10 @@ class Search:
         self._looked_at = {digest for _, _, digest in looks}
         sampler = self._knapsack_sampler(float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
-            aim_ms = 0.5 * float(known) if self.target_ms is None else self.target_ms
+            aims_ms = self.targets_ms or [0.5 * float(known)]
             at = None if sampler is None else lambda ms, methods: sampler.at(ms, methods=methods)
             queue(self.study, self.proposer, first_plans(
-                self.pipeline, self.proposer, self.latencies, self.reused, aim_ms, self.target_ms is not None,
+                self.pipeline, self.proposer, self.latencies, self.reused, aims_ms, bool(self.targets_ms),
                 self.space.rankings, self._price_ms(), at))
 
     def _price_ms(self) -> Callable[[Plan], float]:
@@ -184,18 +183,20 @@ class Search:
             known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
             self.study.note("knapsack", known)
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
-        targets_ms = [] if self.target_ms is None else [self.target_ms]
-        sampler = KnapsackSampler(self.proposer, curves, dense_ms, targets_ms, lambda plan: table.latency(plan).ms,
+        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, lambda plan: table.latency(plan).ms,
                                   known["shared"], self.seed + self.study.done_before)
         self.study.use(sampler)
         return sampler
 
     @property
+    def targets_ms(self) -> list[float]:
+        """What candidates aim at: the budgets, or a little under them where the device is measured."""
+        return [ms * (_MEASURED_MARGIN if self.device.is_measured else 1.0) for ms in self.budgets_ms]
+
+    @property
     def target_ms(self) -> float | None:
-        """The budget that candidates are held to: a little under it where the device is measured."""
-        if self.budget_ms is None:
-            return None
-        return self.budget_ms * (_MEASURED_MARGIN if self.device.is_measured else 1.0)
+        """What every candidate is held to: the largest."""
+        return max(self.targets_ms, default=None)
 
     def _wants_more(self) -> bool:
         """Whether another candidate is to be started now."""

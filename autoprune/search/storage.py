@@ -1,14 +1,15 @@
-"""Optuna's database, with the parameters of a trial written at once.
+"""Optuna's database, with the parameters of a trial written at once, and only what has changed read again.
 
-Optuna writes each parameter in a transaction of its own (4 ms: 0.9 s a trial of 100 groups), and parses each one's
-distribution twice when it reads them (0.1 s for 12 trials of 100 groups). The tables are Optuna's own, so that its
+Optuna writes each parameter in a transaction of its own (4 ms: 0.9 s a trial of 100 groups), parses each one's
+distribution twice when it reads them (0.1 s for 12 trials of 100 groups), and reads all running trials whenever it
+looks at any (5 ms for each of 50 groups, of which a cluster has hundreds). The tables are Optuna's own, so that its
 tools read them as ever.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
@@ -41,7 +42,8 @@ _written = lru_cache(maxsize=4096)(distribution_to_json)
 class BatchedStorage(RDBStorage):
     """Parameters wait in memory until the trial's next attribute or state is written, or trials are read.
 
-    For one process that writes: a kill between loses the parameters of a trial that has no result.
+    For one process that writes: a kill between loses the parameters of a trial that has no result, and what another
+    process changed in a trial that this one has read is not seen.
     """
 
     def __init__(self, url: str):
@@ -55,6 +57,8 @@ class BatchedStorage(RDBStorage):
                               fix="pip install 'autoprune[postgresql]', and postgresql://… without a driver's name"
                               ) from error
         self._pending: list[dict[str, Any]] = []
+        self._changed: set[int] = set()  # trials written to since they were read
+        self._read_to: dict[int, int] = {}  # study: the last of its trials that was read
         self._lock: Connection | None = None
 
     def hold(self, study: str) -> None:
@@ -82,6 +86,7 @@ class BatchedStorage(RDBStorage):
                          distribution: BaseDistribution, previous_distribution: BaseDistribution | None) -> None:
         if previous_distribution is not None:
             check_distribution_compatibility(previous_distribution, distribution)
+        self._changed.add(trial_id)
         self._pending.append({"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal,
                               "distribution_json": _written(distribution)})
 
@@ -97,19 +102,39 @@ class BatchedStorage(RDBStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         self._flush()
+        self._changed.add(trial_id)
         return super().set_trial_state_values(trial_id, state, values)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         self._flush()
+        self._changed.add(trial_id)
         super().set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._changed.add(trial_id)
+        super().set_trial_system_attr(trial_id, key, value)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        self._changed.add(trial_id)
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         self._flush()
         return super().get_trial(trial_id)
 
-    def _get_trials(self, *args: Any, **values: Any) -> list[FrozenTrial]:
+    def _get_trials(self, study_id: int, states: Container[TrialState] | None, included_trial_ids: set[int],
+                    trial_id_greater_than: int) -> list[FrozenTrial]:
+        """Of the trials that are asked for, those that are new or have changed: Optuna's cache keeps the others. All,
+        as long as it knows of none that has ended.
+        """
         self._flush()
-        return super()._get_trials(*args, **values)
+        if trial_id_greater_than >= 0 and states is None:
+            trial_id_greater_than = max(trial_id_greater_than, self._read_to.get(study_id, -1))
+            included_trial_ids = self._changed
+        found = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        self._changed -= {t._trial_id for t in found}
+        self._read_to[study_id] = max([trial_id_greater_than, *(t._trial_id for t in found)])
+        return found
 
     def _build_frozen_trial_from_trial_model(self, trial: models.TrialModel) -> FrozenTrial:
         """As Optuna's own, but for parsing each distribution once."""

@@ -22,7 +22,7 @@ from simulator import RESULTS, Task
 
 from autoprune.search.study import Study
 
-WORKERS = (1, 16, 64)  # with 256 a candidate takes more than a second, and the simulation many minutes
+WORKERS = (1, 16, 64, 256)
 ROUNDS = 2  # candidates of each worker, at least
 MOST = 1200  # candidates
 

@@ -158,7 +158,7 @@ def own(world: World, sampler: str, halving: int = 1) -> None:
     space = replace(world.space, halving=halving)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder, \
             RunFolder(folder).open({"model_fingerprint": ""}) as run:
-        search = Search(world.task, world.graph, world.device, space, run, budget=None, trials=100_000,
+        search = Search(world.task, world.graph, world.device, space, run, trials=100_000,
                         seed=world.seed, sampler=sampler)
         search.pipeline._template = world.pipeline._template
         evaluate = search.pipeline.evaluate

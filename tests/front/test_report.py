@@ -241,6 +241,16 @@ def test_one_point_no_budget_nothing_recommended(tmp_path: Path) -> None:
     assert low < 5.76 < 6.36 < high
 
 
+def test_several_budgets_are_all_shown(tmp_path: Path) -> None:
+    found = front_of([dense(), candidate(1, 2.5, 0.95), candidate(2, 1.2, 0.9)], recommended=1,
+                     further={"0.25x": 2, "0.1ms": None})
+    assert found.budgets_ms == pytest.approx({"3ms": 3.0, "0.25x": 1.5, "0.1ms": 0.1})
+    page = page_of(found, tmp_path)
+    for text in ("3ms: trial 1", "0.25x = 1.50 ms: trial 2", "0.1ms: nothing meets it"):
+        assert text in page.text
+    assert len(page.figure("front").layout.shapes) == 3
+
+
 def test_nothing_meets_the_budget(tmp_path: Path) -> None:
     page = page_of(front_of([dense(), candidate(1, 4.0, 0.95)], budget="1ms", budget_ms=1.0), tmp_path)
     assert "Nothing is recommended: no candidate meets what was asked." in page.text
@@ -330,8 +340,7 @@ def test_a_folder_that_is_not_there(front: Front, tmp_path: Path) -> None:
     (words.score_text(score(0.97314, n=10_000, standard_error=0.0016)), "97.31 % ± 0.16"),
     (words.difference(score(0.9), -0.0001), "0.0 pp"), (words.difference(score(0.9), -0.012), "−1.2 pp"),
     (words.shortened("a" * 60, 11), "aaaaa…aaaaa"), (words.plural(1, "trial"), "1 trial"),
-    (words.budget_text(front_of([dense()], budget="0.5x")), "0.5x = 3.00 ms"),
-    (words.budget_text(front_of([dense()], budget=None, budget_ms=None)), "none"),
+    (words.budget_text("0.5x", 3.0), "0.5x = 3.00 ms"), (words.budget_text("3ms@p90", 3.0), "3ms@p90"),
 ])
 def test_numbers_for_people(text: str, expected: str) -> None:
     assert text == expected

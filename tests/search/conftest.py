@@ -14,7 +14,7 @@ from autoprune.graph.graph import Graph
 from autoprune.search.run import Search
 from autoprune.search.run_folder import RunFolder
 from autoprune.search.space import load_space
-from autoprune.units import parse_budget
+from autoprune.units import parse_budgets
 
 Open = Callable[..., AbstractContextManager[Search]]
 CONFIGURATION = {"model_fingerprint": "abc", "device": "rpi4"}
@@ -30,7 +30,7 @@ def open_search(memory_path: Path, task: CountingTask, tiny_graph: Graph, quick_
                                  recover={"steps": 1, "calibration_batches": 1, **(recover or {})})
         with RunFolder(memory_path / "run").open(CONFIGURATION) as folder:
             search = Search(values.pop("task", task), values.pop("graph", tiny_graph), load_device("rpi4"), space,
-                            folder, budget=parse_budget(budget) if budget else None, trials=trials, **values)
+                            folder, budgets=parse_budgets(budget) if budget else (), trials=trials, **values)
             try:
                 yield search
             finally:

@@ -62,7 +62,7 @@ def test_devices_and_samplers_that_know_fp32_only(device: str, sampler: str, wor
                                                   task: CountingTask, tiny_graph: Graph) -> None:
     with RunFolder(memory_path / "run").open({"model_fingerprint": "abc"}) as folder, \
             pytest.raises(ConfigError, match=words):
-        Search(task, tiny_graph, load_device(device), BOTH, folder, budget=None, trials=1, sampler=sampler)
+        Search(task, tiny_graph, load_device(device), BOTH, folder, trials=1, sampler=sampler)
 
 
 def test_a_session_has_nothing_to_calibrate_with(tiny_graph: Graph) -> None:

@@ -277,7 +277,7 @@ def test_the_shipped_space_is_the_default_with_masks() -> None:
 def test_who_has_no_use_for_masks(memory_path: Path, task: CountingTask, tiny_graph: Graph) -> None:
     with RunFolder(memory_path / "run").open({"model_fingerprint": "abc"}) as folder, \
             pytest.raises(ConfigError, match="does not choose masks"):
-        Search(task, tiny_graph, load_device("rpi4"), MASKED, folder, budget=None, trials=1, sampler="knapsack")
+        Search(task, tiny_graph, load_device("rpi4"), MASKED, folder, trials=1, sampler="knapsack")
     with pytest.raises(ConfigError, match="trains nothing"):
         Session(tiny_graph, MASKED)
 

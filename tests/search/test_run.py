@@ -14,7 +14,7 @@ from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Plan
 from autoprune.methods.magnitude import L2
 from autoprune.search.candidate import Candidate
-from autoprune.search.finish import recommend, score_on_test
+from autoprune.search.finish import recommended, score_on_test
 from autoprune.search.outcome import Progress, pareto
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import DENSE
@@ -48,7 +48,7 @@ def test_controls_come_first_then_starting_points_then_the_search(open_search: O
         assert len(terminal(search)) == 10
         assert outcome.dense is not None
         assert outcome.dense.plan.cuts == {}
-        assert outcome.budget_ms == pytest.approx(0.7 * outcome.dense.ms)
+        assert outcome.budgets_ms == pytest.approx((0.7 * outcome.dense.ms,))
         assert not outcome.interrupted
     assert [p.done for p in seen] == list(range(11))
     assert all(p.total == 10 for p in seen)
@@ -237,8 +237,8 @@ def test_a_budget_that_nothing_can_reach_still_ends(open_search: Open) -> None:
     with open_search(budget="1us", trials=9, methods=("l1",)) as search:
         outcome = search.run()
         assert len(outcome.candidates) == 9
-        assert outcome.budget_ms is not None
-        assert all(c.ms > outcome.budget_ms for c in outcome.candidates)
+        [budget_ms] = outcome.budgets_ms
+        assert all(c.ms > budget_ms for c in outcome.candidates)
 
 
 def test_a_space_smaller_than_the_trials_ends_when_all_plans_are_known(open_search: Open, tiny_graph: Graph) -> None:
@@ -261,7 +261,7 @@ def test_one_trial_is_the_dense_model(open_search: Open) -> None:
     with open_search(trials=1, budget=None) as search:
         outcome = search.run()
     assert [c.origin for c in outcome.candidates] == [DENSE]
-    assert outcome.budget_ms is None
+    assert outcome.budgets_ms == ()
 
 
 def test_a_metric_where_less_is_better(open_search: Open, task: CountingTask) -> None:
@@ -336,13 +336,12 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
         open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one comes from the front: what the first one dominated has no weights any more."""
     from autoprune.devices.profiler import MeasuredProfiler
-    from autoprune.errors import BudgetError
     from autoprune.front.front import Front
 
     with open_search(trials=8, budget="0.9x") as search:
         outcome = search.run()
         assert outcome.dense is not None
-        front = Front(search.folder.path, "tiny", "accuracy", True, "rpi4", "0.9x", outcome.budget_ms, None,
+        front = Front(search.folder.path, "tiny", "accuracy", True, "rpi4", "0.9x", outcome.budgets_ms[0], None,
                       outcome.dense, outcome.candidates)
         fake: Any = MeasuredProfiler.__new__(MeasuredProfiler)
         asked: list[int] = []
@@ -352,14 +351,27 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
             return 0.95
         fake.ratio, fake.close = ratio, search.profiler.close
         monkeypatch.setattr(search, "profiler", fake)
-        with pytest.raises(BudgetError):  # every point is over, each was loaded and asked once
-            recommend(search, front)
-        assert outcome.budget_ms is not None
-        fitting = [p for p in front.points if p.candidate.ms <= outcome.budget_ms]
+        assert recommended(search, front) == [None]  # every point is over, each was loaded and asked once
+        [budget_ms] = outcome.budgets_ms
+        fitting = [p for p in front.points if p.candidate.ms <= budget_ms]
         assert len(asked) == len(fitting)
-        with pytest.raises(BudgetError):
-            recommend(search, front)
+        assert recommended(search, front) == [None]
         assert len(asked) == len(fitting)  # kept with the study
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "knapsack"])
+def test_every_budget_is_aimed_at(open_search: Open, sampler: str) -> None:
+    with open_search(trials=14, budget="0.5x,0.8x,0.65x", sampler=sampler) as search:
+        outcome = search.run()
+        assert outcome.dense is not None
+        shares = [ms / outcome.dense.ms for ms in outcome.budgets_ms]
+        assert shares == pytest.approx([0.5, 0.8, 0.65])
+        assert search.target_ms == max(outcome.budgets_ms)  # what is only within the largest counts, too
+        origins = [t.user_attrs["origin"] for t in optuna.load_study(
+            study_name="autoprune", storage=search.folder.storage).trials if "origin" in t.user_attrs]
+        assert any(o.endswith(tuple(f" of {ms:.4g} ms" for ms in outcome.budgets_ms[1:])) for o in origins)
+        for ms in outcome.budgets_ms:
+            assert any(0.75 * ms <= c.ms <= ms for c in outcome.candidates)
 
 
 def test_pareto_by_hand() -> None:

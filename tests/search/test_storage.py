@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import optuna
 import pytest
@@ -50,3 +52,50 @@ def test_another_kind_of_parameter_of_the_same_name_is_refused(url: str) -> None
     study.tell(ask(study), 0.5)
     with pytest.raises(ValueError, match="distribution"):
         study.ask().suggest_int("a.keep", 0, 3)
+
+
+def test_running_trials_are_not_read_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hundreds of workers they would be most of what a coordinator reads."""
+    storage = BatchedStorage(url)
+    study = optuna.create_study(storage=storage, study_name="x")
+    study.tell(ask(study), 0.5)
+    running = [ask(study) for _ in range(20)]
+    assert len(study.trials) == 21
+    read: list[int] = []
+    build = BatchedStorage._build_frozen_trial_from_trial_model
+
+    def counted(self: BatchedStorage, trial: Any) -> optuna.trial.FrozenTrial:
+        read.append(trial.number)
+        return build(self, trial)
+
+    monkeypatch.setattr(BatchedStorage, "_build_frozen_trial_from_trial_model", counted)
+    assert len(study.trials) == 21
+    assert read == []
+    running[3].set_user_attr("look", 1)
+    running[4].report(0.25, 0)
+    study._storage.set_trial_system_attr(running[5]._trial_id, "note", 2)
+    found = study.trials
+    assert read == [4, 5, 6]
+    assert (found[4].user_attrs, found[5].intermediate_values) == ({"look": 1}, {0: 0.25})
+    assert found[6].system_attrs["note"] == 2
+    read.clear()
+    study.tell(running[19], 0.75)
+    assert set(read) == {20}
+    assert [t.state for t in study.trials].count(TrialState.RUNNING) == 19
+    read.clear()
+    study.tell(running[0], 0.125)  # before the last that has ended
+    assert [t.value for t in study.trials if t.state == TrialState.COMPLETE] == [0.5, 0.125, 0.75]
+    assert set(read) == {1}
+
+
+def test_what_a_failed_read_missed_is_read_by_the_next(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study(storage=BatchedStorage(url), study_name="x")
+    study.tell(ask(study), 0.5)
+    trial = ask(study)
+    assert len(study.trials) == 2
+    trial.set_user_attr("seen", True)
+    with monkeypatch.context() as broken:
+        broken.setattr(optuna.storages.RDBStorage, "_get_trials", mock.Mock(side_effect=OSError("gone")))
+        with pytest.raises(OSError, match="gone"):
+            study.get_trials()
+    assert study.trials[1].user_attrs == {"seen": True}

@@ -104,12 +104,13 @@ def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int =
 
 
 def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, threads: int | None = None,
-              minutes: float = 3.0, models: Sequence[bytes] = (), seed: int = 0,
+              minutes: float = 4.0, models: Sequence[bytes] = (), seed: int = 0,
               on_progress: Callable[[str], None] | None = None) -> Device:
     """Calibrate `device` (this machine, or one at an address) and write `NAME.toml` and `NAME.kernels.npz`.
 
-    `minutes` is how long nets are timed; fitting takes about a minute more. `models` are ONNX models to be timed too.
-    Raises `ConfigError` for bad arguments, `DeviceError` when too few nets could be timed or the machine is too noisy.
+    `minutes` is how long nets are timed; fitting takes about half a minute more. `models` are ONNX models to be timed
+    too. Raises `ConfigError` for bad arguments, `DeviceError` when too few nets could be timed or the machine is too
+    noisy.
     """
     found = load_device(device) if isinstance(device, str) else device
     check_name(name)

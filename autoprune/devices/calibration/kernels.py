@@ -16,6 +16,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +29,11 @@ _LEAST_MS = 1e-5  # of a price: where the profiler saw no time at all, some went
 _ENOUGH = 24  # nodes of a kind from which what its power law leaves over is learnt too
 _ANY = 300  # nodes of whatever kind that price what was never seen
 _MOST, _TUNE = 1500, 300  # nodes that a model keeps, and that its length scales are fitted to
+_CLIMB = 12  # steps towards the most likely length scales
 _SMALL = 64
 _BLOCK, _TILE = 16, 6  # channels in a block and pixels in a tile of onnxruntime's AVX-512 convolution
 _OTHER = "other"
-_FEATURES = 2  # raise it when kinds, classes or features change: what was learnt before fits no more
+_FEATURES = 3  # raise it when kinds, classes or features change: what was learnt before fits no more
 
 
 def kind_of(node: Node) -> str:
@@ -39,6 +41,8 @@ def kind_of(node: Node) -> str:
     op = node.op.removeprefix("nchwc.")
     if op in ("Conv", "FusedConv"):
         cls = "depthwise" if node.cls.startswith("depthwise") else "conv" if node.cls == "conv3x3" else node.cls
+        if math.prod(node.out_shapes[0][2:]) == 1:
+            cls = f"{cls} of one pixel"  # what it takes is to read the weights
         if node.op == op:
             return cls
         few = node.groups == 1 and node.in_shapes[0][1] < _BLOCK  # read unblocked: another kernel
@@ -49,6 +53,8 @@ def kind_of(node: Node) -> str:
         return "gemm of weights" if node.weights > _last(node) else "gemm of activations"
     if _is_small(node):
         return f"small {node.op}"
+    if node.cls.startswith("reduce"):  # along the last axis, or along others
+        return f"{node.op} {node.cls}"
     return node.cls if op == "Transpose" else node.op
 
 
@@ -112,7 +118,8 @@ def _rest(node: Node) -> list[float]:
     sizes = [math.prod(s) for s in node.in_shapes]
     return [_log(node.run or _last(node)), _log(out[-2] if len(out) > 1 else 1), _log(_last(node)),
             _log(out[1] if len(out) > 1 else 1), float(len(out)), float(len(sizes)),
-            _log(min(sizes, default=1)), _log(math.prod(out[-2:])), _log(first[-1] if first else 1)]
+            _log(min(sizes, default=1)), _log(math.prod(out[-2:])), _log(first[-1] if first else 1),
+            _log(math.prod(node.kernel))]
 
 
 def _net(nodes: Sequence[Node]) -> list[float]:
@@ -197,9 +204,17 @@ def _tune(points: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, float, 
     prior = ConstantKernel(0.1) * Matern(lengths, (0.3, 100.0), nu=2.5) + WhiteKernel(0.003, (1e-4, 1.0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length at its bound is a feature that does not matter
-        found = GaussianProcessRegressor(prior).fit(points, residual).kernel_
+        found = GaussianProcessRegressor(prior, optimizer=_climb).fit(points, residual).kernel_
     return (np.broadcast_to(found.k1.k2.length_scale, (width,)).astype(float), float(found.k1.k1.constant_value),
             float(found.k2.noise_level))
+
+
+def _climb(cost: Callable[..., Any], start: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, float]:
+    """A few steps of L-BFGS: to go on until nothing changes takes three times as long, and prices nets no better."""
+    from scipy.optimize import minimize
+
+    found = minimize(cost, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": _CLIMB})
+    return found.x, float(found.fun)
 
 
 def _line(base: np.ndarray, log_ms: np.ndarray) -> np.ndarray:

@@ -34,11 +34,13 @@ def staged(net: NetBuilder) -> str:
             x = block(net, x)
     if net.pick(True, False):
         x = net.conv(x, _aligned(net, c * net.pick(1, 2, 4)), act=net.pick("Relu", "silu", "relu6"))
-    channels = net.shape[x][1]
-    if net.pick(True, False):
-        y = net.op("GlobalAveragePool", x, shape=(1, channels, 1, 1))
+    _, channels, height, width = net.shape[x]
+    kind, pooled = net.pick("GlobalAveragePool", "ReduceMean", "AveragePool"), (1, channels, 1, 1)
+    if kind == "ReduceMean":
+        y = net.op(kind, x, net.ints(2, 3), shape=pooled, keepdims=1)
     else:
-        y = net.op("ReduceMean", x, net.ints(2, 3), shape=(1, channels, 1, 1), keepdims=1)
+        window = {"kernel_shape": [height, width]} if kind == "AveragePool" else {}
+        y = net.op(kind, x, shape=pooled, **window)
     return net.linear(net.op("Flatten", y, shape=(1, channels)), net.pick(10, 100, 1000))
 
 

@@ -1,9 +1,10 @@
 """`--sampler knapsack`: plans are decoded from a latency and damage curves, and it is the curves that are searched.
 
 A scan says how much damage and how much latency each group stands for (`sensitivity.py`); a knapsack turns a latency
-and these curves into widths (`decoder.py`). The first plans are decoded from the scan itself. After them three arms
-propose, by what each has lately won:
+and these curves into widths (`decoder.py`). The first plans are decoded from the scan. After them four arms propose, by
+what each has lately won:
 
+- `scan` goes on with that, which a short search does not learn to do better;
 - `refit` learns the curves from the candidates and samples from what they leave open (`refit.py`);
 - `tpe` leaves it to Optuna's TPE to find a latency, six weights that tilt the scan's curves along features of the
   groups, and a method;
@@ -34,11 +35,12 @@ from autoprune.search.propose import Proposer
 
 __all__ = ["ARMS", "KnapsackSampler"]
 
-ARMS = ("refit", "tpe", "vary")
-_STARTS = 10  # plans decoded from the scan before the arms begin
+ARMS = ("scan", "refit", "tpe", "vary")
+_STARTS = 10  # plans decoded from the scan before any arm is judged
 _TRUSTS = (0.5, 0.75, 1.0, 0.5, 0.25)  # in the scan, of these in turn
+_OTHER = 3  # one plan in so many that are decoded from the scan is by another method than the first
 _CAUTION = 3  # candidates for each group, before draws are as wide as what is not known: short searches have no time
-_FLOOR = 0.15  # an arm's share of the proposals at least
+_FLOOR = 0.1  # an arm's share of the proposals at least
 _RECENT = 40  # candidates by which arms are judged
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
 _BEYOND = 0.3  # of the way from the fastest useful candidate to the fastest plan
@@ -134,19 +136,19 @@ class KnapsackSampler(BaseSampler):
         return area
 
     def _propose(self, arm: str, past: Past) -> Proposal:
-        if arm == "start":
-            return self._start(past), {}
+        if arm in ("start", "scan"):
+            return self._scanned(past), {}
         if arm == "refit":
             return self._refit(past), {}
         if arm == "tpe":
             return self._tilted(past)
         return self._vary(past), {}
 
-    def _start(self, past: Past) -> dict[str, Any]:
-        """By the first method of the space, which is its best bet, and by another one in turns."""
+    def _scanned(self, past: Past) -> dict[str, Any]:
+        """By the first method of the space, which is its best bet, and now and then by another one."""
         levels = self._decoder.at(self._target(past), self._decoder.trusting(_TRUSTS[past.asked % len(_TRUSTS)]))
-        return self._parameters(levels, self._one(self._sane[0] if past.asked % 2 == 0
-                                                  else str(self._random.choice(self._sane))))
+        return self._parameters(levels, self._one(str(self._random.choice(self._sane))
+                                                  if past.asked % _OTHER == _OTHER - 1 else self._sane[0]))
 
     def _refit(self, past: Past) -> dict[str, Any]:
         self._fit = Refit(self._decoder.damage, self._decoder.shares, self._decoder.direction, len(self._names),
@@ -166,7 +168,7 @@ class KnapsackSampler(BaseSampler):
     def _vary(self, past: Past) -> dict[str, Any]:
         members = [i for i in past.front() if past.losses[i] <= past.bearable] or past.front()
         if not members:
-            return self._start(past)
+            return self._scanned(past)
         parent = members[int(self._random.integers(len(members)))]
         plan = self._plan(past.levels[parent], past.methods[parent])
         return self._proposer.vary(Candidate(0, "", plan))

@@ -15,8 +15,10 @@ def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch
     with open_search(trials=6, sampler="knapsack") as search:
         first = search.run()
         curves = search.study.attributes["knapsack"]["curves"]
-    assert [c.origin for c in first.candidates][:4] == [
-        DENSE, "control: uniform 0.75", "control: uniform 0.5", "control: uniform 0.25"]
+    origins = [c.origin for c in first.candidates]
+    assert origins[0] == DENSE
+    assert origins[1].startswith("start")  # what is better does not wait
+    assert any(o.startswith("control: uniform") for o in origins[2:4])
     assert len(curves) >= 2
     for c in curves.values():
         assert c["damage"][-1] == c["saved"][-1] == 0.0
@@ -30,10 +32,10 @@ def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch
     with open_search(trials=14, sampler="knapsack") as search:
         second = search.run()
     assert len(second.candidates) == 14
-    assert second.budget_ms is not None
+    [budget_ms] = second.budgets_ms
     starts = [c for c in second.candidates if c.origin.startswith("start: at budget")]
     assert starts
-    assert all(c.ms <= second.budget_ms for c in starts)
+    assert all(c.ms <= budget_ms for c in starts)
     assert any(c.origin == "search" for c in second.candidates)
 
 
