@@ -19,7 +19,7 @@ __all__ = ["first_plans", "queue"]
 
 _BELOW = (0.7,)  # parts of the budget
 _BELOW_BY_KNAPSACK = (0.85, 0.7, 0.5)
-_ABOUT_HALF = (1.5, 0.7, 0.5)  # of half the dense latency, where there is no budget
+_ABOUT_HALF = (0.5, 1.5, 0.25)  # of half the dense latency, where there is no budget: over the whole range, coarsely
 
 
 def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, reused: Reused,

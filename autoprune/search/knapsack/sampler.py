@@ -44,6 +44,7 @@ _FLOOR = 0.1  # an arm's share of the proposals at least
 _RECENT = 40  # candidates by which arms are judged
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
 _BEYOND = 0.3  # of the way from the fastest useful candidate to the fastest plan
+_YOUNG = 30  # candidates, after which a search is half as young
 _TRIES = 12  # to propose a plan that the study does not hold
 
 Proposal = tuple[dict[str, Any], dict[str, Any]]
@@ -186,8 +187,11 @@ class KnapsackSampler(BaseSampler):
         areas = np.diff(edges) * np.maximum(-np.diff(losses), 0.02 * past.bearable)
         if self._random.random() < 0.3:
             areas = np.diff(edges)
-        gap = int(self._random.choice(len(areas), p=areas / areas.sum())) if areas.sum() > 0 else 0
-        return float(self._random.uniform(edges[gap], edges[gap + 1]))
+        young = 0.5 ** (len(past.losses) / _YOUNG)  # has to cover the range evenly: the largest gap, near its middle
+        odds = areas ** (1 + young)
+        gap = int(self._random.choice(len(odds), p=odds / odds.sum())) if odds.sum() > 0 else 0
+        part = 0.5 + (1 - 0.6 * young) * self._random.uniform(-0.5, 0.5)
+        return float(edges[gap] + part * (edges[gap + 1] - edges[gap]))
 
     def _fastest_useful(self, past: Past) -> float:
         """A little below the fastest candidate that does not lose too much: that edge is found out step by step."""
