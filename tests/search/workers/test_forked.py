@@ -289,8 +289,12 @@ def test_an_interrupt_while_a_process_starts_leaves_none_behind(open_search: Ope
         return original(self, job)
     monkeypatch.setattr(Forked, "_fork", fork)
     monkeypatch.setattr(os, "setpgid", interrupted)
-    with open_search(trials=5, workers=partial(Forked, count=2)) as search:
-        assert search.run().interrupted
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with open_search(trials=5, workers=partial(Forked, count=2)) as search:
+            assert search.run().interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
     [pid] = seen
     assert not _alive(pid)
 
