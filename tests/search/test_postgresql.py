@@ -127,6 +127,7 @@ def test_two_searches_share_a_database_but_not_a_study(run: Run, memory_path: Pa
     assert len(run("three", trials=2).candidates) == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_ends_the_search_which_resumes(run: Run, server: Server) -> None:
     def stop(p: Progress) -> None:
         if p.done == 2:

@@ -73,6 +73,7 @@ def test_a_second_device_takes_the_scores_over(run: Callable[..., Front], traine
     assert len(set(digests)) == len(digests)
 
 
+@pytest.mark.slow
 def test_it_resumes_with_and_without_naming_the_run(run: Callable[..., Front], tmp_path: Path) -> None:
     run("rpi4", trials=2)
     assert len(run("pixel4", reuse=str(tmp_path / "rpi4"), trials=3).candidates) == 3

@@ -335,6 +335,7 @@ class Slow(torch.utils.data.Dataset[Any]):
         return self.rows[index]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_loaders_with_workers_of_their_own(memory_path: Path) -> None:
     import autoprune
