@@ -215,10 +215,9 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
         raise ConfigError("the dense model itself could not be evaluated", given="; ".join(map(str, reasons)))
     outcome = with_tuned(runner, outcome)
     front = _front(runner, outcome, configuration, settings)
-    first, *others = recommended(runner, front)
-    chosen = [n for n in dict.fromkeys([first, *others]) if n is not None]
+    chosen = {n for n in recommended(runner, front) if n is not None}
     if not outcome.interrupted:
-        for number in chosen:
+        for number in sorted(chosen):
             say("fine-tuning the recommended model for longer")
             try:
                 outcome = tune(runner, outcome, number)
@@ -228,9 +227,11 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
                 say(f"it stays as it was: {failure(error)}")
         say("reading the test split for the front")
         outcome = score_on_test(runner, outcome)
-    front = replace(_front(runner, outcome, configuration, settings), recommended=first,
-                    further=dict(zip(front.further, others, strict=True)))
-    for number in chosen if not outcome.interrupted else ():
+    front = _front(runner, outcome, configuration, settings)
+    # tuning may have made one budget's point better than a larger budget's
+    first, *others = recommended(runner, replace(front, candidates=[c for c in front.candidates if c.number in chosen]))
+    front = replace(front, recommended=first, further=dict(zip(front.further, others, strict=True)))
+    for number in sorted(chosen & {first, *others}) if not outcome.interrupted else ():
         say("exporting the recommended model")
         with runner.pipeline.clock.time("export"):
             export(front, front.pick(trial=number), runner.graph.example_inputs)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,33 @@ def test_several_budgets_get_a_model_each(memory_path: Path, quick_export: None,
     assert f"recommended for 0.9x: trial {loose}," in told.out
     assert f"recommended for 0.6x: trial {tight}," in told.out
     assert "no candidate meets budget 1us" in told.err
+
+
+def test_a_point_that_tuning_made_the_best_is_every_larger_budgets(memory_path: Path, quick_export: None,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    original, tuned = autoprune.Task.evaluate, list[int]()
+
+    def evaluate(self: autoprune.Task, model: torch.nn.Module, *arguments: Any, **values: Any) -> Any:
+        """The larger the better, so that each budget has a point of its own."""
+        size = sum(p.numel() for p in model.parameters())
+        return replace(original(self, model, *arguments, **values), value=size / 1e6)
+
+    def tune(search: Any, outcome: Any, number: int) -> Any:
+        tuned.append(number)
+        found = {c.number: c for c in outcome.candidates}
+        if number == min((n for n in tuned), key=lambda n: found[n].ms):  # the fastest so far comes out perfect
+            found[number] = replace(found[number], score=replace(found[number].score, value=9.0))
+        return replace(outcome, candidates=list(found.values()))
+
+    monkeypatch.setattr("autoprune.search.finish.tune", tune)
+    monkeypatch.setattr(autoprune.Task, "evaluate", evaluate)
+    task = autoprune.Task(trained(), train=batches(3, 2), validation=batches(2, 3), test=batches(2, 4))
+    run = memory_path / "a"
+    front = autoprune.search(task, device="rpi4", budget="0.9x,0.6x", trials=10, steps=1, run=str(run))
+    assert len(tuned) == 2
+    fastest = min(tuned, key=lambda n: front.candidates[n].ms)
+    assert (front.recommended, front.further) == (fastest, {"0.6x": fastest})
+    assert [p.name for p in (run / "picked").iterdir()] == [f"{fastest:04d}"]
 
 
 def test_search_is_callable_whatever_was_imported_before() -> None:

@@ -70,7 +70,11 @@ def search(
     autoprune search --device rpi5 --budget 5ms --reuse runs/digits_example-raspberrypi-20ms
     """
     given = {name: value for name, value in locals().items() if name not in ("fresh", "config", "output")}
-    settings = load_settings(config, given)
+    return _search(load_settings(config, given), fresh, output)
+
+
+def _search(settings: Settings, fresh: bool, output: TableOrJson) -> int:
+    """Search, tell, and return the exit code."""
     _announce(settings)
     from autoprune.api import run_settings
     from autoprune.cli.progress import ProgressLine
@@ -122,11 +126,13 @@ def _close(front: Front, interrupted: bool) -> None:
         result(f"files: {front.run} (report.html, front.json); interrupted, the same command resumes")
         result(f"next:  autoprune pick {front.run} --trial {points[0].number}")
         return
+    report = f", {front.run}/report.html"
     for point in {p.number: p for p in points}.values():
         files = ["model.onnx", "model.pt2", "weights.safetensors"]
         files = [*([point.int8.name] if point.int8 else []), *files,
                  *(["weights.sparse.zip"] if point.candidate.plan.masks else [])]
-        result(f"files: {front.run}/picked/{point.number:04d} ({', '.join(files)}), {front.run}/report.html")
+        result(f"files: {front.run}/picked/{point.number:04d} ({', '.join(files)}){report}")
+        report = ""
     result(f"next:  autoprune pick {front.run} --trial {points[0].number} --finetune")
 
 

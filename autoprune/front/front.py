@@ -132,8 +132,8 @@ class Front:
 
         budget: the best metric within it (`20ms`, `0.5x`); max_drop: the fastest that loses no more than this against
         the dense model (`1pp`); both: the fastest within both; knee: the point furthest from the line between the two
-        ends of the front; trial: that candidate. With nothing given, the budget of the search, or the knee. knee and
-        trial go with nothing else.
+        ends of the front; trial: that candidate. With nothing given, the (first) budget of the search, or the knee.
+        knee and trial go with nothing else.
 
         Raises `BudgetError` with the closest point and the floor when no point fits, `ConfigError` for a bad trial.
         """

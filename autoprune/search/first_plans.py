@@ -43,8 +43,8 @@ def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, re
         starts |= {f"{origin} of {ms:.4g} ms": parameters for origin, parameters in of_this.items()}
     ranked = ranked_starts(pipeline, proposer, rankings, aim_ms, latencies.ms)
     depth = depth_starts(pipeline, proposer, aim_ms, latencies.ms, price_ms)
-    known, controls = _reused(proposer, reused, latencies), proposer.controls()
-    uniform = {**controls, **proposer.at_budget(aim_ms, latencies.ms)}
+    known = _reused(proposer, reused, latencies)
+    uniform = {**proposer.controls(), **proposer.at_budget(aim_ms, latencies.ms)}
     if knapsack is None:
         return {**known, **uniform, **depth, **starts, **ranked}
     dense = {DENSE: uniform.pop(DENSE)}  # a knapsack's plans are better than uniform ones: they do not wait for these
@@ -52,6 +52,7 @@ def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, re
 
 
 def _in_turns(*parts: dict[str, Any]) -> dict[str, Any]:
+    """The first item of each, then the second of each, and so on."""
     rows = zip_longest(*(part.items() for part in parts))
     return dict(item for row in rows for item in row if item is not None)
 

@@ -1,4 +1,4 @@
-"""The loop: open or resume the study, evaluate the controls, then what the sampler and the front propose."""
+"""The loop: open or resume the study, evaluate the first plans, then what the sampler and the front propose."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ _written = lru_cache(maxsize=4096)(distribution_to_json)
 class BatchedStorage(RDBStorage):
     """Parameters wait in memory until the trial's next attribute or state is written, or trials are read.
 
-    For one process that writes: a kill between loses the parameters of a trial that has no result, and what another
-    process changed in a trial that this one has read is not seen.
+    For one process that writes, through one study object: a kill between loses the parameters of a trial that has no
+    result, and what others changed in a trial that was read here is not seen.
     """
 
     def __init__(self, url: str):
@@ -128,10 +128,12 @@ class BatchedStorage(RDBStorage):
         as long as it knows of none that has ended.
         """
         self._flush()
-        if trial_id_greater_than >= 0 and states is None:
+        if states is not None:  # some of the trials: no later one would know which were read
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        if trial_id_greater_than >= 0:
             trial_id_greater_than = max(trial_id_greater_than, self._read_to.get(study_id, -1))
             included_trial_ids = self._changed
-        found = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        found = super()._get_trials(study_id, None, included_trial_ids, trial_id_greater_than)
         self._changed -= {t._trial_id for t in found}
         self._read_to[study_id] = max([trial_id_greater_than, *(t._trial_id for t in found)])
         return found

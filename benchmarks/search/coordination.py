@@ -1,4 +1,4 @@
-"""How many workers one coordinator keeps busy: `python benchmarks/search/coordination.py` (1 minute).
+"""How many workers one coordinator keeps busy: `python benchmarks/search/coordination.py` (2 minutes).
 
 Workers are simulated: a candidate takes a minute on a clock of its own. What the coordinator does
 between two results is real, and takes that clock along: asking, reading parameters, pricing the plan and writing the

@@ -167,12 +167,12 @@ def _adding_up(timed: Timed, overhead_ms: float) -> Timed | None:
     """The net with its nodes scaled to add up to the whole: they were timed in other runs, at another moment, and
     medians of parts add up to less than the median of a sum. None where that is too far for both to be true.
     """
-    factor = timed.ms / sum(without_overhead((ms for _, ms in timed.nodes), overhead_ms))
+    own_ms = without_overhead((ms for _, ms in timed.nodes), overhead_ms)
+    factor = timed.ms / sum(own_ms)
     if not 1 / _APART <= factor <= _APART:
         return None
-    return replace(timed, nodes=tuple(
-        (node, overhead_ms + factor * ms) for (node, _), ms in
-        zip(timed.nodes, without_overhead((ms for _, ms in timed.nodes), overhead_ms), strict=True)))
+    return replace(timed, nodes=tuple((node, overhead_ms + factor * ms)
+                                      for (node, _), ms in zip(timed.nodes, own_ms, strict=True)))
 
 
 def _gather(measurer: Measurer, nets: Iterable[bytes], layout: bool, seconds: float,

@@ -75,11 +75,8 @@ def stem(net: NetBuilder) -> str:
     side, out = net.pick(64, 96, 128, 160, 192, 224), net.channels(8, 96)
     x = net.input(1, net.pick(1, 3, 3, 3, 3, 4, 8, 12), side, side)
     k, s = net.pick((3, 2), (3, 1), (7, 2), (5, 2), (4, 4), (16, 16), (8, 8))
-    if k in (4, 8, 16):  # a patch embedding
-        channels = net.shape[x][1]
-        out = net.channels(32, 512)
-        return net.op("Conv", x, net.weight(out, channels, k, k), net.weight(out),
-                      shape=(1, out, side // k, side // k), kernel_shape=[k, k], strides=[s, s], pads=[0] * 4)
+    if k in (4, 8, 16):
+        return net.patches(x, net.channels(32, 512), k)
     y = net.conv(x, out, k, s, act=_act(net))
     _, _, height, width = net.shape[y]
     if net.pick(True, False):

@@ -88,6 +88,13 @@ class NetBuilder:
                     strides=[stride, stride], pads=[pad] * 4, group=groups)
         return self.act(y, act)
 
+    def patches(self, x: str, out: int, side: int) -> str:
+        """A patch embedding: a convolution whose windows do not overlap."""
+        batch, channels, height, width = self.shape[x]
+        return self.op("Conv", x, self.weight(out, channels, side, side), self.weight(out),
+                       shape=(batch, out, height // side, width // side), kernel_shape=[side, side],
+                       strides=[side, side], pads=[0] * 4)
+
     def act(self, x: str, kind: str) -> str:
         shape = self.shape[x]
         if kind == "relu6":

@@ -55,10 +55,8 @@ def encoder(net: NetBuilder) -> str:
         x = net.norm(net.op("Add", words, net.weight(1, tokens, width), shape=(1, tokens, width)))
     else:
         patch, side = net.pick(16, 32), net.pick(96, 128, 160, 224)
-        rows = side // patch
-        y = net.op("Conv", net.input(1, 3, side, side), net.weight(width, 3, patch, patch), net.weight(width),
-                   shape=(1, width, rows, rows), kernel_shape=[patch, patch], strides=[patch, patch], pads=[0] * 4)
-        x = net.transpose(net.reshape(y, 1, width, rows * rows), 0, 2, 1)
+        y = net.patches(net.input(1, 3, side, side), width, patch)
+        x = net.transpose(net.reshape(y, 1, width, (side // patch) ** 2), 0, 2, 1)
     ffn, act = _aligned(net, width * net.pick(1, 2, 4, 4)), net.pick("Gelu", "Gelu", "gelu_tanh", "Relu")
     first = net.pick(True, False)  # the norm before attention, or after
     for _ in range(net.pick(2, 3, 4, 6, 8)):
@@ -87,8 +85,7 @@ def _stem(net: NetBuilder, c: int) -> str:
         side //= 2
     x = net.input(1, 3, side, side)
     if kernel == 4:
-        return net.op("Conv", x, net.weight(c, 3, 4, 4), net.weight(c), shape=(1, c, side // 4, side // 4),
-                      kernel_shape=[4, 4], strides=[4, 4], pads=[0] * 4)
+        return net.patches(x, c, 4)
     y = net.conv(x, c, kernel, stride, act=net.pick("Relu", "silu", "relu6"))
     _, _, height, width = net.shape[y]
     return net.op("MaxPool", y, shape=(1, c, (height + 1) // 2, (width + 1) // 2), kernel_shape=[3, 3],
