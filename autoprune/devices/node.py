@@ -21,7 +21,8 @@ class Node:
     "depthwise", "depthwise_other", "gemm", an elementwise class, "free" or "unknown"; see `classes.py`). `activation`
     is the operator fused into this node as its activation, or "". `gather` is the number of elements that im2col lays
     out, `rows` the number of contiguous runs they come in; both 0 where there is no im2col. `run` is how many elements
-    are handled at once by a broadcast, copy or transpose (`runs.py`), 0 for the length of the last axis.
+    are handled at once by a broadcast, copy or transpose (`runs.py`), 0 for the length of the last axis. `since` is
+    how many nodes ago one of the same operator and class ran, 0 for the first of them.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Node:
     gather: int = 0
     rows: int = 0
     run: int = 0
+    since: int = 0
     activation: str = ""
     priced: bool = True
     features: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,18 @@ def read_nodes(onnx_bytes: bytes, *, layout: bool = False) -> list[Node]:
     opset = max((o.version for o in optimised.opset_import if o.domain in ("", "ai.onnx")), default=0)
     nodes = [_node(proto, f"{proto.op_type}_{index}", shapes, sizes) for index, proto in enumerate(graph.node)]
     # average pools before opset 19 have a kernel in MLAS; later ones run a generic loop, 7 times as long
-    return [replace(n, cls="avgpool_18") if n.cls == "avgpool" and opset < 19 else n for n in nodes]
+    return _placed([replace(n, cls="avgpool_18") if n.cls == "avgpool" and opset < 19 else n for n in nodes])
+
+
+def _placed(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, each told how long ago one like it ran."""
+    last: dict[tuple[str, str], int] = {}
+    out = []
+    for index, node in enumerate(nodes):
+        like = node.op, node.cls
+        out.append(replace(node, since=index - last.get(like, index)))
+        last[like] = index
+    return out
 
 
 def _optimise(onnx_bytes: bytes, layout: bool) -> ModelProto:

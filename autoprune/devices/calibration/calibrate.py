@@ -86,7 +86,7 @@ def join(nodes: Sequence[Node], times: Sequence[NodeTime]) -> list[tuple[Node, f
     return found
 
 
-def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int = 8, seconds: float = 0.01,
+def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int = 8, seconds: float = 0.005,
              warmup_runs: int = 2) -> Timed:
     """Time one net whole and node by node, in turns with the probe. Raises `DeviceError` when it cannot be timed, or
     when the device runs another graph than the one that is priced here.

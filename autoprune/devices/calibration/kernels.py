@@ -28,12 +28,13 @@ _TICK_MS = 0.0015  # added to what a node costs; keeps the logarithm of a node o
 _LEAST_MS = 1e-5  # of a price: where the profiler saw no time at all, some went by
 _ENOUGH = 24  # nodes of a kind from which what its power law leaves over is learnt too
 _ANY = 300  # nodes of whatever kind that price what was never seen
-_MOST, _TUNE = 1500, 300  # nodes that a model keeps, and that its length scales are fitted to
+_MOST, _TUNE = 2500, 300  # nodes that a model keeps, and that its length scales are fitted to
 _CLIMB = 12  # steps towards the most likely length scales
 _SMALL = 64
+_COLD = 64  # nodes after which a kernel's code has left the caches
 _BLOCK, _TILE = 16, 6  # channels in a block and pixels in a tile of onnxruntime's AVX-512 convolution
 _OTHER = "other"
-_FEATURES = 3  # raise it when kinds, classes or features change: what was learnt before fits no more
+_FEATURES = 4  # raise it when kinds, classes or features change: what was learnt before fits no more
 
 
 def kind_of(node: Node) -> str:
@@ -90,9 +91,10 @@ def _padding(size: int, step: int) -> float:
 
 
 def _base(node: Node) -> list[float]:
-    """Work and traffic (the mean sees these two), and what the traffic is made of."""
+    """Work and traffic (the mean sees these two), what the traffic is made of, and how cold the kernel's code is."""
     traffic = node.in_elems + node.out_elems + node.weights_read
-    return [_log(node.macs), _log(traffic), _log(node.in_elems), _log(node.out_elems), _log(node.weights_read)]
+    return [_log(node.macs), _log(traffic), _log(node.in_elems), _log(node.out_elems), _log(node.weights_read),
+            _log(min(node.since or _COLD, _COLD))]
 
 
 def _conv(node: Node) -> list[float]:
