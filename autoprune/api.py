@@ -46,9 +46,10 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
     own otherwise); threads: of the runtime on a measured device; reuse: run folder of a search of the same model and
     data on another device, whose scores are taken over (`trials` then is by default what was evaluated there and two
     more); workers: candidates at a time, each in a process of one thread, None for as many as cores and memory allow, 0
-    for this process (the only way with a model on a GPU, and outside Linux); candidate_timeout: `30m`, after which a
-    candidate is given up; storage: `postgresql://…` for the study, a file in the run folder otherwise; cluster: of Ray,
-    `ray://host:10001`, `auto` or `local`, on which candidates are evaluated, each with `candidate_gpus` GPUs.
+    for this process (the only way on a machine with a GPU, which trains them then, and outside Linux);
+    candidate_timeout: `30m`, after which a candidate is given up; storage: `postgresql://…` for the study, a file in
+    the run folder otherwise; cluster: of Ray, `ray://host:10001`, `auto` or `local`, on which candidates are evaluated,
+    each with `candidate_gpus` GPUs.
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
     Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budgets were met: `front.met`.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoprune.accelerator import device_of, to_device
 from autoprune.errors import ConfigError, ModelError, NoEffectWarning, did_you_mean
 from autoprune.graph.branches import Branch, find_branches
 from autoprune.graph.dims import Expr, resolve
@@ -280,12 +281,15 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
 
     Parameters
     ----------
-    model: any module that `torch.export` accepts; it is not changed and its mode is restored.
+    model: any module that `torch.export` accepts; it is not changed and its mode is restored. Of one on a GPU a copy on
+        the CPU is traced.
     example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs. The first axis of all tensors
         becomes a dynamic batch when the model allows it.
 
     Raises `ModelError` with the line of the model when it cannot be exported.
     """
+    if device_of(model).type != "cpu":
+        model, example_inputs = copy.deepcopy(model).cpu(), to_device(example_inputs, "cpu")
     return Graph(capture(model, example_inputs), example_inputs, model)
 
 

@@ -18,7 +18,7 @@ from autoprune.files import replace_file
 from autoprune.graph.kept import Kept
 from autoprune.graph.plan import Plan
 from autoprune.graph.program import Program
-from autoprune.graph.rewrite import copy_graph
+from autoprune.graph.rewrite import copy_graph, has_devices, set_devices
 from autoprune.graph.serialize import graph_from_json, graph_to_json
 
 __all__ = ["PrunedModule", "build", "candidate", "load_module"]
@@ -111,11 +111,11 @@ class PrunedModule(fx.GraphModule):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         after = {t.device for t in self.tensors().values()}
         if before != after and len(after) == 1:
-            device = after.pop()
-            for node in self.graph.nodes:
-                if node.op == "call_function" and isinstance(node.kwargs.get("device"), torch.device):
-                    node.update_kwarg("device", device)
-            self.recompile()
+            own = [] if self._candidate is not None and not self._candidate[0].placed else [self]
+            for module in [*own, *self.nested().values()]:
+                if has_devices(module.graph):
+                    set_devices(module.graph, next(iter(after)))
+                    module.recompile()
         return self
 
 

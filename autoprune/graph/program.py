@@ -15,7 +15,7 @@ from torch import fx
 from autoprune.graph.dims import Expr, dims_of
 from autoprune.graph.kept import Kept
 from autoprune.graph.literal import Literal
-from autoprune.graph.rewrite import rewrite
+from autoprune.graph.rewrite import has_devices, rewrite
 from autoprune.graph.typing import Typing
 
 __all__ = ["Program"]
@@ -53,12 +53,14 @@ class Program:
     ----------
     forward: the compiled function; reads `_sizes`, `_in_spec`, `_out_spec`, `training` and the tensors of its module.
     names: the tensors and nested graphs that it reads.
+    placed: whether it makes tensors on a device that stands in its code.
     """
 
     def __init__(self, graph: fx.Graph, typing: Typing, replaced: Mapping[fx.Node, fx.Node]):
         slots = _Slots()
         template = rewrite(graph, typing, slots, replaced)
         self.names = {str(n.target) for n in template.nodes if n.op == "get_attr"}
+        self.placed = has_devices(template)
         module = fx.GraphModule(cast(dict[str, Any], dict.fromkeys(self.names)), template)
         self.forward: Callable[..., Any] = type(module).forward
         self.specs: tuple[Any, Any] | None = (

@@ -14,7 +14,8 @@ from autoprune.graph.kept import Kept
 from autoprune.graph.literal import Literal, Offset, Quotient, Size
 from autoprune.graph.typing import Call, TensorType, Typing
 
-__all__ = ["Values", "copy_graph", "cut_tensor", "rewrite", "rewrite_modules", "spread_tensor"]
+__all__ = ["Values", "copy_graph", "cut_tensor", "has_devices", "rewrite", "rewrite_modules", "set_devices",
+           "spread_tensor"]
 
 _LITERALS = (Size, Offset, Quotient)
 
@@ -74,6 +75,23 @@ def rewrite_modules(modules: Mapping[str, fx.GraphModule], typing: Typing, kept:
         root: dict[str, Any] = {**dict(module.named_buffers()), **rewrite_modules(inner, typing, kept)}
         out[name] = fx.GraphModule(root, rewrite(module.graph, typing, kept))
     return out
+
+
+def has_devices(graph: fx.Graph) -> bool:
+    """Whether a device is written in `graph`, as in `arange(…, device="cpu")`."""
+    return any(isinstance(a, torch.device) for n in graph.nodes if n.op == "call_function"
+               for a in (*n.args, *n.kwargs.values()))
+
+
+def set_devices(graph: fx.Graph, device: torch.device) -> None:
+    """Write `device` in the place of every device in `graph`."""
+    def other(value: Any) -> Any:
+        return device if isinstance(value, torch.device) else value
+
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.args = tuple(other(a) for a in node.args)
+            node.kwargs = {name: other(a) for name, a in node.kwargs.items()}
 
 
 def cut_tensor(tensor: torch.Tensor, axes: TensorType, kept: Kept) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from autoprune.accelerator import device_of, on_accelerator, to_device
 from autoprune.errors import ConfigError, TaskError, did_you_mean
 from autoprune.graph.trace import split_inputs
 from autoprune.methods.statistics import BACKWARD, FISHER, GRADIENTS, HESSIAN, NEEDS, Statistics
@@ -57,19 +58,19 @@ def collect(graph: Graph, batches: Iterable[tuple[Any, Any]], loss: Loss | None 
         raise ConfigError("gradients need a loss, and labels", given=", ".join(sorted(needs & BACKWARD)),
                           fix="collect(graph, batches, loss=lambda model, inputs, target: …)")
     taps = Taps(graph, needs, weights)
-    gather = _Gradients(taps, needs, seed)
-    seen = 0
-    for inputs, target in islice(batches, max_batches):
-        curved = HESSIAN in needs and seen % _CURVED == 0
-        with torch.set_grad_enabled(backward), _differentiable(curved):
-            value = _run(taps.model, inputs, target, loss if backward else None)
-            if backward:
-                gather.add(_finite(value, seen), curved)
-        seen += 1
-    if seen == 0:
-        raise TaskError("there is no batch to compute statistics on", fix="give the task training data")
-    return Statistics(*gather.means(seen), units=taps.units(seen), squares=taps.squares(), gram=taps.gram(),
-                      gathered=needs)
+    with on_accelerator(taps.model):
+        gather, seen = _Gradients(taps, needs, seed), 0
+        for inputs, target in islice(batches, max_batches):
+            curved = HESSIAN in needs and seen % _CURVED == 0
+            with torch.set_grad_enabled(backward), _differentiable(curved):
+                value = _run(taps.model, inputs, target, loss if backward else None)
+                if backward:
+                    gather.add(_finite(value, seen), curved)
+            seen += 1
+        if seen == 0:
+            raise TaskError("there is no batch to compute statistics on", fix="give the task training data")
+        return Statistics(*gather.means(seen), units=taps.units(seen), squares=taps.squares(), gram=taps.gram(),
+                          gathered=needs).cpu()
 
 
 class _Gradients:
@@ -123,7 +124,7 @@ class _Gradients:
 
 def _run(model: nn.Module, inputs: Any, target: Any, loss: Loss | None) -> Any:
     if loss is None:
-        args, kwargs = split_inputs(inputs)
+        args, kwargs = split_inputs(to_device(inputs, device_of(model)))
         return model(*args, **kwargs)
     if target is not None:
         return loss(model, inputs, target)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 
@@ -73,8 +74,22 @@ class Statistics:
     gram: Mapping[str, Gram] = field(default_factory=dict)
     gathered: frozenset[str] = frozenset()
 
+    def cpu(self) -> Statistics:
+        """These statistics with every tensor on the CPU."""
+        return Statistics(**{f.name: _on_cpu(getattr(self, f.name)) for f in fields(self)})
+
     def joined(self, later: Statistics) -> Statistics:
         """These statistics and those of a later pass; of what both have, the later."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         new = {name: {**own[name], **getattr(later, name)} for name, value in own.items() if isinstance(value, Mapping)}
         return Statistics(**new, batches=later.batches, gathered=self.gathered | later.gathered)
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {name: _on_cpu(item) for name, item in value.items()}
+    if isinstance(value, UnitStatistics | Gram):
+        return replace(value, **{f.name: _on_cpu(getattr(value, f.name)) for f in fields(value)})
+    return value

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autoprune.accelerator import device_of, on_accelerator
 from autoprune.errors import AutopruneError, ConfigError
 from autoprune.recover.early_stop import Best
 from autoprune.recover.features import Features
@@ -77,12 +78,13 @@ class Example:
 
 
 def examples(task: Trainable, teacher: nn.Module, batches: Iterable[tuple[Any, Any]], limit: int) -> list[Example]:
-    """At most `limit` batches with the teacher's logits, computed once for all candidates."""
+    """At most `limit` batches with the teacher's logits, computed once for all candidates; on the CPU."""
     teacher.eval()
     out: list[Example] = []
-    with torch.no_grad():
+    with torch.no_grad(), on_accelerator(teacher):
         for inputs, target in islice(batches, limit):
-            out.append(Example(inputs, target, task.logits(task.forward(teacher, inputs))))
+            logits = task.logits(task.forward(teacher, inputs))
+            out.append(Example(inputs, target, None if logits is None else logits.cpu()))
     return out
 
 
@@ -90,7 +92,8 @@ def examples(task: Trainable, teacher: nn.Module, batches: Iterable[tuple[Any, A
 class Extras:
     """What else happens in a training step.
 
-    features: hidden states to distil, with `FineTune.distill_features`; they run the model that is trained.
+    features: hidden states to distil, with `FineTune.distill_features`; they run the model that is trained, and are
+    made where that is trained.
     penalty: called with nothing, gives a scalar that is added to the loss. after_step: called with the number of the
     step (from 0) once the optimiser has made it, without gradients; it may change the weights.
     """
@@ -102,7 +105,8 @@ class Extras:
 
 def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, seed: int = 0,
              extras: Extras | None = None) -> float:
-    """Train `model` in place and leave it in evaluation mode; returns the mean loss of the last tenth of the steps.
+    """Train `model` in place, on a GPU where there is one (`autoprune.accelerator`), and leave it in evaluation mode;
+    returns the mean loss of the last tenth of the steps.
 
     `seed` decides the order of the batches and what dropout drops; the global random state stays as it is. Raises
     `Diverged` when the loss or its gradient is not finite, `ConfigError` when patience has no batch to hold out.
@@ -114,11 +118,12 @@ def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: F
     if settings.patience and len(data) < 2:
         raise ConfigError("an early stop needs a batch to hold out", given=f"{len(data)} batch of training data",
                           allowed="at least 2 batches", fix="recover.patience = 0 in the search space, or more data")
-    device = parameters[0].device
-    with torch.random.fork_rng([device] if device.type != "cpu" else [],
-                               device_type=device.type if device.type != "cpu" else "cuda"):
-        torch.manual_seed(seed)
-        return _train(model, task, data, settings, parameters, seed, extras or Extras())
+    with on_accelerator(model):
+        device = device_of(model)
+        with torch.random.fork_rng([device] if device.type != "cpu" else [],
+                                   device_type=device.type if device.type != "cpu" else "cuda"):
+            torch.manual_seed(seed)
+            return _train(model, task, data, settings, parameters, seed, extras or Extras())
 
 
 def _train(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, parameters: list[nn.Parameter],

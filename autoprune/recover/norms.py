@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
+from autoprune.accelerator import on_accelerator
 from autoprune.errors import AutopruneError
 from autoprune.graph.rewrite import copy_graph
 
@@ -45,6 +46,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.
     is; without batches, or when the pass raises, the statistics stay what they were. Raises `AutopruneError` when they
     would become NaN or infinite, as for batches of a single value per channel.
     """
+    with on_accelerator(model):
+        return _recalibrate(model, batches, forward)
+
+
+def _recalibrate(model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any]) -> int:
     graph = isinstance(model, fx.GraphModule)
     norms = _graph_norms(cast(fx.GraphModule, model)) if graph else _module_norms(model)
     if not norms:

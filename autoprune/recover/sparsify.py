@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune.accelerator import to_device
 from autoprune.errors import ConfigError, ModelError, did_you_mean
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.module import PrunedModule
@@ -128,7 +129,7 @@ class Sparsifier:
 
     def cut(self, number: int) -> float:
         """Make cut `number` of the schedule (from 1) and return the share of the maskable weights that stays."""
-        views, masks = self._views(), self.masks.masks()
+        views, masks = self._views(), {n: m.cpu() for n, m in self.masks.masks().items()}
         scores = {n: self._criteria[n].score(v) for n, v in views.items()}
         if not self.soft:
             scores = {n: s.masked_fill(~masks[n], -torch.inf) for n, s in scores.items()}
@@ -145,7 +146,7 @@ class Sparsifier:
 
     def _views(self) -> dict[str, WeightView]:
         found = self._statistics()
-        raw = {n: p.detach() for n, p in self.masks.raw().items()}
+        raw = {n: p.detach().cpu() for n, p in self.masks.raw().items()}
         return {n: WeightView(w, raw[n], found.gradients.get(n), found.hessian.get(n),
                               found.gram[n].matrix if n in found.gram else None, self.seed)
                 for n, w in self.weights.items()}
@@ -154,7 +155,7 @@ class Sparsifier:
         needs = frozenset(need for criterion in self._criteria.values() for need in criterion.needs)
         if not needs:
             return Statistics()
-        graph = self.graph.with_tensors(self.masks.tensors())
+        graph = self.graph.with_tensors(to_device(self.masks.tensors(), "cpu"))
         return collect(graph, ((e.inputs, e.target) for e in self.data),
                        lambda m, x, y: self.task.loss(self.task.forward(m, x), y), needs=needs,
                        weights=list(self.weights), seed=self.seed)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from autoprune.accelerator import on_accelerator
 from autoprune.devices.latency import Latency
 from autoprune.errors import AutopruneError, ConfigError, ModelError
 from autoprune.graph.graph import Graph
@@ -270,8 +271,9 @@ class Pipeline:
 
     def _finetune(self, model: PrunedModule, data: list[Example], steps: int, seed: int) -> None:
         nodes = unchanged(self.graph, model.plan) if self.settings.distill_features > 0 and steps else ()
-        extras = Extras(features=Features(model, self.dense, nodes)) if nodes else None
-        finetune(model, self.task, data, replace(self.settings, steps=steps), seed, extras)
+        with on_accelerator(model, *([self.dense] if nodes else [])):
+            extras = Extras(features=Features(model, self.dense, nodes)) if nodes else None
+            finetune(model, self.task, data, replace(self.settings, steps=steps), seed, extras)
 
     def _early_weights(self) -> Graph:
         state = self.task.early if self.recovery.checkpoint is None else read_checkpoint(self.recovery.checkpoint)

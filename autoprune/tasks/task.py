@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from autoprune.accelerator import on_accelerator
 from autoprune.errors import TaskError, did_you_mean
 from autoprune.tasks.batches import Halved
 from autoprune.tasks.check import check_task
@@ -151,7 +152,8 @@ class Task:
         return main_tensor(outputs)
 
     def evaluate(self, model: nn.Module, split: str = "validation", limit: int | None = None) -> Score:
-        """The metric of `model` on a split, in eval mode and without gradients; the modes are restored.
+        """The metric of `model` on a split, in eval mode and without gradients; the modes are restored. On a GPU where
+        there is one (`autoprune.accelerator`).
 
         limit: at most so many samples, from the start of the split; None for all. `TaskError` when the split is empty,
         the metric does not fit, or its value is NaN or infinite (a diverged model, or NaN in the data).
@@ -159,7 +161,7 @@ class Task:
         if limit is not None and limit < 1:
             raise TaskError("the limit must be at least 1 sample", given=limit, fix="limit=None for all samples")
         gather, seen = self.gather(), 0
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), on_accelerator(model):
             for inputs, target in read(self.split(split), split):
                 count = sample_count(inputs)
                 if limit is not None and seen + count > limit:

@@ -94,6 +94,8 @@ def _session(path: str, request: dict[str, Any], profile: str | None = None) -> 
     provider = request["provider"]
     if provider not in ort.get_available_providers():
         raise Refused("provider", f"{provider} is not among {', '.join(ort.get_available_providers())}")
+    if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # of CUDA and cuDNN as pip installs them, which the loader does not look for
     options = ort.SessionOptions()
     options.intra_op_num_threads = request["threads"]
     options.inter_op_num_threads = 1

@@ -114,6 +114,10 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
     """
     found = load_device(device) if isinstance(device, str) else device
     check_name(name)
+    if found.is_measured and found.provider != "CPUExecutionProvider":
+        raise ConfigError("only CPUs are calibrated: for a GPU onnxruntime makes other nodes of a net than here",
+                          given=found.name, allowed="cpu, ssh://user@host, adb://serial",
+                          fix=f"--device {found.name} measures every candidate")
     if not 0.1 <= minutes <= 600:
         raise ConfigError("the time to calibrate must be between 0.1 and 600 minutes", given=f"{minutes} minutes")
     _check_folder(Path(folder), name)

@@ -10,15 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from autoprune.errors import ModelError
 from autoprune.graph.graph import trace
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.space import space_for
 from autoprune.tasks.build import load_task
 from autoprune.tasks.task import Task
-from autoprune.tasks.tensors import map_tensors
 
 __all__ = ["Blueprint", "user_modules"]
 
@@ -53,10 +50,6 @@ class Blueprint:
             os.chdir(self.folder)
         space = space_for(self.space, self.methods, self.steps)
         task = self.task or load_task(self.model, self.data, self.metric, self.loss)
-        if self.gpus > 0 and torch.accelerator.is_available():
-            device = torch.accelerator.current_accelerator()
-            task.model.to(device)
-            task.example_inputs = map_tensors(lambda leaf: leaf.to(device), task.example_inputs)
         graph = trace(task.model, task.example_inputs)
         if graph.fingerprint != self.fingerprint:
             raise ModelError("this machine loads another model than the search's", given=graph.fingerprint,

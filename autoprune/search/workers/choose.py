@@ -55,7 +55,7 @@ def _gpus(settings: Settings) -> float:
                           fix="--candidate-gpus 1")
     if gpus and settings.cluster is None:
         raise ConfigError("GPUs are set aside by a cluster only", given=f"--candidate-gpus {text}",
-                          fix="--cluster local, or put the model on the GPU yourself, and --workers 0")
+                          fix="leave it out: this machine's own GPU is used; or --cluster local")
     return gpus
 
 

@@ -271,6 +271,8 @@ def _evaluate(key: str, blueprint: Blueprint, job: Job) -> _Result:
     if key not in _pipelines:
         _pipelines.clear()
         try:
+            if not blueprint.gpus:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from who asked for none
             _pipelines[key] = blueprint.build()
         except Exception as error:  # whatever it is, every candidate would fail with it here
             problem = ConfigError("a worker of the cluster cannot load the search's model and data",

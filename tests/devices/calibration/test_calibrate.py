@@ -214,7 +214,7 @@ def test_bad_minutes(minutes: float, tmp_path: Path) -> None:
 
 def test_devices_and_threads_that_cannot_be_calibrated(tmp_path: Path) -> None:
     for device, threads, words in (("rpi4", 1, "cannot be measured"), ("nowhere", 1, "unknown device"),
-                                   ("cpu", 10_000, "more threads")):
+                                   ("cpu", 10_000, "more threads"), ("cuda", 1, "only CPUs")):
         with pytest.raises(ConfigError, match=words):
             calibrate(device, "mine", tmp_path, threads=threads, minutes=0.1)
     assert list(tmp_path.iterdir()) == []

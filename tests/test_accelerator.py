@@ -1,0 +1,162 @@
+"""What runs on a GPU comes back to the CPU. Without a GPU: who is moved, and when."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import autoprune
+from autoprune.accelerator import device_of, on_accelerator
+from autoprune.devices.device import load_device
+from autoprune.devices.measure import Measurer
+from autoprune.errors import ConfigError
+from autoprune.graph.onnx import check_onnx, export_onnx
+from autoprune.graph.plan import Plan
+from autoprune.methods.registry import method_names
+from autoprune.recover.finetune import Example, FineTune
+from autoprune.recover.sparsify import Recipe, sparsify
+from autoprune.search.pipeline import Pipeline
+from autoprune.search.space import load_space
+from tests.tiny import batches, tiny_task, trained
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch sees")
+
+
+class _Recorded(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.places: list[str] = []
+
+    def to(self, *args: Any, **_: Any) -> Any:
+        self.places.append(str(args[0]))
+        return self
+
+
+def test_only_models_on_the_cpu_are_moved_and_only_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = _Recorded(), _Recorded()
+    there.weight = there.bias = nn.Parameter(torch.empty(2, 2, device="meta"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with on_accelerator(here, there):
+        assert not here.places
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def fail() -> None:
+        with on_accelerator(here, there):
+            assert here.places == ["cuda"]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert here.places == ["cuda", "cpu"]
+    assert not there.places
+
+
+def test_a_model_elsewhere_is_traced_as_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained().double()  # any change that is seen: there is no second device here
+    monkeypatch.setattr("autoprune.graph.graph.device_of", lambda m: torch.device("meta"))
+    monkeypatch.setattr(type(model), "cpu", lambda self: self.float())
+    graph = autoprune.trace(model, torch.zeros(1, 1, 8, 8))
+    assert next(graph.dense().parameters()).dtype == torch.float32
+    assert next(model.parameters()).dtype == torch.float64
+
+
+class Positions(nn.Module):
+    """A device stands in its code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.inner, self.head = nn.Embedding(8, 16), nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, 0] @ torch.ones(8, 16, device=x.device) + self.place(torch.arange(8, device=x.device))
+        out: torch.Tensor = self.head(torch.relu(self.inner(x)).mean(1))
+        return out
+
+
+@needs_gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("net", [trained, Positions])
+@pytest.mark.parametrize("recover", [{}, {"distill_features": 1.0}, {"patience": 2}])
+def test_a_candidate_trains_on_the_gpu_and_comes_back(net: Any, recover: dict[str, Any],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny_task()
+    task.model = net()
+    graph = autoprune.trace(task.model, task.example_inputs)
+    pipeline = Pipeline(task, graph, replace(load_space("default"), recover=recover))
+    seen = set()
+    forward = task.forward
+    monkeypatch.setattr(task, "forward", lambda model, inputs: (seen.add(device_of(model).type),
+                                                                forward(model, inputs))[1])
+    model = pipeline.prune(Plan.uniform(graph, 0.5, "taylor"))
+    before = {n: t.clone() for n, t in model.tensors().items()}
+    pipeline.recover(model, 8)
+    score = pipeline.score(model, None, "validation")
+    assert seen == {"cuda"}
+    assert math.isfinite(score.value)
+    assert all(t.device.type == "cpu" for t in model.tensors().values())
+    assert any(not torch.equal(t, before[n]) for n, t in model.tensors().items())
+    check_onnx(pipeline.onnx(model), model, graph.example_inputs)
+
+
+@needs_gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_chooses_there_what_it_chooses_here(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept() -> dict[str, set[int]]:
+        task = tiny_task()
+        graph = autoprune.trace(task.model, task.example_inputs)
+        plan = Pipeline(task, graph, load_space("default")).prune(Plan.uniform(graph, 0.5, method)).plan
+        return {name: set(cut.kept or ()) for name, cut in plan.cuts.items()}
+
+    try:
+        there = kept()
+    except ConfigError as error:
+        pytest.skip(error.message)  # it does not apply to every group of this net
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = kept()
+    same = sum(len(here[n] & there[n]) for n in here) / sum(len(k) for k in here.values())
+    assert same >= 0.9  # sums in another order decide between units that are nearly equal
+
+
+@needs_gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "obs", "obd", "movement"])
+def test_masks_are_set_while_training_there(method: str) -> None:
+    task = tiny_task()
+    graph = autoprune.trace(task.model, task.example_inputs)
+    model = graph.dense()
+    data = [Example(x, y, None) for x, y in batches(4, 1)]
+    masks = sparsify(model, graph, task, data, Recipe(0.5, method=method, skip_unfit=True), FineTune(steps=8))
+    masks.make_permanent()
+    assert any((t == 0).float().mean() > 0.4 for t in model.tensors().values())
+    assert device_of(model).type == "cpu"
+
+
+@needs_gpu
+@pytest.mark.slow
+def test_a_search_of_a_model_that_lies_on_the_gpu(tmp_path: Path) -> None:
+    task = tiny_task()
+    task.model.cuda()
+    front = autoprune.search(task, "rpi4", "0.8x", trials=5, steps=4, run=str(tmp_path / "run"))
+    assert {c.status for c in front.candidates} == {"ok"}
+    assert device_of(task.model).type == "cuda"
+
+
+@needs_gpu
+@pytest.mark.slow
+def test_latency_on_the_gpu_with_its_nodes() -> None:
+    graph = autoprune.trace(trained(), torch.zeros(1, 1, 8, 8))
+    with Measurer(load_device("cuda")) as measurer:
+        try:
+            found = measurer.measure(export_onnx(graph.dense(), graph.example_inputs), profile_runs=3)
+        except ConfigError as error:
+            pytest.skip(str(error))
+    assert found.latency.source == "measured"
+    assert found.latency.ms > 0
+    assert found.nodes
