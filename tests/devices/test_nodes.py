@@ -137,3 +137,26 @@ def test_blocked_convolutions_have_the_classes_of_plain_ones(blocked) -> None:
     assert any(cls.startswith("depthwise") for cls in convs)
     assert "unknown" not in convs
     assert all(n.macs > 0 for nodes, _ in blocked for n in nodes if n.op == "nchwc.Conv")
+
+
+def test_how_long_ago_a_node_like_it_ran(cnn):
+    nodes = read_nodes(cnn(32))
+    assert all(n.since == 0 for n in nodes)  # eight classes, each once
+
+    def like(node: Node, index: int) -> int:
+        before = [i for i, n in enumerate(nodes[:index]) if (n.op, n.cls) == (node.op, node.cls)]
+        return index - before[-1] if before else 0
+
+    nodes = read_nodes(_chain())
+    assert [n.since for n in nodes] == [like(n, i) for i, n in enumerate(nodes)]
+    assert max(n.since for n in nodes) > 1
+
+
+def _chain() -> bytes:
+    from onnx import TensorProto, helper
+
+    kinds = ["Relu", "Sin", "Relu", "Relu", "Cos", "Sin"]
+    made = [helper.make_node(k, [f"t{i}"], [f"t{i + 1}"]) for i, k in enumerate(kinds)]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4, 4]) for n in ("t0", f"t{len(kinds)}")]
+    graph = helper.make_graph(made, "chain", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
