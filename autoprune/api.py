@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "finetune_point", "load", "run_settings", "search"]
 
-_BEYOND_REUSED = 2  # candidates at the budget, which another device has elsewhere
 
 
 def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
@@ -44,12 +43,12 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
     folder, by default `runs/…` named after task, device and budget; sampler: `auto` is `knapsack`, or `tpe` in a space
     that has choices which that does not make (depth, masks, int8); steps: fine-tuning steps per candidate (the space's
     own otherwise); threads: of the runtime on a measured device; reuse: run folder of a search of the same model and
-    data on another device, whose scores are taken over (`trials` then is by default what was evaluated there and two
-    more); workers: candidates at a time, each in a process of one thread, None for as many as cores and memory allow, 0
-    for this process (the only way on a machine with a GPU, which trains them then, and outside Linux);
-    candidate_timeout: `30m`, after which a candidate is given up; storage: `postgresql://…` for the study, a file in
-    the run folder otherwise; cluster: of Ray, `ray://host:10001`, `auto` or `local`, on which candidates are evaluated,
-    each with `candidate_gpus` GPUs.
+    data on another device, whose scores are taken over (`trials` then is by default what was evaluated there, and two
+    more where that does not come near a budget); workers: candidates at a time, each in a process of one thread, None
+    for as many as cores and memory allow, 0 for this process (the only way on a machine with a GPU, which trains them
+    then, and outside Linux); candidate_timeout: `30m`, after which a candidate is given up; storage: `postgresql://…`
+    for the study, a file in the run folder otherwise; cluster: of Ray, `ray://host:10001`, `auto` or `local`, on which
+    candidates are evaluated, each with `candidate_gpus` GPUs.
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
     Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budgets were met: `front.met`.
@@ -93,7 +92,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     task, graph = _prepare(settings, task, say)
     configuration = _configuration(settings, task, device, space, graph)
     reused = _reused(other, configuration, space) if other is not None else None
-    trials = settings.trials or (space.trials if reused is None else len(reused.candidates) + _BEYOND_REUSED)
+    trials = settings.trials or (space.trials if reused is None else None)
     configuration["trials"] = trials
     path = settings.run or default_run(task.name, device.name, settings.budget)
     with RunFolder(path, settings.storage).open(configuration, fresh=fresh) as folder, storage_errors(folder.storage):

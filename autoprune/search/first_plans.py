@@ -15,7 +15,7 @@ from autoprune.search.rankings import ranked_starts
 from autoprune.search.reuse import Reused
 from autoprune.search.study import Study
 
-__all__ = ["first_plans", "queue"]
+__all__ = ["first_plans", "queue", "reused_plans"]
 
 _BELOW = (0.7,)  # parts of the budget
 _BELOW_BY_KNAPSACK = (0.85, 0.7, 0.5)
@@ -43,7 +43,7 @@ def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, re
         starts |= {f"{origin} of {ms:.4g} ms": parameters for origin, parameters in of_this.items()}
     ranked = ranked_starts(pipeline, proposer, rankings, aim_ms, latencies.ms)
     depth = depth_starts(pipeline, proposer, aim_ms, latencies.ms, price_ms)
-    known = _reused(proposer, reused, latencies)
+    known = reused_plans(proposer, reused, latencies)
     uniform = {**proposer.controls(), **proposer.at_budget(aim_ms, latencies.ms)}
     if knapsack is None:
         return {**known, **uniform, **depth, **starts, **ranked}
@@ -65,10 +65,9 @@ def queue(study: Study, proposer: Proposer, plans: dict[str, dict[str, Any]]) ->
         if origin not in have and digest not in seen:
             study.enqueue(origin, parameters)
         seen.add(digest)
-    study.note("queued", True)
 
 
-def _reused(proposer: Proposer, reused: Reused, latencies: Latencies) -> dict[str, dict[str, Any]]:
+def reused_plans(proposer: Proposer, reused: Reused, latencies: Latencies) -> dict[str, dict[str, Any]]:
     """Parameters of what another search evaluated; the controls of any device keep their names."""
     same = proposer.controls().keys()
     return {c.origin if c.origin in same else f"reused: trial {c.number}": proposer.parameters_of(c.plan)

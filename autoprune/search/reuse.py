@@ -16,6 +16,8 @@ from autoprune.search.space import Choices
 
 __all__ = ["Reused"]
 
+_NEAR = 0.75  # of a budget: what is faster leaves accuracy on the table
+
 
 @dataclass(frozen=True)
 class Reused:
@@ -56,6 +58,11 @@ class Reused:
         """The residual branches that some candidate does without."""
         found = {name for c in self.candidates.values() for name in c.plan.dropped}
         return [name for name in graph.branches if name in found]
+
+    def meets(self, targets_ms: Sequence[float], ms_of: Callable[[Plan], float]) -> bool:
+        """Whether each of these latencies has a candidate at or just below it on this device."""
+        have_ms = [ms_of(c.plan) for c in self.candidates.values()]
+        return all(any(_NEAR * target <= ms <= target for ms in have_ms) for target in targets_ms)
 
     def in_order(self, latency_of: Callable[[Plan], Latency]) -> list[Candidate]:
         """Those that no other dominates on this device first, the dense model before all. So one without weights that

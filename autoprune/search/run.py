@@ -18,7 +18,7 @@ from autoprune.errors import ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
-from autoprune.search.first_plans import first_plans, queue
+from autoprune.search.first_plans import first_plans, queue, reused_plans
 from autoprune.search.halving import Halving
 from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import KnapsackSampler
@@ -39,6 +39,7 @@ from autoprune.units import Budget
 
 __all__ = ["Search"]
 
+_BEYOND_REUSED = 2  # candidates at the budgets, which another device had elsewhere
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
 _PROPOSED = ("search", "variation of the front")  # origins of what may be dropped
 _DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
@@ -50,16 +51,18 @@ _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a
 
 class Search:
     """One search. Its own process proposes, measures and writes; `workers` evaluate, in this process unless others are
-    given. `run` may be interrupted by KeyboardInterrupt; what was told stays told.
+    given. `run` may be interrupted by KeyboardInterrupt; what was told stays told. trials: candidates in total; None
+    for what `reused` holds, and two more where that does not come near a budget.
     """
 
     def __init__(self, task: Task, graph: Graph, device: Device, space: Space, folder: RunFolder, *,
-                 budgets: Sequence[Budget] = (), trials: int, timeout_s: float | None = None, seed: int = 0,
+                 budgets: Sequence[Budget] = (), trials: int | None, timeout_s: float | None = None, seed: int = 0,
                  sampler: str = "tpe", threads: int | None = None, reused: Reused | None = None,
                  workers: Callable[[Pipeline], Workers] = Inline):
         self.reused = reused or Reused()
         self.task, self.graph, self.device, self.space, self.folder = task, graph, device, space, folder
-        self.budgets, self.trials, self.timeout_s, self.seed = tuple(budgets), trials, timeout_s, seed
+        self.budgets, self.timeout_s, self.seed = tuple(budgets), timeout_s, seed
+        self._wanted, self.trials = trials, trials or len(self.reused.candidates)
         self._knapsack = sampler == "knapsack"
         choices = self.reused.choices(space.choices(graph, device.alignment()))
         if not choices:
@@ -160,6 +163,11 @@ class Search:
         looks = self.study.looks()
         self.halving = Halving(self.space.halving, [(ms, quality) for ms, quality, _ in looks])
         self._looked_at = {digest for _, _, digest in looks}
+        if self._wanted is None:
+            self.trials += 0 if self.reused.meets(self.targets_ms, self.latencies.ms) else _BEYOND_REUSED
+        if self.trials <= len(self.reused.candidates):  # nothing is proposed: no scan, and no other first plans
+            queue(self.study, self.proposer, reused_plans(self.proposer, self.reused, self.latencies))
+            return
         sampler = self._knapsack_sampler(float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
             aims_ms = self.targets_ms or [0.5 * float(known)]
@@ -167,6 +175,7 @@ class Search:
             queue(self.study, self.proposer, first_plans(
                 self.pipeline, self.proposer, self.latencies, self.reused, aims_ms, bool(self.targets_ms),
                 self.space.rankings, self._price_ms(), at))
+            self.study.note("queued", True)
 
     def _price_ms(self) -> Callable[[Plan], float]:
         """For many plans: the device's own latency, or the table's where that would be a measurement each."""
@@ -294,12 +303,18 @@ class Search:
         if before is None:
             return None
         found = replace(before, number=job.number, origin=job.origin, latency=job.latency, test=None, seconds={})
+        weights = self.reused.weights(before)
+        if weights is not None and before.test is not None:  # of these weights; the test split is read once
+            scores = self.study.attributes.get("test_scores", {})
+            self.study.note("test_scores", {**scores, str(job.number): before.test.to_json()})
         wanted = found in pareto([*self.study.candidates(), found])
-        return None if wanted and self.reused.weights(before) is None else Done(job.number, found)
+        return None if wanted and weights is None and not _is_whole(found.plan) else Done(job.number, found)
 
     def _keep_model(self, candidate: Candidate, folder: Path | None) -> None:
         if folder is not None:
             self.folder.take_model(candidate.number, folder)
+        elif _is_whole(candidate.plan):
+            self.folder.save_model(candidate.number, self.pipeline.dense)
         elif (source := self.reused.weights(self.reused.candidates[candidate.plan.digest])) is not None:
             self.folder.adopt_model(candidate.number, source)
 
@@ -340,3 +355,8 @@ class Search:
             left = min(left, self.timeout_s - elapsed) if left is not None else None
         best = max(fitting, key=lambda c: (c.quality, -c.ms), default=None)
         return Progress(len(candidates), self.trials, len(fitting), best, len(pareto(candidates)), elapsed, left, last)
+
+
+def _is_whole(plan: Plan) -> bool:
+    """Whether it is the model itself: its weights are at hand."""
+    return plan.is_dense and plan.precision == "fp32"

@@ -27,8 +27,8 @@ STEPS = 1
 def run(user_file: Path, tmp_path: Path) -> Callable[..., Front]:
     """A search on a device; its folder has the device's name."""
     def make(device: str, **values: Any) -> Front:
-        settings = Settings(model=f"{user_file}:make", data=f"{user_file}:loaders", device=device, budget="0.7x",
-                            run=str(tmp_path / device), **{"steps": STEPS, "workers": 0, **values})
+        settings = Settings(model=f"{user_file}:make", data=f"{user_file}:loaders", device=device,
+                            run=str(tmp_path / device), **{"budget": "0.7x", "steps": STEPS, "workers": 0, **values})
         return api.run_settings(settings)[0]
     return make
 
@@ -47,13 +47,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_a_second_device_takes_the_scores_over(run: Callable[..., Front], trained: list[str], tmp_path: Path) -> None:
+def test_a_second_device_takes_the_scores_over(run: Callable[..., Front], trained: list[str], tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
     first = run("rpi4", trials=8)
     assert len(trained) == 8
     tuned = {c.plan.digest: c for c in first.candidates}
     trained.clear()
+    monkeypatch.setattr("autoprune.search.run.scan", lambda *_: pytest.fail("nothing is proposed"))
     second = run("pixel4", reuse=str(tmp_path / "rpi4"))
-    assert len(second.candidates) == 10  # two more, at this device's budget
+    assert len(second.candidates) == 8  # one of them is just below the budget
     assert second.dense.origin == DENSE
     known = {p.candidate.plan.digest for p in first.points}
     assert {c.plan.digest for c in second.candidates} >= tuned.keys()
@@ -67,10 +69,32 @@ def test_a_second_device_takes_the_scores_over(run: Callable[..., Front], traine
     # trained: what is new, and what is on the front only here
     assert {d for d in trained if d in tuned}.isdisjoint(known)
     assert len(trained) <= 4
+    tests = {p.candidate.plan.digest: p.candidate.test for p in first.points}
+    assert any(p.candidate.plan.digest in tests for p in second.points)
     for point in second.points:
+        here = point.candidate
+        if here.plan.digest in tests and here.plan.digest not in trained and here.number != second.recommended:
+            assert here.test == tests[here.plan.digest]
         assert point.load().plan.digest == point.candidate.plan.digest
     digests = [c.plan.digest for c in second.candidates]
     assert len(set(digests)) == len(digests)
+
+
+def test_a_budget_that_nothing_is_near_gets_candidates_of_its_own(run: Callable[..., Front], tmp_path: Path) -> None:
+    first = run("rpi4", trials=3)
+    assert len(run("pixel4", reuse=str(tmp_path / "rpi4"), budget="0.3x").candidates) == len(first.candidates) + 2
+
+
+def test_near(tmp_path: Path) -> None:
+    reused = Reused.of([candidate(0, 4, 0.8, 5.0), candidate(1, 8, 0.9, 9.0)], tmp_path, ["fp32"])
+
+    def ms(plan: Plan) -> float:
+        return 5.0 if plan.cuts else 9.0
+
+    assert reused.meets([], ms)
+    assert reused.meets([5.0, 10.0], ms)
+    assert not reused.meets([5.0, 4.9], ms)  # all are above it
+    assert not reused.meets([7.0], ms)  # far below it
 
 
 @pytest.mark.slow
