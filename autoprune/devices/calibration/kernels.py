@@ -34,7 +34,7 @@ _SMALL = 64
 _COLD = 64  # nodes after which a kernel's code has left the caches
 _BLOCK, _TILE = 16, 6  # channels in a block and pixels in a tile of onnxruntime's AVX-512 convolution
 _OTHER = "other"
-_FEATURES = 4  # raise it when kinds, classes or features change: what was learnt before fits no more
+_FEATURES = 5  # raise it when kinds, classes or features change: what was learnt before fits no more
 
 
 def kind_of(node: Node) -> str:
@@ -125,8 +125,12 @@ def _rest(node: Node) -> list[float]:
 
 
 def _net(nodes: Sequence[Node]) -> list[float]:
-    """What all nodes of a net share: how much memory one run of it goes through, weights and activations."""
-    return [_log(sum(n.weights_read for n in nodes)), _log(sum(n.out_elems for n in nodes))]
+    """What all nodes of a net share: how much memory one run of it goes through, weights and activations; and in
+    activations of what size, the mean weighted by size: many small ones push less out of the caches.
+    """
+    outs = [n.out_elems for n in nodes]
+    typical = sum(o * o for o in outs) / max(1, sum(outs))
+    return [_log(sum(n.weights_read for n in nodes)), _log(sum(outs)), _log(typical)]
 
 
 def _features_of(kind: str, node: Node) -> list[float]:
