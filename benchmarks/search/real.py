@@ -46,6 +46,7 @@ from autoprune.search.space import space_for
 from autoprune.search.study import join_population
 
 sys.path.insert(0, str(Path(__file__).parent))
+from amc import Agent
 from real_tasks import TASKS, trained
 
 RESULTS = Path(__file__).parents[1] / "results" / "search_real.json"
@@ -220,6 +221,47 @@ def netadapt(world: World) -> None:
             step *= 0.98
 
 
+def amc(world: World) -> None:
+    """A DDPG agent (`amc.py`): 25 episodes for a latency, then the best plan of all that reach it is trained."""
+    names, choices = list(world.proposer.choices), world.proposer.choices
+    table, known = PlanLatency(world.graph, world.device), dict[tuple[int, ...], float]()
+
+    def keep(shares: np.ndarray) -> dict[str, int]:
+        return {n: min(choices[n].widths, key=lambda w, s=s, n=n: abs(w / choices[n].widths[-1] - s))
+                for n, s in zip(names, shares, strict=True)}
+
+    def ms(shares: np.ndarray) -> float:
+        widths = keep(shares)
+        key = tuple(widths.values())
+        if key not in known:
+            known[key] = table.latency(Plan({n: Cut(w, "random") for n, w in widths.items()})).ms
+        return known[key]
+
+    def plan(shares: np.ndarray) -> Plan:
+        return world.proposer.plan(world.proposer.parameters(keep(shares), dict.fromkeys(names, METHOD)))
+    agent = Agent(np.array([choices[n].widths[-1] for n in names], float),
+                  np.array([choices[n].widths[0] / choices[n].widths[-1] for n in names]), ms, world.seed)
+    world.evaluate(Plan(model=world.graph.fingerprint))
+    looks: list[tuple[float, float, Plan]] = []
+    trained = set()
+    for share in spread():
+        target_ms = (0.1 + 0.9 * share) * world.ms(Plan())
+        for _ in range(25):
+            shares, states = agent.episode(target_ms)
+            model = world.pipeline.prune(plan(shares))
+            world.pipeline.recalibrate(model)
+            reward = world.task.evaluate(model, "validation", limit=256).value
+            agent.learn(shares, states, reward)
+            looks.append((reward, ms(shares), plan(shares)))
+            if world.spent > world.seconds:
+                raise TimeUp
+        fitting = [x for x in looks if x[1] <= target_ms and x[2].digest not in trained]
+        if fitting:
+            best = max(fitting, key=lambda x: x[0])
+            trained.add(best[2].digest)
+            world.evaluate(best[2])
+
+
 def torch_pruning(world: World) -> None:
     """As its README says: iterative steps with fine-tuning between them, magnitude and Taylor, global, isomorphic or
     not, one chain after another; widths in multiples of 8. All points of all chains count for it. Only its own work
@@ -271,6 +313,7 @@ WAYS: dict[str, Callable[[World], None]] = {
     "tpe": lambda w: stock(w, optuna.samplers.TPESampler(seed=w.seed, multivariate=True, n_startup_trials=8)),
     "nsga2": lambda w: stock(w, optuna.samplers.NSGAIISampler(seed=w.seed, population_size=12)),
     "netadapt": netadapt,
+    "amc": amc,
     "torch-pruning": torch_pruning,
 }
 
