@@ -288,7 +288,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
 
     Raises `ModelError` with the line of the model when it cannot be exported.
     """
-    if device_of(model).type != "cpu":
+    if isinstance(model, nn.Module) and device_of(model).type != "cpu":
         model, example_inputs = copy.deepcopy(model).cpu(), to_device(example_inputs, "cpu")
     return Graph(capture(model, example_inputs), example_inputs, model)
 
