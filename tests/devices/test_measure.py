@@ -185,6 +185,22 @@ def test_on_a_gpu_inputs_and_outputs_stay_there(monkeypatch):
         runner("m.onnx", None, request)
 
 
+def test_an_interrupted_run_while_warming_up_makes_no_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 5 µs beside one of 1 ms: in blocks of a few runs the small one would take hundreds of them."""
+    now, runs = [0], [0]
+    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: now[0])
+
+    def small() -> None:
+        runs[0] += 1
+        now[0] += 5_000_000 if runs[0] == 10 else 5_000
+
+    def large() -> None:
+        now[0] += 1_000_000
+
+    found = timing._time([small, large], {"warmup_runs": 10, "warmup_s": 0.0, "min_runs": 20, "min_s": 0.2})
+    assert len(found[1]) < 400
+
+
 def test_a_block_ends_when_runs_take_longer_than_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that wait for each other on a busy machine: 5 µs while warming up, 5 ms from then on."""
     now, runs = [0], [0]
