@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["export", "finetune_point", "load", "run_settings", "search"]
 
 
-
 def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
            space: str = "default", methods: str | None = None, trials: int | None = None, timeout: str | None = None,
            run: str | None = None, seed: int = 0, sampler: str = "auto", threads: int | None = None,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -15,9 +16,8 @@ import autoprune
 from autoprune.accelerator import device_of, on_accelerator
 from autoprune.devices.device import load_device
 from autoprune.devices.measure import Measurer
-from autoprune.errors import ConfigError
 from autoprune.graph.onnx import check_onnx, export_onnx
-from autoprune.graph.plan import Plan
+from autoprune.graph.plan import Cut, Plan
 from autoprune.methods.registry import method_names
 from autoprune.recover.finetune import Example, FineTune
 from autoprune.recover.sparsify import Recipe, sparsify
@@ -104,22 +104,29 @@ def test_a_candidate_trains_on_the_gpu_and_comes_back(net: Any, recover: dict[st
     check_onnx(pipeline.onnx(model), model, graph.example_inputs)
 
 
+def kept_by(method: str) -> dict[str, set[int]]:
+    """The half of the units that stays of every group that the method applies to."""
+    task = tiny_task()
+    graph = autoprune.trace(task.model, task.example_inputs)
+    space = replace(load_space("default"), methods=tuple(dict.fromkeys([method, "l1"])))  # one of them always applies
+    choices = space.choices(graph, 1)
+    cuts = {n: Cut(graph.groups[n].size // 2, method) for n, c in choices.items() if method in c.methods}
+    plan = Pipeline(task, graph, space).prune(Plan(cuts, graph.fingerprint)).plan
+    return {name: set(cut.kept or ()) for name, cut in plan.cuts.items()}
+
+
+@pytest.mark.parametrize(("method", "halves"), [("norm_scale", {"stem": 8}), ("taylor", {"stem": 8, "inner": 12})])
+def test_kept_by(method: str, halves: dict[str, int]) -> None:
+    assert {n: len(k) for n, k in kept_by(method).items()} == halves
+
+
 @needs_gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_chooses_there_what_it_chooses_here(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kept() -> dict[str, set[int]]:
-        task = tiny_task()
-        graph = autoprune.trace(task.model, task.example_inputs)
-        plan = Pipeline(task, graph, load_space("default")).prune(Plan.uniform(graph, 0.5, method)).plan
-        return {name: set(cut.kept or ()) for name, cut in plan.cuts.items()}
-
-    try:
-        there = kept()
-    except ConfigError as error:
-        pytest.skip(error.message)  # it does not apply to every group of this net
+    there = kept_by(method)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    here = kept()
+    here = kept_by(method)
     same = sum(len(here[n] & there[n]) for n in here) / sum(len(k) for k in here.values())
     assert same >= 0.9  # sums in another order decide between units that are nearly equal
 
@@ -148,15 +155,13 @@ def test_a_search_of_a_model_that_lies_on_the_gpu(tmp_path: Path) -> None:
     assert device_of(task.model).type == "cuda"
 
 
+@pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no onnxruntime-gpu")
 @needs_gpu
 @pytest.mark.slow
 def test_latency_on_the_gpu_with_its_nodes() -> None:
     graph = autoprune.trace(trained(), torch.zeros(1, 1, 8, 8))
     with Measurer(load_device("cuda")) as measurer:
-        try:
-            found = measurer.measure(export_onnx(graph.dense(), graph.example_inputs), profile_runs=3)
-        except ConfigError as error:
-            pytest.skip(str(error))
+        found = measurer.measure(export_onnx(graph.dense(), graph.example_inputs), profile_runs=3)
     assert found.latency.source == "measured"
     assert found.latency.ms > 0
     assert found.nodes

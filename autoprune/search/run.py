@@ -303,20 +303,27 @@ class Search:
         if before is None:
             return None
         found = replace(before, number=job.number, origin=job.origin, latency=job.latency, test=None, seconds={})
-        weights = self.reused.weights(before)
-        if weights is not None and before.test is not None:  # of these weights; the test split is read once
-            scores = self.study.attributes.get("test_scores", {})
-            self.study.note("test_scores", {**scores, str(job.number): before.test.to_json()})
+        at_hand = _is_whole(found.plan) or self.reused.weights(before) is not None
         wanted = found in pareto([*self.study.candidates(), found])
-        return None if wanted and weights is None and not _is_whole(found.plan) else Done(job.number, found)
+        return None if wanted and not at_hand else Done(job.number, found)
 
     def _keep_model(self, candidate: Candidate, folder: Path | None) -> None:
+        """The weights of a front member: those that were trained here, or those of another search with their test score
+        (the test split is read once).
+        """
         if folder is not None:
             self.folder.take_model(candidate.number, folder)
-        elif _is_whole(candidate.plan):
+            return
+        before = self.reused.candidates[candidate.plan.digest]
+        if _is_whole(candidate.plan):
             self.folder.save_model(candidate.number, self.pipeline.dense)
-        elif (source := self.reused.weights(self.reused.candidates[candidate.plan.digest])) is not None:
+        else:
+            source = self.reused.weights(before)
+            assert source is not None  # `_known` has looked
             self.folder.adopt_model(candidate.number, source)
+        if before.test is not None:
+            scores = self.study.attributes.get("test_scores", {})
+            self.study.note("test_scores", {**scores, str(candidate.number): before.test.to_json()})
 
     def _drop_dominated(self, front: list[Candidate]) -> None:
         keep = {c.number for c in front}

@@ -30,6 +30,7 @@ import optuna
 import torch
 
 from autoprune.devices.device import load_device
+from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import open_profiler
 from autoprune.graph.graph import trace
 from autoprune.graph.plan import Cut, Plan
@@ -72,7 +73,7 @@ class World:
         self.rows: list[dict[str, float]] = []
         self.pipeline = Pipeline(self.task, self.graph, self.space, seed)
         self.proposer = Proposer(self.graph, self.space.choices(self.graph, self.device.alignment()), seed)
-        self._known: dict[tuple[Any, ...], float] = {}
+        self._known: dict[tuple[Any, ...], Latency] = {}
         self._uncounted = 0.0
         self.pipeline.onnx(self.pipeline.dense)  # a template that every way would make
         self._start = time.process_time()
@@ -95,10 +96,13 @@ class World:
             raise TimeUp
 
     def ms(self, plan: Plan) -> float:
+        return self.latency(plan).ms
+
+    def latency(self, plan: Plan) -> Latency:
         widths = tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
         if widths not in self._known:
             any_units = Plan({n: Cut(k, "random") for n, k in widths})
-            self._known[widths] = self.profiler.latency(self.pipeline.onnx(self.graph.cut(any_units))).ms
+            self._known[widths] = self.profiler.latency(self.pipeline.onnx(self.graph.cut(any_units)))
         return self._known[widths]
 
     def evaluate(self, plan: Plan, steps: int | None = None) -> float:
@@ -108,7 +112,7 @@ class World:
         if steps is not None:
             pipeline.recovery = replace(settings, tune=replace(settings.tune, steps=steps))
         try:
-            found, model, _ = pipeline.evaluate(0, "", plan, None)  # type: ignore[arg-type]  # latency only passes through
+            found, model, _ = pipeline.evaluate(0, "", plan, self.latency(plan))
         except CANDIDATE_ERRORS:
             return -math.inf
         finally:
@@ -155,25 +159,31 @@ def stock(world: World, sampler: optuna.samplers.BaseSampler) -> None:
 
 
 def own(world: World, sampler: str, halving: int = 1) -> None:
-    """autoprune's own search, whose pipeline reports every candidate."""
+    """autoprune's own search."""
+    search(world, sampler, 100_000, lambda found, model: world.note(found.ms, model, found.score.value), halving)
+
+
+def search(world: World, sampler: str, trials: int, heard: Callable[[Candidate, Any], None], halving: int = 1
+           ) -> dict[str, Any]:
+    """autoprune's own search, whose pipeline tells `heard` every candidate and its model; what its study notes."""
     space = replace(world.space, halving=halving)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder, \
             RunFolder(folder).open({"model_fingerprint": ""}) as run:
-        search = Search(world.task, world.graph, world.device, space, run, trials=100_000,
-                        seed=world.seed, sampler=sampler)
-        search.pipeline._template = world.pipeline._template
-        evaluate = search.pipeline.evaluate
+        runner = Search(world.task, world.graph, world.device, space, run, trials=trials, seed=world.seed,
+                        sampler=sampler)
+        runner.pipeline._template = world.pipeline._template
+        evaluate = runner.pipeline.evaluate
 
-        def noted(number: int, origin: str, plan: Plan, latency: Any) -> tuple[Candidate, Any, Any]:
-            found = evaluate(number, origin, plan, latency)
-            assert found[0].score is not None
-            world.note(latency.ms, found[1], found[0].score.value)
+        def noted(*job: Any) -> tuple[Candidate, Any, Any]:
+            found = evaluate(*job)
+            heard(*found[:2])
             return found
-        search.pipeline.evaluate = noted  # type: ignore[method-assign]
+        runner.pipeline.evaluate = noted
         try:
-            search.run()
+            runner.run()
+            return runner.study.attributes
         finally:
-            search.close()
+            runner.close()
 
 
 def scan_only(world: World) -> None:

@@ -33,7 +33,7 @@ import numpy as np
 import optuna
 import torch
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from real import METHOD, World, front_of, spread, volume
+from real import METHOD, World, front_of, search, spread, volume
 from real_tasks import TASKS
 from simulator import summary
 
@@ -43,8 +43,7 @@ from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import ARMS, KnapsackSampler
 from autoprune.search.pipeline import CANDIDATE_ERRORS
 from autoprune.search.propose import Proposer
-from autoprune.search.run import Search
-from autoprune.search.run_folder import RunFolder, environment
+from autoprune.search.run_folder import environment
 from autoprune.search.space import Choices
 from autoprune.search.study import join_population
 
@@ -84,49 +83,32 @@ class Maker:
         text = json.dumps(self.table, separators=(",", ":")).encode()
         path_of(self.name).write_bytes(gzip.compress(text, 9, mtime=0))
 
-    def _row(self, source: str, plan: Plan, ms: float, look: float, found: Candidate, model: Any, seconds: float
-             ) -> dict[str, Any]:
-        assert found.score is not None
+    def _row(self, source: str, found: Candidate, model: Any) -> dict[str, Any]:
+        plan = found.plan
         keep = [plan.cuts[n].keep if n in plan.cuts else c.widths[-1] for n, c in self.groups.items()]
         chosen = [self.methods.index(plan.cuts[n].method) if n in plan.cuts else -1 for n in self.groups]
-        return {"from": source, "keep": keep, "method": chosen, "ms": round(ms, 4), "look": round(look, 5),
+        return {"from": source, "keep": keep, "method": chosen, "ms": round(found.ms, 4),
+                "look": round(self.world.pipeline.look(plan), 5),
                 "seen": round(found.score.value, 5), "test": round(self.world.task.evaluate(model, "test").value, 5),
-                "s": round(seconds, 2)}
+                "s": found.seconds["total"]}
 
     def _own(self, seed: int) -> list[dict[str, Any]]:
-        world, rows = self.world, list[dict[str, Any]]()
-        with tempfile.TemporaryDirectory() as folder, RunFolder(folder).open({"model_fingerprint": ""}) as run:
-            search = Search(world.task, world.graph, world.device, world.space, run, trials=OWN, seed=seed,
-                            sampler="knapsack")
-            search.pipeline._template = world.pipeline._template
-            evaluate = search.pipeline.evaluate
-
-            def noted(number: int, origin: str, plan: Plan, latency: Any) -> Any:
-                look, start = search.pipeline.look(plan), time.process_time()
-                found = evaluate(number, origin, plan, latency)
-                rows.append(self._row(f"own {seed}", plan, latency.ms, look, found[0], found[1],
-                                      time.process_time() - start))
-                return found
-            search.pipeline.evaluate = noted  # type: ignore[method-assign]
-            try:
-                search.run()
-                self.table.setdefault("scan", search.study.attributes["knapsack"])
-            finally:
-                search.close()
+        self.world.seed, rows = seed, list[dict[str, Any]]()
+        notes = search(self.world, "knapsack", OWN, lambda *found: rows.append(self._row(f"own {seed}", *found)))
+        self.table.setdefault("scan", notes["knapsack"])
         return rows
 
     def _others(self, seed: int) -> list[dict[str, Any]]:
-        world = self.world
+        world, rows = self.world, list[dict[str, Any]]()
         world.pipeline.seed, world.random = seed, np.random.default_rng(1000 + seed)
-        rows = []
         for source, parameters in self._plans(seed):
             plan = world.proposer.plan(parameters)
             try:
-                look, start = world.pipeline.look(plan), time.process_time()
-                found, model, _ = world.pipeline.evaluate(0, source, plan, None)  # type: ignore[arg-type]
-            except CANDIDATE_ERRORS:
+                found, model, _ = world.pipeline.evaluate(0, source, plan, world.latency(plan))
+            except CANDIDATE_ERRORS as error:
+                print(f"{self.name}: {source} is left out: {error}", flush=True)
                 continue
-            rows.append(self._row(source, plan, world.ms(plan), look, found, model, time.process_time() - start))
+            rows.append(self._row(source, found, model))
         return rows
 
     def _plans(self, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -176,7 +158,7 @@ class Table:
         self.log_ms = _fit(self.shares, np.log([r["ms"] for r in self.rows]))
 
     def proposer(self, seed: int) -> Proposer:
-        return Proposer(SimpleNamespace(fingerprint="table"), self.choices, seed)  # type: ignore[arg-type]
+        return Proposer(SimpleNamespace(fingerprint="table"), self.choices, seed)
 
     def shares_of(self, plan: Plan) -> np.ndarray:
         return np.array([plan.cuts[n].keep if n in plan.cuts else c.widths[-1]

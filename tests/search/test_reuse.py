@@ -105,6 +105,15 @@ def test_it_resumes_with_and_without_naming_the_run(run: Callable[..., Front], t
     assert len(run("pixel4", reuse=str(tmp_path / "rpi4"), trials=5).candidates) == 5
 
 
+@pytest.mark.slow
+def test_what_needed_no_proposals_goes_on_with_some(run: Callable[..., Front], tmp_path: Path) -> None:
+    run("rpi4", trials=8)
+    assert len(run("pixel4", reuse=str(tmp_path / "rpi4")).candidates) == 8
+    more = run("pixel4", reuse=str(tmp_path / "rpi4"), trials=12)
+    assert len(more.candidates) == 12
+    assert len({c.plan.digest for c in more.candidates}) == 12
+
+
 def test_runs_of_something_else_are_refused(run: Callable[..., Front], tmp_path: Path) -> None:
     run("rpi4", trials=1)
     with pytest.raises(ConfigError, match=r"another recovery"):
