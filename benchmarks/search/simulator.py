@@ -23,6 +23,7 @@ import optuna
 from landscape import METHODS, SETTINGS, Landscape, hypervolume
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
+from score import interval
 
 from autoprune.search.candidate import Candidate
 from autoprune.search.knapsack.decoder import pairs
@@ -123,18 +124,6 @@ def run(name: str, setting: str, seed: int) -> dict[int, float]:
     return without_search(task, name, seed)
 
 
-def summary(values: list[float]) -> list[float]:
-    """Interquartile mean and its bootstrap interval (2.5 to 97.5 %) over seeds."""
-    random, data = np.random.default_rng(0), np.array(values)
-
-    def iqm(sample: np.ndarray) -> float:
-        cut = len(sample) // 4
-        return float(np.sort(sample)[cut:len(sample) - cut].mean())
-
-    draws = [iqm(random.choice(data, len(data))) for _ in range(1000)]
-    return [round(v, 4) for v in (iqm(data), *np.quantile(draws, (0.025, 0.975)).tolist())]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samplers", nargs="+", default=None)
@@ -152,7 +141,7 @@ def main() -> None:
         for name in names:
             start = time.perf_counter()
             scores = [run(name, setting, options.first_seed + s) for s in range(options.seeds)]
-            row = {str(n): summary([s[n] for s in scores]) for n in AT}
+            row = {str(n): interval([s[n] for s in scores]) for n in AT}
             row["seconds"] = round((time.perf_counter() - start) / options.seeds, 1)
             print(f"{setting:20} {name:24}", *(f"{n}: {row[str(n)][0]:.3f} {row[str(n)][1:]}" for n in AT),
                   f"{row['seconds']} s a study", flush=True)

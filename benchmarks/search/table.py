@@ -4,14 +4,14 @@
     python benchmarks/search/table.py replay [--seeds 20]                  # seconds
     python benchmarks/search/table.py methods                              # does choosing methods by layer pay?
 
-The nets and data are those of `real_tasks.py`, the recovery is `real.py`'s (24 steps), latency is the Raspberry Pi 4
-profile's. Each row has a plan, its latency, and its score at every fidelity that a search has: untrained with refitted
-readers and recalibrated norms (the look), and trained, on the search split; and trained on the test split. A block is
-60 candidates of autoprune's own search with a seed of its own, and 60 plans that it did not propose: uniform, jittered
-and random ones, and five patterns of widths four times each, by other methods.
+The nets and data are those of `real_tasks.py`, the recovery is that of `real.py` (24 steps), latency is the Raspberry
+Pi 4 profile's. Each row has a plan, its latency, and its score at every fidelity that a search has: untrained with
+refitted readers and recalibrated norms (the look), and trained, on the search split; and trained on the test split. A
+block is 60 candidates of autoprune's own search with a seed of its own, and 60 plans that it did not propose: uniform,
+jittered and random ones, and five patterns of widths four times each, by other methods.
 
-A replay gives a sampler the row nearest to what it proposes (kept shares, the mean absolute difference) that it has
-not seen; its score is hypervolume on the test split over that of the whole table. A pool is kinder to a sampler that
+A replay gives a sampler the row nearest to what it proposes (kept shares, the mean absolute difference) that it has not
+seen; its score is hypervolume on the test split over that of the whole table. A pool is kinder to a sampler that
 proposes badly than a real search is, and cannot reward plans that nobody has evaluated.
 """
 
@@ -33,10 +33,11 @@ import numpy as np
 import optuna
 import torch
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from real import METHOD, World, front_of, search, spread, volume
 from real_tasks import TASKS
-from simulator import summary
+from score import front_of, interval, volume
+from world import METHOD, World, search, spread
 
+from autoprune.devices.device import load_device
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.knapsack.curves import Curve
@@ -49,6 +50,7 @@ from autoprune.search.study import join_population
 
 TABLES = Path(__file__).parents[1] / "data"
 RESULTS = Path(__file__).parents[1] / "results" / "search_table.json"
+DEVICE = "rpi4"
 SINGLE = ("l1", "wanda", METHOD)  # methods that a pattern has everywhere
 OWN, UNIFORM, JITTER, RANDOM, PATTERNS = 60, 10, 15, 15, 5  # rows of a block; patterns, four times each
 
@@ -64,12 +66,12 @@ class Maker:
     """Adds blocks to the table of one task; what is there stays."""
 
     def __init__(self, name: str, cache: Path):
-        self.name, self.world = name, World(name, 0, float("inf"), cache)
+        self.name, self.world = name, World(name, 0, float("inf"), cache, load_device(DEVICE))
         self.groups = dict(self.world.proposer.choices)
         self.methods = list(dict.fromkeys(m for c in self.groups.values() for m in c.methods))
         file = path_of(name)
         self.table: dict[str, Any] = json.loads(gzip.decompress(file.read_bytes())) if file.is_file() else {
-            "task": name, "device": "rpi4", "environment": environment(), "methods": self.methods,
+            "task": name, "device": DEVICE, "environment": environment(), "methods": self.methods,
             "groups": {n: {"widths": list(c.widths), "methods": list(c.methods)} for n, c in self.groups.items()},
             "dense_ms": self.world.ms(Plan()),
             "dense": self.world.task.evaluate(self.world.pipeline.dense, "test").value,
@@ -263,7 +265,7 @@ def main() -> None:
         for way in ("knapsack", *(f"knapsack, {arm} only" for arm in ARMS), "tpe", "nsga2", "random"):
             start = time.perf_counter()
             scores = [replay(table, way, seed, args.count) for seed in range(args.seeds)]
-            row = {str(n): summary([s[n] for s in scores]) for n in scores[0]}
+            row = {str(n): interval([s[n] for s in scores]) for n in scores[0]}
             row["ms_per_candidate"] = [round(1e3 * (time.perf_counter() - start) / args.seeds / args.count, 2)]
             results.setdefault("replay", {}).setdefault(name, {})[way] = row
             print(f"{name:11} {way:22}", row, flush=True)

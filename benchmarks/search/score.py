@@ -1,0 +1,94 @@
+"""Fronts, their hypervolume on the test split, and what several seeds say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+Point = dict[str, float]
+"""ms (as a run was told), seen and test (scores), s (seconds into the run); measured (ms) where it was timed."""
+
+BUDGETS = (0.75, 0.5, 0.35)  # of the dense latency
+
+
+def front_of(points: Iterable[Point], by: str = "seen") -> list[Point]:
+    out: list[Point] = []
+    for p in sorted(points, key=lambda p: (p["ms"], -p[by])):
+        if not out or p[by] > out[-1][by]:
+            out.append(p)
+    return out
+
+
+def volume(chosen: Iterable[Point], ms: float, metric: float) -> float:
+    """Hypervolume of the test scores of what was chosen, from (ms, metric)."""
+    area, top = 0.0, metric
+    for p in front_of([p for p in chosen if p["ms"] <= ms], "test"):
+        if p["test"] > top:
+            area += (ms - p["ms"]) * (p["test"] - top)
+            top = p["test"]
+    return area
+
+
+def timed(front: Iterable[Point]) -> list[Point]:
+    """The same points at the latency that was measured."""
+    return [{**p, "ms": p["measured"]} for p in front]
+
+
+def summary(rows: list[dict[str, Any]], early: float) -> dict[str, Any]:
+    """By task and way, one value per seed: nHV at the end and after `early` of the time, the test score at each budget
+    (of the best seen front member that is within it), candidates and errors. By way: IQM of the regrets of all tasks
+    and seeds, and how often its end beats each other way's. Latencies are the measured ones where all were timed.
+    """
+    out: dict[str, Any] = {}
+    for task in dict.fromkeys(r["task"] for r in rows):
+        mine = [r for r in rows if r["task"] == task]
+        measured = all("measured_dense_ms" in r for r in mine)
+        tell = timed if measured else list
+        ms, metric = float(np.median([r["measured_dense_ms" if measured else "dense_ms"] for r in mine])), \
+            0.5 * mine[0]["dense"]
+        union = volume([p for r in mine for p in tell(front_of(r["points"]))], ms, metric)
+        for r in mine:
+            cell = out.setdefault(task, {}).setdefault(r["way"], {
+                "end": [], "early": [], "at_budgets": [], "candidates": [], "errors": []})
+            fronts = [tell(front_of(p for p in r["points"] if p["s"] <= share * r["seconds"] + 1e-9 or share == 1))
+                      for share in (1, early)]
+            for key, front in zip(("end", "early"), fronts, strict=True):
+                cell[key].append(round(volume(front, ms, metric) / max(union, 1e-12), 4))
+            cell["at_budgets"].append([_at(fronts[0], share * ms) for share in BUDGETS])
+            cell["candidates"].append(len(r["points"]))
+            cell["errors"] += [r["error"]] if r["error"] else []
+    return out
+
+
+def _at(front: Sequence[Point], ms: float) -> float | None:
+    within = [p for p in front if p["ms"] <= ms]
+    return max(within, key=lambda p: p["seen"])["test"] if within else None
+
+
+def iqm(values: Iterable[float]) -> float:
+    """Interquartile mean."""
+    data = np.sort(np.fromiter(values, float))
+    cut = len(data) // 4
+    return float(data[cut:len(data) - cut].mean())
+
+
+def interval(values: Sequence[float], draws: int = 1000) -> list[float]:
+    """Interquartile mean and its bootstrap interval (2.5 to 97.5 %) over seeds."""
+    random = np.random.default_rng(0)
+    means = [iqm(random.choice(values, len(values))) for _ in range(draws)]
+    return [round(v, 4) for v in (iqm(values), *np.quantile(means, (0.025, 0.975)).tolist())]
+
+
+def better(ours: Sequence[float], theirs: Sequence[float], draws: int = 1000) -> list[float]:
+    """Probability that a run of ours ends above one of theirs (Agarwal et al. 2021), and its bootstrap interval over
+    the seeds of both; a tie counts as half.
+    """
+    random = np.random.default_rng(0)
+
+    def probability(a: np.ndarray, b: np.ndarray) -> float:
+        return float((np.sign(a[:, None] - b[None]) / 2 + 0.5).mean())
+    a, b = np.array(ours), np.array(theirs)
+    found = [probability(random.choice(a, len(a)), random.choice(b, len(b))) for _ in range(draws)]
+    return [round(v, 3) for v in (probability(a, b), *np.quantile(found, (0.025, 0.975)).tolist())]
