@@ -40,7 +40,7 @@ def search(task: Task | None = None, device: str = "cpu", budget: str | None = N
     max_drop: allowed loss of the metric (`1pp`); space: a name or a TOML file; methods: in place of the space's, such
     as `taylor,lasso,path/file.py:Class`; trials: candidates in total, also over resumed runs; timeout: `30m`; run:
     folder, by default `runs/…` named after task, device and budget; sampler: `auto` is `knapsack`, or `tpe` in a space
-    that has choices which that does not make (depth, masks, int8); steps: fine-tuning steps per candidate (the space's
+    that has choices which that does not make (masks, int8); steps: fine-tuning steps per candidate (the space's
     own otherwise); threads: of the runtime on a measured device; reuse: run folder of a search of the same model and
     data on another device, whose scores are taken over (`trials` then is by default what was evaluated there, and two
     more where that does not come near a budget); workers: candidates at a time, each in a process of one thread, None
@@ -108,8 +108,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
             for method, groups in Counter(m for c in choices for m in c.left_out).items():
                 say(f"{method} does not apply to {groups} of {len(choices)} groups and is left out there")
             if space.drop and not runner.proposer.branches:
-                say("no residual branch is dropped: " + ("the knapsack sampler leaves them whole"
-                                                         if settings.sampler == "knapsack" else "the model has none"))
+                say("no residual branch is dropped: the model has none")
             for pattern in runner.proposer.patterns:
                 say(device.mask_note(pattern))
             say("exporting and profiling the dense model")
@@ -135,8 +134,8 @@ def _sampler(name: str, space: Space, reused: Front | None) -> str:
 
     if name == "auto":
         plans = [c.plan for c in reused.candidates] if reused is not None else []
-        more = any(p.dropped or p.masks or p.precision != "fp32" for p in plans)
-        return "tpe" if more or space.masks or space.drop or "int8" in space.precisions else "knapsack"
+        more = any(p.masks or p.precision != "fp32" for p in plans)
+        return "tpe" if more or space.masks or "int8" in space.precisions else "knapsack"
     if name not in SAMPLERS:
         raise ConfigError("unknown sampler", given=name, allowed=did_you_mean(name, ("auto", *SAMPLERS)),
                           fix="--sampler auto")

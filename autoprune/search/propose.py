@@ -83,9 +83,10 @@ class Proposer:
         """
         dropped = tuple(b for b in self.branches if values[f"{b}.drop"])
         gone = {t for b in dropped for t in self.graph.branches[b].tensors}
+        inside = self.inside(dropped)
         cuts: dict[str, Cut] = {}
         for name, c in self.choices.items():
-            if gone and all(tensor in gone for tensor, _ in self.graph.groups[name].tensors):
+            if name in inside:
                 continue
             size = c.widths[-1]
             keep = min(c.widths, key=lambda w: abs(w - values[f"{name}.keep"] * size))
@@ -94,6 +95,12 @@ class Proposer:
         worn = {} if origin.startswith(DENSE) else {n: m[values[f"{n}.mask"]] for n, m in self.masks.items()
                                                     if n not in gone}
         return Plan(cuts, self.graph.fingerprint, dropped, str(values.get(_PRECISION, self.precisions[0])), worn)
+
+    def inside(self, dropped: Collection[str]) -> set[str]:
+        """The groups that lie within these branches as a whole."""
+        gone = {t for b in dropped for t in self.graph.branches[b].tensors}
+        return {name for name in self.choices if all(tensor in gone for tensor, _ in self.graph.groups[name].tensors)
+                } if gone else set()
 
     def parameters(self, keep: Mapping[str, int], method: Mapping[str, str], precision: str = "fp32",
                    masks: Mapping[str, str] | None = None, dropped: Collection[str] = ()) -> dict[str, Any]:

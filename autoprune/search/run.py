@@ -69,7 +69,7 @@ class Search:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
                              fix="autoprune layers --model … says what is frozen and why")
         space.check_fits(device, sampler)
-        branches = () if self._knapsack else tuple(dict.fromkeys([*space.branches(graph), *self.reused.dropped(graph)]))
+        branches = tuple(dict.fromkeys([*space.branches(graph), *self.reused.dropped(graph)]))
         self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph), branches)
         self._percentile, self._threads = self.budgets[0].percentile if self.budgets else "p50", threads
         self.pipeline = Pipeline(task, graph, space, seed)
@@ -181,19 +181,18 @@ class Search:
         """For many plans: the device's own latency, or the table's where that would be a measurement each."""
         if not self.device.is_measured or not self.proposer.branches:
             return self.latencies.ms
-        table = self.latencies.table(self._threads, self._percentile)
-        return lambda plan: table.latency(plan).ms
+        return self.latencies.table(self._threads, self._percentile).ms
 
     def _knapsack_sampler(self, dense_ms: float) -> KnapsackSampler:
         """The sampler, on curves that are scanned once per study."""
         table, known = self.latencies.table(self._threads, self._percentile), self.study.attributes.get("knapsack")
         if known is None:
-            curves, shared = scan(self.pipeline, self.proposer.choices, table)
+            curves, shared = scan(self.pipeline, self.proposer.choices, table, self.proposer.branches)
             known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
             self.study.note("knapsack", known)
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
-        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, lambda plan: table.latency(plan).ms,
-                                  known["shared"], self.seed + self.study.done_before)
+        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, table.ms, known["shared"],
+                                  self.seed + self.study.done_before)
         self.study.use(sampler)
         return sampler
 

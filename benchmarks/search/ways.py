@@ -186,6 +186,8 @@ def exported(world: World, model: torch.nn.Module) -> bytes:
 WAYS: dict[str, Callable[[World], None]] = {
     "knapsack": lambda w: own(w, "knapsack"),
     "knapsack, halving by 3": lambda w: own(w, "knapsack", halving=3),
+    "knapsack, with depth": lambda w: own(w, "knapsack", drop=("*",)),
+    "tpe, with depth": lambda w: own(w, "tpe", drop=("*",)),
     "tpe, varying the front": lambda w: own(w, "tpe"),
     "scan, no search": scan_only,
     "uniform": uniform,
@@ -198,5 +200,6 @@ WAYS: dict[str, Callable[[World], None]] = {
     "torch-pruning": torch_pruning,
 }
 
-OWN = ("knapsack", "knapsack, halving by 3", "tpe, varying the front", "scan, no search")
+OWN = ("knapsack", "knapsack, halving by 3", "knapsack, with depth", "tpe, with depth", "tpe, varying the front",
+       "scan, no search")
 """What belongs to autoprune: the others are its peers."""

@@ -18,8 +18,10 @@ from autoprune.graph.onnx_template import OnnxTemplate
 from autoprune.graph.plan import Plan
 from autoprune.recover.features import unchanged
 from autoprune.search.depth import depth_starts
+from autoprune.search.knapsack.sampler import KnapsackSampler
 from autoprune.search.outcome import pareto
 from autoprune.search.pipeline import Pipeline
+from autoprune.search.plan_latency import PlanLatency
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.reuse import Reused
 from autoprune.search.space import Space, load_space
@@ -172,6 +174,30 @@ def test_spaces(tmp_path: Path, deep_graph: Graph) -> None:
     assert load_space(path).to_json()["drop"] == ["blocks.0"]
 
 
-def test_the_knapsack_leaves_branches_whole(open_deep: Open) -> None:
-    with open_deep(space=DEEP, sampler="knapsack", trials=1) as search:
-        assert search.proposer.branches == ()
+def test_the_knapsack_drops_what_computes_nothing(open_deep: Open) -> None:
+    with open_deep(space=DEEP, sampler="knapsack", trials=14) as search:
+        outcome = search.run()
+        scanned = search.study.attributes["knapsack"]["curves"]
+        damage = {b: scanned[f"{b}.drop"]["damage"][0] for b in BLOCKS}
+        assert min(damage, key=lambda b: damage[b]) == "blocks.1"
+        proposed = [c.plan for c in outcome.candidates if not c.origin.startswith(("control", "start: 2 of"))]
+        assert all(c.status == "ok" for c in outcome.candidates)
+        assert {"blocks.1"} <= {b for plan in proposed for b in plan.dropped}
+        for plan in proposed:  # as widths, what goes with a branch is whole
+            assert not set(plan.cuts) & search.proposer.inside(plan.dropped)
+        sampler = search.study._study.sampler
+        assert isinstance(sampler, KnapsackSampler)
+        target_ms = 0.7 * search.study.attributes["dense_ms"]
+        plan = search.proposer.plan(sampler.at(target_ms))
+        assert "blocks.1" in plan.dropped
+        assert search.latencies.ms(plan) == pytest.approx(target_ms, rel=0.15)
+
+
+@pytest.mark.parametrize("dropped", [("blocks.1",), ("blocks.0", "blocks.2")])
+def test_a_plan_without_branches_is_priced_near_its_latency(deep_graph: Graph, dropped: tuple[str, ...]) -> None:
+    table = PlanLatency(deep_graph, "rpi4")
+    for keep in (1.0, 0.5):
+        plan = replace(Plan.uniform(deep_graph, keep, "random"), dropped=dropped)
+        whole_ms = table.ms(replace(plan, dropped=()))
+        assert table.ms(plan) == pytest.approx(table.latency(plan).ms, rel=0.1)
+        assert table.ms(plan) < whole_ms

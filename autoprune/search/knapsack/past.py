@@ -70,6 +70,8 @@ class Reader:
         self._proposer = proposer
         self._names = proposer.distributions().keys()
         self._widths = {n: {w: i for i, w in enumerate(c.widths)} for n, c in proposer.choices.items()}
+        self._whole = np.array([*(len(c.widths) - 1 for c in proposer.choices.values()),
+                                *(1 for _ in proposer.branches)])
         self._methods = {m: i for i, m in enumerate(method_names(proposer))}
         self._rows: dict[str, dict[int, _Row]] = {}
 
@@ -77,7 +79,7 @@ class Reader:
         trials = study._get_trials(deepcopy=False, use_cache=True)
         known = [(t, row) for t in trials if (row := self._row(study, t)) is not None]
         ended = [(t, row) for t, row in known if t.state == TrialState.COMPLETE and np.isfinite(t.values).all()]
-        shape = (len(ended), len(self._proposer.choices))
+        shape = (len(ended), len(self._whole))
         losses, bearable = _losses(study, np.array([t.values[0] for t, _ in ended]),
                                    np.array([not self._changes(row) for _, row in ended], dtype=bool))
         return Past(frozenset(row.digest for _, row in known),
@@ -98,13 +100,14 @@ class Reader:
             cuts = plan.cuts
             levels = [self._widths[n][cuts[n].keep] if n in cuts else len(c.widths) - 1
                       for n, c in self._proposer.choices.items()]
+            levels += [b not in plan.dropped for b in self._proposer.branches]
             methods = [self._methods[values[f"{n}.method"]] for n in self._proposer.choices]
+            methods += [0] * len(self._proposer.branches)
             rows[trial.number] = _Row(plan.digest, np.array(levels), np.array(methods))
         return rows[trial.number]
 
     def _changes(self, row: _Row) -> bool:
-        return any(level < len(c.widths) - 1
-                   for level, c in zip(row.levels, self._proposer.choices.values(), strict=True))
+        return bool((row.levels < self._whole).any())
 
 
 def _losses(study: Study, values: Values, dense: Values) -> tuple[Values, float]:

@@ -52,7 +52,8 @@ Proposal = tuple[dict[str, Any], dict[str, Any]]
 
 
 class KnapsackSampler(BaseSampler):
-    """Proposes plans for the groups in `curves`; any other parameter is sampled at random.
+    """Proposes plans for the groups in `curves`, the proposer's groups and then its branches (`sensitivity.scan`); any
+    other parameter is sampled at random.
 
     dense_ms: latency of the dense model; targets_ms: the budgets, none for a whole front; latency_ms: of a plan, asked
     a few times per proposal; shared: what pairs of groups save twice (`decoder.pairs`), where known. A plan that the
@@ -67,7 +68,8 @@ class KnapsackSampler(BaseSampler):
         self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
         self._names = method_names(proposer)
         self._sane = [m for m in self._names if m != "random"] or self._names
-        self._applies = np.array([[m in c.methods for m in self._names] for c in proposer.choices.values()])
+        self._applies = np.array([*([m in c.methods for m in self._names] for c in proposer.choices.values()),
+                                  *([m == self._names[0] for m in self._names] for _ in proposer.branches)])
         self._top_ms = max(self._targets_ms, default=dense_ms)
         self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._sane, self._top_ms, seed)
         self._fit: Refit | None = None
@@ -157,7 +159,7 @@ class KnapsackSampler(BaseSampler):
         known = len(past.losses) / (_CAUTION * len(self._curves))
         damage, factors = self._fit.draw(self._random, float(self._random.uniform()) * min(1.0, known))
         factors = np.where(self._applies, factors, np.inf)
-        methods = {n: self._names[m] for n, m in zip(self._proposer.choices, factors.argmin(1), strict=True)}
+        methods = {n: self._names[m] for n, m in zip(self._proposer.choices, factors.argmin(1), strict=False)}
         levels = self._decoder.at(self._target(past), damage * factors.min(1)[:, None])
         return self._parameters(levels, methods)
 
@@ -204,12 +206,17 @@ class KnapsackSampler(BaseSampler):
         return dict.fromkeys(self._proposer.choices, method)
 
     def _parameters(self, levels: Levels, methods: Mapping[str, str]) -> dict[str, Any]:
-        widths = {n: c.widths[k] for (n, c), k in zip(self._curves.items(), levels, strict=True)}
-        return self._proposer.parameters(widths, methods)
+        widths = {n: c.widths[k] for (n, c), k in zip(self._proposer.choices.items(), levels, strict=False)}
+        return self._proposer.parameters(widths, methods, dropped=self._dropped(levels))
+
+    def _dropped(self, levels: Levels) -> tuple[str, ...]:
+        stays = zip(self._proposer.branches, levels[len(self._proposer.choices):], strict=True)
+        return tuple(branch for branch, stay in stays if not stay)
 
     def _plan(self, levels: Levels, methods: Levels | None = None) -> Plan:
-        cuts = {}
+        cuts, dropped = {}, self._dropped(levels)
+        inside = self._proposer.inside(dropped)
         for g, (name, c) in enumerate(self._proposer.choices.items()):
-            if levels[g] < len(c.widths) - 1:
+            if levels[g] < len(c.widths) - 1 and name not in inside:
                 cuts[name] = Cut(c.widths[levels[g]], c.methods[0] if methods is None else self._names[methods[g]])
-        return Plan(cuts, self._proposer.graph.fingerprint)
+        return Plan(cuts, self._proposer.graph.fingerprint, dropped)

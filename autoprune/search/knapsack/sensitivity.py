@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.damage import damage_of
@@ -20,36 +20,42 @@ _LEAST = 0.1  # of the median damage: what a group costs at least, however littl
 _EVALUATIONS = 60  # at most, by leaving out levels and then by looking at fewer examples
 
 
-def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency
+def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency, branches: Sequence[str] = ()
          ) -> tuple[dict[str, Curve], list[Pair]]:
     """The curves of all groups, and which of them share layers (`decoder.pairs`; none where plans have to be made for
-    their latency).
+    their latency). A residual branch that may be dropped is a group of one unit, named `BRANCH.drop` as its parameter
+    is; what it shares with the groups inside it are pairs like any others.
 
     Damage is the divergence from the dense model's outputs (as in distillation) on one batch of training data, norms
     recalibrated, nothing fine-tuned, at up to three widths per group, fewer for many groups; latency is `table`'s, at
     all widths where that is cheap.
     """
     shares = _SHARES if len(choices) * 3 <= _EVALUATIONS else (0.5, 1.0) if len(choices) * 2 <= _EVALUATIONS else (0.6,)
-    dense_ms = table.latency(Plan()).ms
+    dense_ms = table.ms(Plan())
     [example, *_] = pipeline.calibration()
     nothing = damage_of(pipeline, Plan(), example)  # what one batch of statistics does by itself
     curves: dict[str, Curve] = {}
     for name, c in choices.items():
         method = next((m for m in c.methods if m != "random"), c.methods[0])
         some = {_width(c, share) for share in shares} - {c.widths[-1]}
-        saved = {w: dense_ms - table.latency(Plan({name: Cut(w, method)})).ms
+        saved = {w: dense_ms - table.ms(Plan({name: Cut(w, method)}))
                  for w in (some if table.exact else c.widths[:-1])}
         damage: dict[int, float] = {}
         for width in sorted(some):
             plan = Plan({name: Cut(width, method)}, pipeline.graph.fingerprint)
             damage[width] = max(0.0, damage_of(pipeline, plan, example) - nothing)
         curves[name] = Curve.through(c.widths, damage, saved)
+    for name in branches:
+        plan = Plan(model=pipeline.graph.fingerprint, dropped=(name,))
+        lost = max(0.0, damage_of(pipeline, plan, example) - nothing)
+        curves[f"{name}.drop"] = Curve.through((0, 1), {0: lost}, {0: dense_ms - table.ms(plan)})
     least = _LEAST * statistics.median(c.damage[0] for c in curves.values())
     curves = {name: c.plus(least) for name, c in curves.items()}
 
     def latency_ms(levels: Levels) -> float:
-        widths = zip(choices.items(), levels, strict=True)
-        return table.latency(Plan({n: Cut(c.widths[k], "random") for (n, c), k in widths})).ms
+        cuts = {n: Cut(c.widths[k], "random") for (n, c), k in zip(choices.items(), levels, strict=False)}
+        stays = zip(branches, levels[len(choices):], strict=True)
+        return table.ms(Plan(cuts, dropped=tuple(b for b, stay in stays if not stay)))
 
     return curves, [] if table.exact else pairs(curves, dense_ms, latency_ms)
 
