@@ -7,8 +7,10 @@ there is one table for each such state, made when it is first asked for.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -56,7 +58,7 @@ class PlanLatency:
         self._align = self.device.alignment() if blocked else 1  # channels that fill no block have other kernels
         self._blocks = [i for i, g in enumerate(graph.groups.values()) if blocked and g.size * g.width == self._align]
         self._tables: dict[_State, LatencyTable | None] = {}
-        self._branches: dict[str, Mapping[str, float]] = {}
+        self._branches: dict[tuple[str, _State], np.ndarray] = {}
         self._correction = Correction()
         self._maker = OnnxMaker(graph)
         self._dense = self._predict(self._nodes(Plan()))
@@ -95,20 +97,23 @@ class PlanLatency:
         table = self._table(widths)
         if table is None:
             return self.latency(plan).ms
-        worth = {node: factor for name in plan.dropped for node, factor in self._branch(name).items()}
-        saved_ms = sum(ms * worth.get(node.name, 0.0) for node, ms in table.nodes(widths))
+        worth = np.max([self._branch(name, self._state(widths)) for name in plan.dropped], axis=0)
+        saved_ms = float(worth @ [ms for _, ms in table.nodes(widths)])
         return whole_ms * (1 - saved_ms / table.total_ms(widths))
 
-    def _branch(self, name: str) -> Mapping[str, float]:
-        """The nodes that go with a residual branch, each with what is saved for a millisecond of its price."""
-        if name not in self._branches:
-            nodes = self._nodes(Plan(dropped=(name,)))
-            left = {node.name for node in nodes}
-            gone = {node.name: ms for node, ms in predict_table(self._nodes(Plan()), self.device, self.threads)
-                    if node.name not in left}
-            saved_ms = self._dense.ms - self._predict(nodes).ms
-            self._branches[name] = dict.fromkeys(gone, saved_ms / max(sum(gone.values()), 1e-12))
-        return self._branches[name]
+    def _branch(self, name: str, state: _State) -> np.ndarray:
+        """For each node of a state's table what is saved, per millisecond of its price, when the branch goes."""
+        if (name, state) not in self._branches:
+            plan, table = self._in_state(Plan(), state, 0), self._tables[state]
+            assert table is not None  # who asks has one
+            inside = self.graph.branches[name].tensors
+            cuts = {n: c for n, c in plan.cuts.items() if any(t not in inside for t, _ in self.graph.groups[n].tensors)}
+            left = self._nodes(Plan(cuts, dropped=(name,)))
+            widths = self._widths(plan)
+            saved_ms, nodes = table.total_ms(widths) - self._predict(left).ms, table.nodes(widths)
+            gone = _missing([node for node, _ in nodes], left)
+            self._branches[name, state] = gone * saved_ms / max(float(gone @ [ms for _, ms in nodes]), 1e-12)
+        return self._branches[name, state]
 
     def learn(self, plan: Plan, measured: Measurement) -> None:
         """Learn from a plan that was measured, on this device or on one that this is a stand-in for.
@@ -216,3 +221,14 @@ def _alike(widths: np.ndarray) -> int:
     """How many columns of `widths` (plans, groups) never change or are multiples of another one."""
     shares = np.column_stack([widths / widths[:1], np.ones(len(widths))])
     return int(shares.shape[1] - np.unique(shares.round(9), axis=1).shape[1])
+
+
+def _missing(nodes: Sequence[Node], left: Sequence[Node]) -> np.ndarray:
+    """1 for each of `nodes` that is not among those left, 0 for the others. By their order and their names, without the
+    numbers that the runtime gives to the nodes it makes itself: they are other ones in another graph.
+    """
+    before, after = ([re.sub(r"_token_\d+", "", node.name) for node in some] for some in (nodes, left))
+    gone = np.ones(len(before))
+    for block in difflib.SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
+        gone[block.a:block.a + block.size] = 0.0
+    return gone
