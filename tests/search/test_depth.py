@@ -201,3 +201,29 @@ def test_a_plan_without_branches_is_priced_near_its_latency(deep_graph: Graph, d
         whole_ms = table.ms(replace(plan, dropped=()))
         assert table.ms(plan) == pytest.approx(table.latency(plan).ms, rel=0.03)
         assert table.ms(plan) < whole_ms
+
+
+class Perceptrons(nn.Module):
+    """onnxruntime makes a node of bias and GELU, and numbers it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Sequential(nn.Linear(32, 256), nn.GELU(), nn.Linear(256, 32))
+        self.narrow = nn.Sequential(nn.Linear(32, 16), nn.GELU(), nn.Linear(16, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.wide(x)
+        out: Tensor = (x + self.narrow(x)).mean(1)
+        return out
+
+
+def test_nodes_that_the_runtime_numbers_go_with_their_own_branch() -> None:
+    graph = trace(Perceptrons(), (torch.randn(2, 64, 32),))
+    table = PlanLatency(graph, "rpi4")
+    assert len(graph.branches) == 2
+    for name in graph.branches:
+        for keep in (1.0, 0.5):
+            cut = {n: c for n, c in Plan.uniform(graph, keep, "random").cuts.items()
+                   if any(t not in graph.branches[name].tensors for t, _ in graph.groups[n].tensors)}
+            plan = Plan(cuts, dropped=(name,))
+            assert table.ms(plan) == pytest.approx(table.latency(plan).ms, rel=0.03)
