@@ -208,22 +208,24 @@ class Perceptrons(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.stem = nn.Linear(8, 32)
         self.wide = nn.Sequential(nn.Linear(32, 256), nn.GELU(), nn.Linear(256, 32))
         self.narrow = nn.Sequential(nn.Linear(32, 16), nn.GELU(), nn.Linear(16, 32))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
         x = x + self.wide(x)
         out: Tensor = (x + self.narrow(x)).mean(1)
         return out
 
 
 def test_nodes_that_the_runtime_numbers_go_with_their_own_branch() -> None:
-    graph = trace(Perceptrons(), (torch.randn(2, 64, 32),))
+    graph = trace(Perceptrons(), (torch.randn(2, 64, 8),))
     table = PlanLatency(graph, "rpi4")
     assert len(graph.branches) == 2
     for name in graph.branches:
         for keep in (1.0, 0.5):
-            cut = {n: c for n, c in Plan.uniform(graph, keep, "random").cuts.items()
-                   if any(t not in graph.branches[name].tensors for t, _ in graph.groups[n].tensors)}
+            cuts = {n: c for n, c in Plan.uniform(graph, keep, "random").cuts.items()
+                    if any(t not in graph.branches[name].tensors for t, _ in graph.groups[n].tensors)}
             plan = Plan(cuts, dropped=(name,))
             assert table.ms(plan) == pytest.approx(table.latency(plan).ms, rel=0.03)
