@@ -211,11 +211,12 @@ class Perceptrons(nn.Module):
         self.stem = nn.Linear(8, 32)
         self.wide = nn.Sequential(nn.Linear(32, 256), nn.GELU(), nn.Linear(256, 32))
         self.narrow = nn.Sequential(nn.Linear(32, 16), nn.GELU(), nn.Linear(16, 32))
+        self.head = nn.Linear(32, 512)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x = x + self.wide(x)
-        out: Tensor = (x + self.narrow(x)).mean(1)
+        out: Tensor = self.head((x + self.narrow(x)).mean(1))
         return out
 
 
