@@ -214,7 +214,7 @@ def replay(table: Table, name: str, seed: int, count: int) -> dict[int, float]:
 
 
 def compare_methods(table: Table) -> dict[str, list[float]]:
-    """Search score of the mixed methods less that of each single one on the same widths: mean and standard error."""
+    """Test score of the mixed methods less that of each single one on the same widths: mean and standard error."""
     by: dict[str, dict[str, float]] = {}
     for r in table.rows:
         if r["from"].startswith("pattern"):
