@@ -82,8 +82,7 @@ class Proposer:
         masks.
         """
         dropped = tuple(b for b in self.branches if values[f"{b}.drop"])
-        gone = {t for b in dropped for t in self.graph.branches[b].tensors}
-        inside = self.inside(dropped)
+        gone, inside = self._tensors(dropped), self.inside(dropped)
         cuts: dict[str, Cut] = {}
         for name, c in self.choices.items():
             if name in inside:
@@ -98,9 +97,12 @@ class Proposer:
 
     def inside(self, dropped: Collection[str]) -> set[str]:
         """The groups that lie within these branches as a whole."""
-        gone = {t for b in dropped for t in self.graph.branches[b].tensors}
+        gone = self._tensors(dropped)
         return {name for name in self.choices if all(tensor in gone for tensor, _ in self.graph.groups[name].tensors)
                 } if gone else set()
+
+    def _tensors(self, dropped: Collection[str]) -> set[str]:
+        return {t for b in dropped for t in self.graph.branches[b].tensors}
 
     def parameters(self, keep: Mapping[str, int], method: Mapping[str, str], precision: str = "fp32",
                    masks: Mapping[str, str] | None = None, dropped: Collection[str] = ()) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def timed(front: Iterable[Point]) -> list[Point]:
 
 def summary(rows: list[dict[str, Any]], early: float) -> dict[str, Any]:
     """By task and way, one value per seed: nHV at the end and after `early` of the time, the test score at each budget
-    (of the best seen front member that is within it), candidates and errors. By way: IQM of the regrets of all tasks
-    and seeds, and how often its end beats each other way's. Latencies are the measured ones where all were timed.
+    (of the best seen front member that is within it; None where there is none), candidates and errors. Latencies are
+    the measured ones where all runs of a task were timed, those that the ways were told otherwise.
     """
     out: dict[str, Any] = {}
     for task in dict.fromkeys(r["task"] for r in rows):

@@ -159,7 +159,7 @@ class KnapsackSampler(BaseSampler):
         known = len(past.losses) / (_CAUTION * len(self._curves))
         damage, factors = self._fit.draw(self._random, float(self._random.uniform()) * min(1.0, known))
         factors = np.where(self._applies, factors, np.inf)
-        methods = {n: self._names[m] for n, m in zip(self._proposer.choices, factors.argmin(1), strict=False)}
+        methods = {n: self._names[m] for n, m in zip(self._curves, factors.argmin(1), strict=True)}
         levels = self._decoder.at(self._target(past), damage * factors.min(1)[:, None])
         return self._parameters(levels, methods)
 
@@ -206,7 +206,7 @@ class KnapsackSampler(BaseSampler):
         return dict.fromkeys(self._proposer.choices, method)
 
     def _parameters(self, levels: Levels, methods: Mapping[str, str]) -> dict[str, Any]:
-        widths = {n: c.widths[k] for (n, c), k in zip(self._proposer.choices.items(), levels, strict=False)}
+        widths = {n: c.widths[k] for (n, c), k in zip(self._curves.items(), levels, strict=True)}
         return self._proposer.parameters(widths, methods, dropped=self._dropped(levels))
 
     def _dropped(self, levels: Levels) -> tuple[str, ...]:
