@@ -34,8 +34,8 @@ import optuna
 import torch
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from real_tasks import TASKS
-from score import front_of, interval, volume
-from world import METHOD, World, search, spread
+from score import interval, volume
+from world import World, search, spread
 
 from autoprune.devices.device import load_device
 from autoprune.graph.plan import Plan
@@ -51,6 +51,7 @@ from autoprune.search.study import join_population
 TABLES = Path(__file__).parents[1] / "data"
 RESULTS = Path(__file__).parents[1] / "results" / "search_table.json"
 DEVICE = "rpi4"
+METHOD = "sensitivity"  # of the uniform plans
 SINGLE = ("l1", "wanda", METHOD)  # methods that a pattern has everywhere
 OWN, UNIFORM, JITTER, RANDOM, PATTERNS = 60, 10, 15, 15, 5  # rows of a block; patterns, four times each
 
@@ -156,7 +157,7 @@ class Table:
         self.sizes = np.array([c.widths[-1] for c in self.choices.values()])
         self.shares = np.array([r["keep"] for r in self.rows]) / self.sizes
         self.reference = (self.data["dense_ms"], 0.5 * self.data["dense"])
-        self.best = volume(front_of(self.rows), *self.reference)
+        self.best = volume(self.rows, *self.reference)
         self.log_ms = _fit(self.shares, np.log([r["ms"] for r in self.rows]))
 
     def proposer(self, seed: int) -> Proposer:
@@ -176,7 +177,7 @@ class Table:
         return KnapsackSampler(proposer, curves, self.data["dense_ms"], (), self.ms, scan["shared"], seed, arms)
 
     def score(self, seen: list[int]) -> float:
-        return volume(front_of([self.rows[i] for i in seen]), *self.reference) / self.best
+        return volume((self.rows[i] for i in seen), *self.reference) / self.best
 
 
 def _fit(shares: np.ndarray, log_ms: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

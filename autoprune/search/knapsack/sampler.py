@@ -35,12 +35,13 @@ from autoprune.search.propose import Proposer
 
 __all__ = ["ARMS", "KnapsackSampler"]
 
-ARMS = ("scan", "refit", "tpe", "vary")
+ARMS = {"scan": 0.1, "refit": 0.4, "tpe": 0.1, "vary": 0.1}
+"""And the share of the proposals that each makes at least."""
+
 _STARTS = 10  # plans decoded from the scan before any arm is judged
 _TRUSTS = (0.5, 0.75, 1.0, 0.5, 0.25)  # in the scan, of these in turn
 _OTHER = 3  # one plan in so many that are decoded from the scan is by another method than the first
 _CAUTION = 3  # candidates for each group, before draws are as wide as what is not known: short searches have no time
-_FLOOR = 0.1  # an arm's share of the proposals at least
 _RECENT = 40  # candidates by which arms are judged
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
 _BEYOND = 0.3  # of the way from the fastest useful candidate to the fastest plan
@@ -62,7 +63,7 @@ class KnapsackSampler(BaseSampler):
 
     def __init__(self, proposer: Proposer, curves: Mapping[str, Curve], dense_ms: float, targets_ms: Sequence[float],
                  latency_ms: Callable[[Plan], float], shared: Sequence[Pair] = (), seed: int | None = None,
-                 arms: Sequence[str] = ARMS):
+                 arms: Sequence[str] = tuple(ARMS)):
         self._proposer, self._curves, self._arms = proposer, dict(curves), tuple(arms)
         self._dense_ms, self._targets_ms = dense_ms, [t for t in targets_ms if t < dense_ms]
         self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
@@ -122,7 +123,8 @@ class KnapsackSampler(BaseSampler):
                 gains[arm] += self._gain(past, i)
                 counts[arm] += 1
         rates = np.array([gains[a] / counts[a] for a in self._arms])
-        shares = _FLOOR + (1 - _FLOOR * len(rates)) * rates / rates.sum()
+        least = np.array([ARMS[a] for a in self._arms])
+        shares = least + (1 - least.sum()) * rates / rates.sum()
         return str(self._random.choice(self._arms, p=shares / shares.sum()))
 
     def _gain(self, past: Past, i: int) -> float:
