@@ -232,7 +232,9 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
     for number in sorted(chosen & {first, *others}) if not outcome.interrupted else ():
         say("exporting the recommended model")
         with runner.pipeline.clock.time("export"):
-            export(front, front.pick(trial=number), runner.graph.example_inputs)
+            point = front.pick(trial=number)
+            model = point.load()
+            export(front, point, runner.graph.example_inputs, model=model, onnx=runner.pipeline.maker.optimized(model))
     front = replace(front, seconds=runner.total_seconds())
     runner.folder.write("front.json", json.dumps(front.to_json()))
     write_report(front, runner.folder.path / "report.html")
@@ -255,17 +257,18 @@ def _front(runner: Search, outcome: Outcome, configuration: dict[str, Any], sett
 
 
 def export(front: Front, point: Point, example_inputs: Any, folder: str | os.PathLike[str] | None = None,
-           model: PrunedModule | None = None, int8: bytes | None = None) -> Path:
+           model: PrunedModule | None = None, int8: bytes | None = None, onnx: bytes | None = None) -> Path:
     """Write the files of a point into `folder` (by default `RUN/picked/NUMBER`) and return it.
 
-    model, int8: what `finetune_point` made, in the place of what the search kept.
+    model, int8: what `finetune_point` made, in the place of what the search kept; onnx: of that model, where it is at
+    hand.
     """
     from autoprune.front.export import export_point
 
     target = Path(folder) if folder is not None else front.run / "picked" / f"{point.number:04d}"
     if int8 is None and point.int8 is not None:
         int8 = point.int8.read_bytes()
-    export_point(front, point, model or point.load(), example_inputs, target, int8)
+    export_point(front, point, model or point.load(), example_inputs, target, int8, onnx)
     return target
 
 

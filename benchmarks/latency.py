@@ -44,9 +44,10 @@ from autoprune.devices.device import load_device
 from autoprune.devices.measure import Measurer
 from autoprune.devices.prices import nodes_for, predict
 from autoprune.devices.profiler import open_profiler
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.plan import Plan, aligned
 from autoprune.search.plan_latency import PlanLatency
-from autoprune.search.variants import OnnxMaker, variety
+from autoprune.search.variants import variety
 
 IDS = torch.arange(96)[None] % 1000 + 5
 MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
@@ -81,7 +82,7 @@ class Model:
         torch.manual_seed(0)
         example = {"input_ids": IDS} if side is None else torch.randn(1, 3, side, side)
         self.name, self.graph = name, autoprune.trace(make().eval(), example)
-        self.onnx = OnnxMaker(self.graph).onnx
+        self.onnx = OnnxMaker(self.graph).of
 
 
 def figures(errors: list[float]) -> dict[str, Any]:

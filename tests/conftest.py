@@ -16,8 +16,8 @@ from tiny import CountingTask, tiny_task, write_user_file
 from autoprune.config import Settings
 from autoprune.front.front import Front
 from autoprune.graph.graph import Graph, trace
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.onnx_template import OnnxTemplate
-from autoprune.search.pipeline import Pipeline
 
 TRIALS = 9
 
@@ -94,7 +94,7 @@ def tiny_template(tiny_graph: Graph) -> OnnxTemplate:
 def one_export_per_graph() -> Iterator[None]:
     """Tables of one graph share its template, which none of them changes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoprune.search.variants.OnnxTemplate", cache(OnnxTemplate))
+        patch.setattr("autoprune.graph.onnx_maker.OnnxTemplate", cache(OnnxTemplate))
         yield
 
 
@@ -106,7 +106,7 @@ def task() -> CountingTask:
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch, tiny_template: OnnxTemplate) -> None:
     """Searches of the tiny task share one export: the exporter is what takes longest."""
-    monkeypatch.setattr(Pipeline, "_checked_template", lambda self: tiny_template)
+    monkeypatch.setattr(OnnxMaker, "_template", tiny_template)
 
 
 @pytest.fixture(autouse=True, scope="session")

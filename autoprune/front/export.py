@@ -23,19 +23,20 @@ from autoprune.search.candidate import INT8_FILE
 __all__ = ["export_model", "export_point"]
 
 
-def export_point(front: Front, point: Point, model: PrunedModule, example_inputs: Any,
-                 folder: str | os.PathLike[str], int8: bytes | None = None) -> dict[str, Any]:
+def export_point(front: Front, point: Point, model: PrunedModule, example_inputs: Any, folder: str | os.PathLike[str],
+                 int8: bytes | None = None, onnx: bytes | None = None) -> dict[str, Any]:
     """Write a point of a front: everything of `export_model`, and `card.md`."""
-    facts = export_model(model, example_inputs, folder, int8)
+    facts = export_model(model, example_inputs, folder, int8, onnx)
     card = _card(front, point, facts)
     (Path(folder) / "card.md").write_text(card, encoding="utf-8")
     return facts
 
 
 def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.PathLike[str],
-                 int8: bytes | None = None) -> dict[str, Any]:
+                 int8: bytes | None = None, onnx: bytes | None = None) -> dict[str, Any]:
     """Write `model.onnx`, `model.pt2`, `weights.safetensors`, `plan.json` and `graph.json`, all in fp32; and `int8`,
-    the ONNX of the model quantised, as `model_int8.onnx`; of a model with masks also `weights.sparse.zip`.
+    the ONNX of the model quantised, as `model_int8.onnx`; of a model with masks also `weights.sparse.zip`. onnx: the
+    ONNX of the model, where it is at hand.
 
     The ONNX model is run through onnxruntime and compared with torch (≤ 1e-4 relative), and its weights are counted
     against the pruned model's. Raises `ModelError` when either check fails.
@@ -48,7 +49,7 @@ def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.Path
     except OSError as error:
         raise ConfigError("the export folder cannot be written", given=f"{path}: {error.strerror or error}",
                           fix="--output DIR with a folder you may write to") from error
-    onnx_bytes = export_onnx(model, example_inputs)
+    onnx_bytes = onnx or export_onnx(model, example_inputs)
     difference = check_onnx(onnx_bytes, model, example_inputs)
     _check_sizes(onnx_bytes, model)
     (path / "model.onnx").write_bytes(onnx_bytes)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from autoprune.devices.profiler import open_profiler
 from autoprune.graph.graph import Graph
 from autoprune.graph.macs import count
-from autoprune.graph.onnx import export_onnx
-from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.plan import Cut, Plan
 
 __all__ = ["saved_by_group"]
@@ -17,27 +16,14 @@ def saved_by_group(graph: Graph, device: str | None) -> dict[str, dict[str, floa
     out: dict[str, dict[str, float]] = {}
     dense = graph.dense()
     macs = max(count(dense, graph.example_inputs).macs, 1)
-    profiler = open_profiler(device) if device is not None else None
-    template = None
-    if profiler is not None:
-        try:
-            template = OnnxTemplate(graph)
-        except CannotSlice:
-            template = None
-
-    def milliseconds(model: object) -> float:
-        assert profiler is not None
-        sliced = template.slice(model.plan, model.tensors()) if template is not None else export_onnx(  # type: ignore[attr-defined]
-            model, graph.example_inputs)  # type: ignore[arg-type]
-        return profiler.latency(sliced).ms
-
+    profiler, maker = open_profiler(device) if device is not None else None, OnnxMaker(graph)
     try:
-        whole = milliseconds(dense) if profiler is not None else 0.0
+        whole = profiler.latency(maker.onnx(dense)).ms if profiler is not None else 0.0
         for name, group in graph.groups.items():
             half = graph.cut(Plan({name: Cut(max(1, group.size // 2), "random")}, graph.fingerprint))
             out[name] = {"macs_saved": 1 - count(half, graph.example_inputs).macs / macs}
             if profiler is not None:
-                out[name]["latency_saved"] = 1 - milliseconds(half) / whole
+                out[name]["latency_saved"] = 1 - profiler.latency(maker.onnx(half)).ms / whole
     finally:
         if profiler is not None:
             profiler.close()

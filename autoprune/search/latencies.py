@@ -69,7 +69,8 @@ class Latencies:
         """Prices plans without making them; for a measured device it learns from all that was measured on it."""
         if isinstance(self._profiler, MeasuredProfiler):
             return self._nodes.table(self._profiler.measurer.hello().machine)
-        return PlanLatency(self._pipeline.graph, self._device, threads=threads, percentile=percentile)
+        return PlanLatency(self._pipeline.graph, self._device, threads=threads, percentile=percentile,
+                           maker=self._pipeline.maker)
 
     def _keep_nodes(self, plan: Plan) -> None:
         """What the nodes of a plan just measured took; those of a model in int8, or of one that lacks some, teach

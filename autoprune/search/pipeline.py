@@ -14,14 +14,13 @@ import torch
 
 from autoprune.accelerator import on_accelerator
 from autoprune.devices.latency import Latency
-from autoprune.errors import AutopruneError, ConfigError, ModelError
+from autoprune.errors import AutopruneError, ConfigError
 from autoprune.graph.graph import Graph
 from autoprune.graph.macs import count
 from autoprune.graph.module import PrunedModule
-from autoprune.graph.onnx import check_onnx, export_onnx
 from autoprune.graph.onnx_int8 import quantize, weight_bytes
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.onnx_module import OnnxModule
-from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
 from autoprune.graph.plan import Plan
 from autoprune.methods.choose import Ranking
 from autoprune.methods.collect import collect
@@ -85,8 +84,7 @@ class Pipeline:
         self._compress = bool(space.masks)
         self.clock = Clock()
         self.dense = _channels_last(graph.dense())
-        self._template: OnnxTemplate | None = None
-        self._sliceable = True
+        self.maker = OnnxMaker(graph)
         self._rankings: list[Ranking] = []  # by the weights that candidates start from, and by those of the last cycle
         self._examples: list[Example] | None = None
 
@@ -117,18 +115,8 @@ class Pipeline:
             return _channels_last(graph.cut(plan, statistics, least_squares=all_groups))
 
     def onnx(self, model: PrunedModule) -> bytes:
-        """ONNX of a pruned model, cut out of the dense export where that works (checked once, on a random plan)."""
-        if self._template is None and self._sliceable:
-            try:
-                self._template = self._checked_template()
-            except CannotSlice:
-                self._sliceable = False
-        if self._template is None:
-            return export_onnx(model, self.graph.example_inputs)
-        try:
-            return self._template.slice(model.plan, model.tensors())
-        except CannotSlice:  # a residual branch that the exporter's graph does not show
-            return export_onnx(model, self.graph.example_inputs)
+        """ONNX of a pruned model."""
+        return self.maker.onnx(model)
 
     def int8(self, model: PrunedModule) -> bytes | None:
         """ONNX in int8 of a model whose plan asks for it, with ranges of the calibration batches; None of any other."""
@@ -293,15 +281,6 @@ class Pipeline:
             with _seeded(self.seed):  # the same batches in every process, also of shuffled data
                 self._examples = examples(self.task, self.dense, self.task.split("train"), limit)
         return self._examples
-
-    def _checked_template(self) -> OnnxTemplate:
-        template = OnnxTemplate(self.graph)
-        probe = self.graph.cut(Plan.uniform(self.graph, 0.5, method="random"))
-        try:
-            check_onnx(template.slice(probe.plan, probe.tensors()), probe, self.graph.example_inputs)
-        except (ModelError, RuntimeError, ValueError, KeyError) as error:
-            raise CannotSlice(str(error)) from error
-        return template
 
 
 @contextmanager

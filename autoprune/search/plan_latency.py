@@ -26,10 +26,11 @@ from autoprune.devices.node import Node
 from autoprune.devices.prices import nodes_for, predict, predict_table
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.latency_table import LatencyTable
 from autoprune.search.node_sizes import CannotFollow
-from autoprune.search.variants import OnnxMaker, random_plan
+from autoprune.search.variants import random_plan
 
 __all__ = ["PlanLatency"]
 
@@ -44,10 +45,11 @@ class PlanLatency:
 
     Made once per model and device (a few exports by slicing). `exact` says that plans are priced by really making and
     optimising their ONNX (about half a second each), because sizes could not be followed; `why` says what stood in
-    the way. Raises `ConfigError` for a device that is measured.
+    the way. maker: one that is at hand for the graph. Raises `ConfigError` for a device that is measured.
     """
 
-    def __init__(self, graph: Graph, device: Device | str, *, threads: int | None = None, percentile: str = "p50"):
+    def __init__(self, graph: Graph, device: Device | str, *, threads: int | None = None, percentile: str = "p50",
+                 maker: OnnxMaker | None = None):
         self.device = load_device(device) if isinstance(device, str) else device
         if self.device.is_measured:
             raise ConfigError(f"{self.device.name!r} is measured, so a plan's latency cannot be told without its model",
@@ -60,7 +62,7 @@ class PlanLatency:
         self._tables: dict[_State, LatencyTable | None] = {}
         self._branches: dict[tuple[str, _State], np.ndarray] = {}
         self._correction = Correction()
-        self._maker = OnnxMaker(graph)
+        self._maker = maker or OnnxMaker(graph)
         self._dense = self._predict(self._nodes(Plan()))
         self.why = self._maker.why
         self.exact = bool(self.why) or self._table(self._widths(Plan())) is None
@@ -214,7 +216,7 @@ class PlanLatency:
 
     def _nodes(self, plan: Plan) -> list[Node]:
         """The optimised graph of a plan's model, by way of its ONNX."""
-        return nodes_for(self._maker.onnx(plan), self.device)
+        return nodes_for(self._maker.of(plan), self.device)
 
 
 def _alike(widths: np.ndarray) -> int:

@@ -127,7 +127,7 @@ def search(world: World, sampler: str, trials: int, heard: Callable[[Candidate, 
         runner = Search(world.task, world.graph, world.device, replace(world.space, **space), run, trials=trials,
                         seed=world.seed, sampler=sampler)
         runner.latencies._profiler = world.profiler
-        runner.pipeline._template = world.pipeline._template
+        runner.pipeline.maker = world.pipeline.maker
         evaluate = runner.pipeline.evaluate
 
         def noted(*job: Any) -> tuple[Candidate, Any, Any]:

@@ -16,9 +16,9 @@ from autoprune.devices.device import Device, load_device
 from autoprune.devices.nodes import read_nodes
 from autoprune.devices.prices import nodes_for, predict
 from autoprune.graph.graph import Graph, trace
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.plan import Plan
 from autoprune.search.plan_latency import PlanLatency
-from autoprune.search.variants import OnnxMaker
 
 pytestmark = pytest.mark.usefixtures("one_export_per_graph")
 
@@ -55,7 +55,7 @@ def test_a_plan_is_priced_as_its_model(device: Device, graph: Graph, first: floa
     keep = {name: max(block, int(rest * size) // block * block) if rest < 1 else size for name, size in sizes.items()}
     keep[next(iter(keep))] = int(first * block)
     plan = Plan.of(graph, keep, "random")
-    found = predict(nodes_for(OnnxMaker(graph).onnx(plan), device), device)
+    found = predict(nodes_for(OnnxMaker(graph).of(plan), device), device)
     assert table.latency(plan).ms == pytest.approx(found.ms, rel=0.02)
     assert not table.exact
     assert table.why == ""

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.module import load_module
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.onnx_template import OnnxTemplate
 from autoprune.graph.plan import Plan
 from autoprune.recover.features import unchanged
 from autoprune.search.depth import depth_starts
 from autoprune.search.knapsack.sampler import KnapsackSampler
 from autoprune.search.outcome import pareto
-from autoprune.search.pipeline import Pipeline
 from autoprune.search.plan_latency import PlanLatency
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.reuse import Reused
@@ -78,7 +78,7 @@ def deep_template(deep_graph: Graph) -> OnnxTemplate:
 @pytest.fixture
 def open_deep(open_search: Open, deep_task: CountingTask, deep_graph: Graph, deep_template: OnnxTemplate,
               monkeypatch: pytest.MonkeyPatch) -> Open:
-    monkeypatch.setattr(Pipeline, "_checked_template", lambda self: deep_template)
+    monkeypatch.setattr(OnnxMaker, "_template", deep_template)
     return partial(open_search, task=deep_task, graph=deep_graph)
 
 

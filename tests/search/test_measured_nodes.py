@@ -10,9 +10,10 @@ from autoprune.devices.latency import Latency
 from autoprune.devices.measurement import Measurement, NodeTime, RunStats
 from autoprune.devices.prices import nodes_for, predict_table
 from autoprune.graph.graph import Graph, trace
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.plan import Plan
 from autoprune.search.measured_nodes import MeasuredNodes
-from autoprune.search.variants import OnnxMaker, random_plan, variety
+from autoprune.search.variants import random_plan, variety
 
 from . import latency_nets
 
@@ -28,7 +29,7 @@ def really(graph: Graph, plan: Plan) -> Measurement:
     """What a machine would say on which convolutions take three times, the rest half of what the profile says."""
     device = load_device("x86-avx512")
     nodes = [NodeTime(n.name, n.op, ms * (3 if "Conv" in n.op else 0.5), n.out_shapes[0])
-             for n, ms in predict_table(nodes_for(OnnxMaker(graph).onnx(plan), device), device)]
+             for n, ms in predict_table(nodes_for(OnnxMaker(graph).of(plan), device), device)]
     ms = sum(n.ms for n in nodes)
     latency = Latency(ms, ms, ms, "p50", "measured", "cpu", "onnxruntime", "1", 1, 20)
     return Measurement(latency, None, RunStats(ms, ms, ms, ms, ms, 20), None, 0.0, 1, tuple(nodes))

@@ -1,0 +1,64 @@
+"""ONNX of pruned models: cut out of one export, or exported one by one."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from autoprune.errors import ModelError
+from autoprune.graph import onnx_maker
+from autoprune.graph.graph import Graph
+from autoprune.graph.module import PrunedModule
+from autoprune.graph.onnx import check_onnx
+from autoprune.graph.onnx_maker import OnnxMaker
+from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
+from autoprune.graph.plan import Plan
+
+
+@pytest.fixture(scope="module")
+def half(tiny_graph: Graph) -> PrunedModule:
+    return tiny_graph.cut(Plan.uniform(tiny_graph, 0.5, method="l1"))
+
+
+def operators(onnx_bytes: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(onnx_bytes).graph.node]
+
+
+def test_the_optimised_model_computes_the_same_in_fewer_nodes(tiny_graph: Graph, tiny_template: OnnxTemplate,
+                                                              half: PrunedModule,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxMaker, "_template", tiny_template)
+    maker = OnnxMaker(tiny_graph)
+    plain, optimised = maker.onnx(half), maker.optimized(half)
+    assert check_onnx(optimised, half, tiny_graph.example_inputs) <= 1e-4
+    assert "BatchNormalization" in operators(plain)
+    assert "BatchNormalization" not in operators(optimised)
+    assert len(optimised) < len(plain)
+
+
+@pytest.mark.parametrize("stage", ["template", "check"])
+def test_what_cannot_be_cut_is_exported(tiny_graph: Graph, tiny_template: OnnxTemplate, half: PrunedModule, stage: str,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_template(graph: Graph) -> OnnxTemplate:
+        if stage == "template":
+            raise CannotSlice("no such axis")
+        return tiny_template
+
+    def wrong(*_: object) -> float:
+        raise ModelError("no such axis")
+    exported: list[PrunedModule] = []
+    monkeypatch.setattr(onnx_maker, "OnnxTemplate", no_template)
+    monkeypatch.setattr(onnx_maker, "check_onnx", wrong)
+    monkeypatch.setattr(onnx_maker, "export_onnx", lambda model, inputs: exported.append(model) or b"exported")
+    maker = OnnxMaker(tiny_graph)
+    assert maker.onnx(half) == maker.optimized(half) == b"exported"
+    assert exported == [half, half]
+    assert maker.why == "no such axis"
+
+
+def test_a_plan_says_the_widths_whichever_units_stay(tiny_graph: Graph, tiny_template: OnnxTemplate,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxMaker, "_template", tiny_template)
+    plan = Plan.uniform(tiny_graph, 0.5, method="wanda")  # needs data that nobody has gathered
+    smaller = OnnxMaker(tiny_graph).of(plan)
+    assert len(smaller) < len(OnnxMaker(tiny_graph).of(Plan()))
