@@ -38,10 +38,10 @@ def hits(name: str, seed: int, trials: int, cache: Path) -> list[dict[str, Any]]
     out = []
     with tempfile.TemporaryDirectory() as folder, open_profiler("cpu", threads=1, reference=dense) as profiler:
         assert isinstance(profiler, MeasuredProfiler)
-        front = autoprune.search(task, "cpu", ",".join(f"{share}x" for share in BUDGETS), threads=1, trials=trials,
-                                 seed=seed, run=folder, workers=0)
+        budgets = ",".join(f"{share}x" for share in BUDGETS[name])
+        front = autoprune.search(task, "cpu", budgets, threads=1, trials=trials, seed=seed, run=folder, workers=0)
         numbers = [front.recommended, *front.further.values()]
-        for share, number in zip(BUDGETS, numbers, strict=True):
+        for share, number in zip(BUDGETS[name], numbers, strict=True):
             row: dict[str, Any] = {"task": name, "seed": seed, "budget": share, "dense": front.dense.test.value,
                                    "dense_ms": front.dense.ms, "ratio": None, "test": None, "hit": False}
             if number is not None:

@@ -120,7 +120,7 @@ def show(found: dict[str, Any]) -> None:
         best = max(peers, key=lambda w: np.mean(peers[w]["end"]))
         print(f"{task}: regret {interval([1 - v for v in ours['end']])}, of {best} "
               f"{interval([1 - v for v in peers[best]['end']])}; P(better) {better(ours['end'], peers[best]['end'])}")
-        for place, share in enumerate(BUDGETS):
+        for place, share in enumerate(BUDGETS[task]):
             at = {w: [b[place] for b in c["at_budgets"] if b[place] is not None] for w, c in cells.items()}
             first = max(peers, key=lambda w, at=at: np.mean(at[w]) if at[w] else 0.0)
             print(f"  at {share} of dense: {np.mean(at['knapsack']):.4f}, {first} {np.mean(at[first]):.4f}")
