@@ -11,7 +11,7 @@ import difflib
 import itertools
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -167,8 +167,7 @@ class PlanLatency:
     def _follow(self, state: _State) -> LatencyTable:
         """Find out how sizes follow widths, and check it on one more plan."""
         probes = self._probes(state)
-        levels = [self._in_state(Plan.uniform(self.graph, level, "random", self.device.alignment()), state, 0)
-                  for level in _LEVELS]
+        levels = [self._uniform(state, level) for level in _LEVELS]
         widths, nets = np.array([self._widths(plan) for plan in probes]), [self._nodes(plan) for plan in probes]
         table = LatencyTable(self.device, self.threads, widths, nets, [self._widths(plan) for plan in levels],
                              self._align)
@@ -195,15 +194,25 @@ class PlanLatency:
         assert best is not None
         return best[1]
 
+    def _uniform(self, state: _State, level: float) -> Plan:
+        """That share of every group, also of those that are one block."""
+        plan = Plan.uniform(self.graph, level, "random", self.device.alignment())
+        return self._with_blocks(plan, state, lambda size: min(size - 1, max(1, round(level * size))))
+
     def _random(self, state: _State, seed: int) -> Plan:
         return self._in_state(random_plan(self.graph, seed, self._align), state, seed)
 
     def _in_state(self, plan: Plan, state: _State, seed: int) -> Plan:
         """The plan with all channels of each block, or with some of them."""
-        cuts, rng = dict(plan.cuts), random.Random(seed)
+        rng = random.Random(seed)
+        return self._with_blocks(plan, state, lambda size: rng.randint(1 + size // 4, size - 1))
+
+    def _with_blocks(self, plan: Plan, state: _State, some: Callable[[int], int]) -> Plan:
+        """The plan with all channels of each block, or with `some` of so many."""
+        cuts = dict(plan.cuts)
         for g, cut in zip(self._blocks, state, strict=True):
             size = self.graph.groups[self._names[g]].size
-            cuts[self._names[g]] = Cut(rng.randint(1 + size // 4, size - 1) if cut else size, "random")
+            cuts[self._names[g]] = Cut(some(size) if cut else size, "random")
         return replace(plan, cuts=cuts)
 
     # -- plans ------------------------------------------------------------------------------------------------------

@@ -25,9 +25,10 @@ pytestmark = pytest.mark.usefixtures("one_export_per_graph")
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
-    """Whose kernels take 1 µs and a nanosecond per value and 20 multiply-adds."""
-    nets = [[(n, 1e-3 + 1e-6 * (n.in_elems + n.out_elems + n.macs / 20)) for n in read_nodes(net, layout=True)]
-            for net in itertools.islice(calibration_nets(1), 6)]
+    """Whose kernels take 1 µs and a nanosecond per value and 20 multiply-adds, and all of it less in a small net."""
+    graphs = [read_nodes(net, layout=True) for net in itertools.islice(calibration_nets(1), 6)]
+    nets = [[(n, (1e-3 + 1e-6 * (n.in_elems + n.out_elems + n.macs / 20))
+              * (sum(m.out_elems for m in nodes) / 1e5) ** 0.4) for n in nodes] for nodes in graphs]
     folder = tmp_path_factory.mktemp("device")
     facts = {"threads": 1, "layout": True, "overhead_ms": 0.0, "probe_ms": 1.0, "nets": 6, "nodes": 99,
              "processor": "made up"}
@@ -59,6 +60,18 @@ def test_a_plan_is_priced_as_its_model(device: Device, graph: Graph, first: floa
     assert table.latency(plan).ms == pytest.approx(found.ms, rel=0.02)
     assert not table.exact
     assert table.why == ""
+
+
+def test_the_narrowest_plan_is_priced_as_its_model(device: Device) -> None:
+    """Where blocks are most of the net, what small nets save has to be known for small blocks."""
+    block = device.alignment()
+    layers: list[nn.Module] = []
+    for c_in in (3, block, block):
+        layers += [nn.Conv2d(c_in, block, 3, padding=1), nn.ReLU()]
+    graph = trace(nn.Sequential(*layers, nn.Conv2d(block, 2, 3)).eval(), torch.randn(1, 3, 32, 32))
+    plan = Plan.of(graph, dict.fromkeys(graph.groups, 2), "random")
+    found = predict(nodes_for(OnnxMaker(graph).of(plan), device), device)
+    assert PlanLatency(graph, device).latency(plan).ms == pytest.approx(found.ms, rel=0.02)
 
 
 def test_each_state_has_its_own_table(device: Device, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
