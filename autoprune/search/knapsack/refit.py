@@ -13,6 +13,7 @@ __all__ = ["Refit"]
 _GROUP = 0.8  # of the log of a group's damage, about the scan's
 _SHAPE = 0.5  # of the exponent that is added to a group's curve
 _METHOD, _GROUP_METHOD = 0.4, 0.1  # of the log of a method's damage, in all groups and beside that in one
+_LATER = 0.3  # and its mean, for methods after the first, which is the best bet
 _SCALE, _BEND, _TRUST = 3.0, 0.3, 0.3  # of the logs of c and of q, and of the trust in the scan
 _GROUP_RANGE = 0.2, 2.0  # and that is learnt, within these
 _RELATIVE_NOISE = 0.08  # of a loss: the model is additive, nets are not quite
@@ -35,6 +36,7 @@ class Refit:
                  losses: Values, before: Refit | None = None):
         self._damage, self._direction, self._count = damage, direction, count
         self._logs = np.log(np.maximum(2 * shares, 1e-3))
+        self._later = np.append(0.0, np.full(count - 1, _LATER))
         groups = len(damage)
         spread = [np.full(groups, _GROUP), np.full(groups, _SHAPE), np.full(count, _METHOD),
                   np.full(groups * count, _GROUP_METHOD), np.array([_SCALE, _BEND, _TRUST])]
@@ -97,7 +99,7 @@ class Refit:
         log, shape, method, both, (scale, bend, trust) = np.split(parameters, self._ends)
         groups = len(log)
         pick = np.arange(groups) * self._count + self._methods
-        logs = log + trust * self._direction + shape * self._level_logs + method[self._methods] + both[pick]
+        logs = log + trust * self._direction + shape * self._level_logs + (self._later + method)[self._methods] + both[pick]
         parts = self._taken * np.exp(np.clip(logs, -8, 8))
         total = parts.sum(1)
         power = float(np.exp(bend))
@@ -127,7 +129,7 @@ class Refit:
             drawn = drawn - self._update(seen)
         log, shape, method, both, (_, _, trust) = np.split(self._best + heat * drawn, self._ends)
         log = log + trust * self._direction
-        factors = np.exp(method + both.reshape(-1, self._count))
+        factors = np.exp(self._later + method + both.reshape(-1, self._count))
         with np.errstate(invalid="ignore"):
             damage = self._damage * np.exp(np.clip(log[:, None] + shape[:, None] * self._logs, -8, 8))
         return damage, factors

@@ -40,7 +40,7 @@ ARMS = {"scan": 0.1, "refit": 0.4, "tpe": 0.1, "vary": 0.1}
 
 _STARTS = 10  # plans decoded from the scan before any arm is judged
 _TRUSTS = (0.5, 0.75, 1.0, 0.5, 0.25)  # in the scan, of these in turn
-_OTHER = 3  # one plan in so many that are decoded from the scan is by another method than the first
+_OTHER = 5  # one plan in so many that are decoded from the scan is by another method than the first
 _CAUTION = 3  # candidates for each group, before draws are as wide as what is not known: short searches have no time
 _RECENT = 40  # candidates by which arms are judged
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
