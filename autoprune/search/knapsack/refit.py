@@ -9,11 +9,11 @@ from autoprune.search.knapsack.curves import Levels, Values
 
 __all__ = ["Refit"]
 
-# standard deviations of the prior
+# standard deviations of the prior, and a mean
 _GROUP = 0.8  # of the log of a group's damage, about the scan's
 _SHAPE = 0.5  # of the exponent that is added to a group's curve
 _METHOD, _GROUP_METHOD = 0.4, 0.1  # of the log of a method's damage, in all groups and beside that in one
-_LATER = 0.3  # and its mean, for methods after the first, which is the best bet
+_LATER = 0.3  # and this is its mean for methods after the first, which is the best bet
 _SCALE, _BEND, _TRUST = 3.0, 0.3, 0.3  # of the logs of c and of q, and of the trust in the scan
 _GROUP_RANGE = 0.2, 2.0  # and that is learnt, within these
 _RELATIVE_NOISE = 0.08  # of a loss: the model is additive, nets are not quite
@@ -99,7 +99,8 @@ class Refit:
         log, shape, method, both, (scale, bend, trust) = np.split(parameters, self._ends)
         groups = len(log)
         pick = np.arange(groups) * self._count + self._methods
-        logs = log + trust * self._direction + shape * self._level_logs + (self._later + method)[self._methods] + both[pick]
+        by_method = (self._later + method)[self._methods] + both[pick]
+        logs = log + trust * self._direction + shape * self._level_logs + by_method
         parts = self._taken * np.exp(np.clip(logs, -8, 8))
         total = parts.sum(1)
         power = float(np.exp(bend))
