@@ -11,8 +11,8 @@ changes nothing; reading the test split, which no way is told of, is not counted
 latencies that the calibration predicts; `measure` then times every member of every front, at the end and early, through
 onnxruntime, and scores go by these.
 
-A run's front is chosen on the search split and scored on the test split: hypervolume from the dense latency and half
-the dense metric, over that of all fronts of a task together (nHV); the regret is what is missing to 1. Every run is
+A run's front is chosen on the search split and scored on the test split (`score.volume`), from the dense latency and
+half the dense metric, over all fronts of a task together (nHV); the regret is what is missing to 1. Every run is
 written at once; the same command goes on where it stopped.
 """
 

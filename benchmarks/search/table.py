@@ -11,7 +11,7 @@ block is 60 candidates of autoprune's own search with a seed of its own, and 60 
 jittered and random ones, and five patterns of widths four times each, by other methods.
 
 A replay gives a sampler the row nearest to what it proposes (kept shares, the mean absolute difference) that it has not
-seen; its score is hypervolume on the test split over that of the whole table. A pool is kinder to a sampler that
+seen; its score is `score.volume` over that of the whole table. A pool is kinder to a sampler that
 proposes badly than a real search is, and cannot reward plans that nobody has evaluated.
 """
 

@@ -76,3 +76,15 @@ def test_a_scan_that_misleads_is_found_out() -> None:
                     for d in (direction, EVEN))
     errors = [np.std(np.log(found) - direction) for found in (told, untold)]
     assert errors[0] < 0.8 * errors[1]
+
+
+def test_the_first_method_is_the_best_bet_until_candidates_say_otherwise() -> None:
+    random = np.random.default_rng(0)
+    none = np.zeros((0, GROUPS), dtype=int)
+    _, before = Refit(SCAN, SHARES, EVEN, METHODS, none, none, np.zeros(0)).draw(random, 0.0)
+    assert (before[:, :1] < before[:, 1:]).all()
+    levels = random.integers(0, LEVELS - 1, (30, GROUPS))
+    methods = np.repeat(np.arange(30)[:, None] % 2, GROUPS, axis=1)
+    losses = 0.05 * SCAN[np.arange(GROUPS), levels].sum(1) * np.where(methods[:, 0] == 1, 0.5, 1.0)
+    _, after = Refit(SCAN, SHARES, EVEN, METHODS, levels, methods, losses).draw(random, 0.0)
+    assert (after[:, 1] < after[:, 0]).all()
