@@ -179,14 +179,14 @@ class Pipeline:
                               steps=0 if plan.is_dense else self.settings.steps)
         return candidate, model, int8
 
-    def look(self, plan: Plan) -> float:
-        """The quality (higher is better) of the untrained model, readers refitted and norms recalibrated, on at most
-        1,024 samples of the search split. Raises `AutopruneError` when the candidate fails.
+    def look(self, plan: Plan, samples: int = _LOOK_SAMPLES) -> float:
+        """The quality (higher is better) of the untrained model, readers refitted and norms recalibrated, on at most so
+        many samples of the search split. Raises `AutopruneError` when the candidate fails.
         """
         model = self.prune(plan)
         with self.clock.time("look"):
             self.recalibrate(model)
-            score = self.task.evaluate(model, "validation", limit=_LOOK_SAMPLES)
+            score = self.task.evaluate(model, "validation", limit=samples)
         return score.value if score.higher_is_better else -score.value
 
     def _compressed_bytes(self, model: PrunedModule, int8: bytes | None) -> int:

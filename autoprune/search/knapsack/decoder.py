@@ -33,7 +33,7 @@ class Decoder:
 
     def __init__(self, curves: Mapping[str, Curve], dense_ms: float, latency_ms: Callable[[Levels], float],
                  pairs: Sequence[Pair] = ()):
-        self.dense_ms, self._latency_ms = dense_ms, latency_ms
+        self.dense_ms, self.latency_ms = dense_ms, latency_ms
         shape = len(curves), max(len(c.widths) for c in curves.values())
         self.damage, self.saved, self.shares = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
         self.whole = np.array([len(c.widths) - 1 for c in curves.values()])
@@ -64,14 +64,14 @@ class Decoder:
             lost = self._lost(self._part(relax(damage, saved, aim_ms - twice_ms)[1]))
         saved, twice_ms = self._linear(lost)
         best = levels = decode(damage, saved, aim_ms - twice_ms)
-        best_ms = ms = self._latency_ms(levels)
+        best_ms = ms = self.latency_ms(levels)
         for _ in range(_CORRECTIONS):
             if target_ms - _CLOSE * self.dense_ms <= ms <= target_ms:
                 return levels
             really_ms = max(self.dense_ms - ms, 1e-9)
             aim_ms *= min(2.0, max(0.5, (self.dense_ms - target_ms + _CLOSE / 2 * self.dense_ms) / really_ms))
             levels = decode(damage, saved, aim_ms - twice_ms)
-            ms = self._latency_ms(levels)
+            ms = self.latency_ms(levels)
             if (ms <= target_ms, -abs(ms - target_ms)) > (best_ms <= target_ms, -abs(best_ms - target_ms)):
                 best, best_ms = levels, ms
         return best

@@ -1,10 +1,12 @@
 """`--sampler knapsack`: plans are decoded from a latency and damage curves, and it is the curves that are searched.
 
 A scan says how much damage and how much latency each group stands for (`sensitivity.py`); a knapsack turns a latency
-and these curves into widths (`decoder.py`). The first plans are decoded from the scan. After them four arms propose, by
-what each has lately won:
+and these curves into widths (`decoder.py`). The first plans are decoded from the scan, looked at where that is
+possible. After them five arms propose, by what each has lately won:
 
-- `scan` goes on with that, which a short search does not learn to do better;
+- `look` learns the curves from a look at plans untrained, which takes a twentieth of the time of a candidate and says
+  most of how good that will be, and proposes the one of several plans of a latency that looks best;
+- `scan` goes on with the scan, which a short search does not learn to do better;
 - `refit` learns the curves from the candidates and samples from what they leave open (`refit.py`);
 - `tpe` leaves it to Optuna's TPE to find a latency, six weights that tilt the scan's curves along features of the
   groups, and a method;
@@ -28,14 +30,14 @@ from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.knapsack.curves import Curve, Levels
 from autoprune.search.knapsack.decoder import Decoder, Pair
-from autoprune.search.knapsack.past import NOTE, Past, Reader, front, method_names
+from autoprune.search.knapsack.past import NOTE, Look, Past, Reader, front, method_names
 from autoprune.search.knapsack.refit import Refit
 from autoprune.search.knapsack.tilt import Tilt
 from autoprune.search.propose import Proposer
 
 __all__ = ["ARMS", "KnapsackSampler"]
 
-ARMS = {"scan": 0.1, "refit": 0.4, "tpe": 0.1, "vary": 0.1}
+ARMS = {"look": 0.4, "scan": 0.05, "refit": 0.15, "tpe": 0.05, "vary": 0.05}
 """And the share of the proposals that each makes at least."""
 
 _STARTS = 10  # plans decoded from the scan before any arm is judged
@@ -46,6 +48,9 @@ _RECENT = 40  # candidates by which arms are judged
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
 _BEYOND = 0.3  # of the way from the fastest useful candidate to the fastest plan
 _YOUNG = 30  # candidates, after which a search is half as young
+_WARM = 0.5  # how wide drafts are drawn at least, that are looked at before
+_AT = 0.95  # of a latency and up to it: plans that are compared by their looks
+_LATEST_LOOKS = 150  # of about the latency aimed at, that are learnt from
 _TRIES = 12  # to propose a plan that the study does not hold
 
 Proposal = tuple[dict[str, Any], dict[str, Any]]
@@ -57,14 +62,18 @@ class KnapsackSampler(BaseSampler):
     other parameter is sampled at random.
 
     dense_ms: latency of the dense model; targets_ms: the budgets, none for a whole front; latency_ms: of a plan, asked
-    a few times per proposal; shared: what pairs of groups save twice (`decoder.pairs`), where known. A plan that the
-    study holds, in any state, is not proposed again while there is another one.
+    a few times per proposal; shared: what pairs of groups save twice (`decoder.pairs`), where known; look: the quality
+    of a plan's untrained model (higher is better, not finite where it fails), asked `drafts()` times per proposal of
+    the arm `look`, which there is only with it. A plan that the study holds, in any state, is not proposed again while
+    there is another one.
     """
 
     def __init__(self, proposer: Proposer, curves: Mapping[str, Curve], dense_ms: float, targets_ms: Sequence[float],
                  latency_ms: Callable[[Plan], float], shared: Sequence[Pair] = (), seed: int | None = None,
-                 arms: Sequence[str] = tuple(ARMS)):
-        self._proposer, self._curves, self._arms = proposer, dict(curves), tuple(arms)
+                 arms: Sequence[str] = tuple(ARMS), look: Callable[[Plan], float] | None = None,
+                 drafts: Callable[[], int] = lambda: 6):
+        self._proposer, self._curves, self._look, self._drafts = proposer, dict(curves), look, drafts
+        self._arms = tuple(arm for arm in arms if arm != "look" or look is not None)
         self._dense_ms, self._targets_ms = dense_ms, [t for t in targets_ms if t < dense_ms]
         self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
         self._names = method_names(proposer)
@@ -141,6 +150,8 @@ class KnapsackSampler(BaseSampler):
         return area
 
     def _propose(self, arm: str, past: Past) -> Proposal:
+        if arm == "look" or (arm == "start" and "look" in self._arms):
+            return self._looked(past)
         if arm in ("start", "scan"):
             return self._scanned(past), {}
         if arm == "refit":
@@ -155,15 +166,47 @@ class KnapsackSampler(BaseSampler):
         return self._parameters(levels, self._one(str(self._random.choice(self._sane))
                                                   if past.asked % _OTHER == _OTHER - 1 else self._sane[0]))
 
+    def _looked(self, past: Past) -> Proposal:
+        """Of new drafts and what was looked at before, the plan of a latency that looks best."""
+        assert self._look is not None  # there is no such arm without
+        target_ms = self._target(past)
+        near = sorted(past.looks, key=lambda seen: abs(np.log(seen.ms / target_ms)))[:_LATEST_LOOKS]
+        fit = self._fitted([s.levels for s in near], [s.methods for s in near],
+                           past.scale.losses(past.scale.sign * np.array([s.quality for s in near])))
+        known, new = {*past.digests, *(seen.digest for seen in past.looks)}, list[Look]()
+        for heat in np.linspace(0, max(_WARM, self._known(len(near))), self._drafts()):
+            levels, methods = self._drawn(fit, float(heat), target_ms)
+            plan = self._proposer.plan(self._of(levels, methods))
+            if plan.digest not in known:
+                known.add(plan.digest)
+                new.append(Look(plan.digest, levels, methods, self._look(plan), self._decoder.latency_ms(levels)))
+        new = [seen for seen in new if np.isfinite(seen.quality)]
+        open_ = [seen for seen in near if _AT * target_ms <= seen.ms <= target_ms and seen.digest not in past.digests]
+        best = max([*new, *open_], key=lambda seen: seen.quality, default=None)
+        note = {"looks": [seen.to_json() for seen in new]}
+        if best is None:
+            return self._refit(past), note
+        return self._of(best.levels, best.methods), note
+
     def _refit(self, past: Past) -> dict[str, Any]:
-        self._fit = Refit(self._decoder.damage, self._decoder.shares, self._decoder.direction, len(self._names),
-                          past.levels, past.methods, past.losses, self._fit)
-        known = len(past.losses) / (_CAUTION * len(self._curves))
-        damage, factors = self._fit.draw(self._random, float(self._random.uniform()) * min(1.0, known))
+        self._fit = self._fitted(past.levels, past.methods, past.losses, self._fit)
+        heat = float(self._random.uniform()) * self._known(len(past.losses))
+        return self._of(*self._drawn(self._fit, heat, self._target(past)))
+
+    def _fitted(self, levels: Any, methods: Any, losses: Any, before: Refit | None = None) -> Refit:
+        levels, methods = (np.array(a, dtype=np.int64).reshape(len(losses), len(self._curves))
+                           for a in (levels, methods))
+        return Refit(self._decoder.damage, self._decoder.shares, self._decoder.direction, len(self._names), levels,
+                     methods, losses, before)
+
+    def _known(self, count: int) -> float:
+        """How much of what is open may be drawn after so many plans, at most 1."""
+        return min(1.0, count / (_CAUTION * len(self._curves)))
+
+    def _drawn(self, fit: Refit, heat: float, target_ms: float) -> tuple[Levels, Levels]:
+        damage, factors = fit.draw(self._random, heat)
         factors = np.where(self._applies, factors, np.inf)
-        methods = {n: self._names[m] for n, m in zip(self._curves, factors.argmin(1), strict=True)}
-        levels = self._decoder.at(self._target(past), damage * factors.min(1)[:, None])
-        return self._parameters(levels, methods)
+        return self._decoder.at(target_ms, damage * factors.min(1)[:, None]), factors.argmin(1)
 
     def _tilted(self, past: Past) -> Proposal:
         latent = self._tilt.ask(past)
@@ -185,7 +228,7 @@ class KnapsackSampler(BaseSampler):
         if self._targets_ms and self._random.random() < _NEAR_BUDGET:
             return float(self._random.choice(self._targets_ms) * self._random.uniform(0.85, 1.0))
         low_ms, top_ms = self._fastest_useful(past), self._top_ms
-        members = [i for i in past.front() if low_ms < past.ms[i] < top_ms]
+        members = [i for i in past.front() if low_ms < past.ms[i] < top_ms and past.losses[i] <= past.bearable]
         edges = np.array([low_ms, *past.ms[members], top_ms])
         losses = np.array([past.bearable, *past.losses[members], 0.0])
         areas = np.diff(edges) * np.maximum(-np.diff(losses), 0.02 * past.bearable)
@@ -210,6 +253,10 @@ class KnapsackSampler(BaseSampler):
     def _parameters(self, levels: Levels, methods: Mapping[str, str]) -> dict[str, Any]:
         widths = {n: c.widths[k] for (n, c), k in zip(self._curves.items(), levels, strict=True)}
         return self._proposer.parameters(widths, methods, dropped=self._dropped(levels))
+
+    def _of(self, levels: Levels, methods: Levels) -> dict[str, Any]:
+        """Parameters, methods by their numbers."""
+        return self._parameters(levels, {n: self._names[m] for n, m in zip(self._curves, methods, strict=True)})
 
     def _dropped(self, levels: Levels) -> tuple[str, ...]:
         stays = zip(self._proposer.branches, levels[len(self._proposer.choices):], strict=True)

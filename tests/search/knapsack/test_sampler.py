@@ -49,9 +49,17 @@ def exact_ms(proposer: Proposer, plan: Plan) -> float:
     return dense_ms(proposer) - 8.0 * sum(left)
 
 
-def make(proposer: Proposer, *targets_ms: float, arms: Sequence[str] = ARMS, seed: int = 0) -> KnapsackSampler:
+def loss_of(proposer: Proposer, plan: Plan, precious: str) -> float:
+    """A landscape in which one group does all the damage, though the scan took all groups for equal."""
+    damage = {n: c.damage[c.widths.index(plan.cuts[n].keep)] if n in plan.cuts else 0.0
+              for n, c in curves(proposer).items()}
+    return sum((20.0 if n == precious else 1.0) * d for n, d in damage.items())
+
+
+def make(proposer: Proposer, *targets_ms: float, arms: Sequence[str] = tuple(ARMS), seed: int = 0,
+         look: Callable[[Plan], float] | None = None) -> KnapsackSampler:
     return KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), targets_ms,
-                           lambda plan: exact_ms(proposer, plan), seed=seed, arms=arms)
+                           lambda plan: exact_ms(proposer, plan), seed=seed, arms=arms, look=look)
 
 
 class TestAsOptunaSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
@@ -68,16 +76,12 @@ def test_a_plan_for_a_target_meets_it_closely(proposer: Proposer) -> None:
 
 
 def study_of(proposer: Proposer, sampler: BaseSampler, count: int, precious: str) -> optuna.Study:
-    """A landscape in which one group does all the damage, though the scan took all groups for equal."""
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     noise = np.random.default_rng(1)
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         plan = proposer.suggest(trial)
-        damage = {n: c.damage[c.widths.index(plan.cuts[n].keep)] if n in plan.cuts else 0.0
-                  for n, c in curves(proposer).items()}
-        loss = sum((20.0 if n == precious else 1.0) * d for n, d in damage.items())
-        return 1.0 - 0.01 * loss + float(noise.normal(0, 1e-4)), exact_ms(proposer, plan)
+        return 1.0 - 0.01 * loss_of(proposer, plan, precious) + float(noise.normal(0, 1e-4)), exact_ms(proposer, plan)
 
     study.optimize(objective, n_trials=count)
     return study
@@ -115,20 +119,67 @@ def arms_of(study: optuna.Study) -> list[str]:
 
 
 def test_the_scan_comes_first_and_every_arm_has_its_share(proposer: Proposer) -> None:
-    arms = arms_of(study_of(proposer, make(proposer), 60, ""))
+    arms = arms_of(study_of(proposer, make(proposer, look=lambda plan: -loss_of(proposer, plan, "")), 80, ""))
     assert set(arms[:8]) == {"start"}
     assert all(arms[15:].count(arm) >= 2 for arm in ARMS)
 
 
 def test_an_arm_that_wins_gets_more(proposer: Proposer) -> None:
-    sampler = make(proposer)
-    notes = [{"arm": arm} for arm in ("start", *ARMS) for _ in range(10)]
-    ms = np.linspace(20, 10, 50)
-    losses = np.where([note["arm"] == "tpe" for note in notes], np.linspace(0.5, 0.01, 50), 0.6)
-    past = Past(frozenset(), np.zeros((50, 1), dtype=int), np.zeros((50, 1), dtype=int), losses, ms, notes, 0.69, 50)
+    sampler = make(proposer, look=lambda _: 0.0)
+    notes = [{"arm": arm} for arm in ("start", *ARMS) for _ in range(8)]
+    ms = np.linspace(20, 10, 48)
+    losses = np.where([note["arm"] == "tpe" for note in notes], np.linspace(0.5, 0.01, 48), 0.6)
+    past = Past(frozenset(), np.zeros((48, 1), dtype=int), np.zeros((48, 1), dtype=int), losses, ms, notes, 0.69, 48)
     drawn = [sampler._choose(past) for _ in range(300)]
     assert drawn.count("tpe") > 90
     assert all(drawn.count(arm) > 150 * share for arm, share in ARMS.items())
+
+
+def test_looks_teach_it_what_candidates_would(proposer: Proposer) -> None:
+    """By its looks alone it spares the precious group from its first proposals on; without them it cannot know."""
+    precious = max(proposer.choices, key=lambda n: proposer.choices[n].widths[-1])
+    kept = {}
+    for looks in (True, False):
+        look = (lambda plan: float(np.exp(-0.02 * loss_of(proposer, plan, precious)))) if looks else None
+        study = study_of(proposer, make(proposer, 0.7 * dense_ms(proposer), look=look), 10, precious)
+        kept[looks] = np.mean([t.params[f"{precious}.keep"] for t in study.trials])
+    assert kept[True] > kept[False] + 0.1
+
+
+def test_of_the_looks_at_a_latency_the_best_is_proposed_and_kept_with_the_trial(proposer: Proposer) -> None:
+    seen: dict[str, float] = {}
+
+    def look(plan: Plan) -> float:
+        seen[plan.digest] = float(len(seen) % 4)
+        return seen[plan.digest]
+    sampler = make(proposer, arms=("look",), look=look)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    trial = study.ask()
+    plan = proposer.suggest(trial)
+    noted = study.trials[0].system_attrs[NOTE]["looks"]
+    assert {digest: quality for digest, _, _, quality, _ in noted} == seen
+    assert seen[plan.digest] == max(seen.values())
+    resumed = make(proposer, arms=("look",), look=lambda _: -1.0, seed=1)  # the best of before are better than its own
+    resumed._target = lambda past: exact_ms(proposer, plan)  # type: ignore[method-assign]
+    study.sampler = resumed
+    study.tell(trial, [0.5, exact_ms(proposer, plan)])
+    again = proposer.suggest(study.ask()).digest
+    assert again in seen
+    assert again != plan.digest
+
+
+def test_looks_that_fail_are_left_out(proposer: Proposer) -> None:
+    study = study_of(proposer, make(proposer, look=lambda _: float("nan")), 12, "")
+    assert all(t.system_attrs[NOTE].get("looks", []) == [] for t in study.trials)
+
+
+def test_an_unbearable_plan_does_not_hide_the_steep_end(proposer: Proposer) -> None:
+    """A fast plan that lost nearly everything, next to a good one: what lies below is still the place to look."""
+    sampler, ms = make(proposer), np.array([0.8, 0.81, 1.0]) * dense_ms(proposer)
+    zeros = np.zeros((3, 1), dtype=int)
+    past = Past(frozenset(), zeros, zeros, np.array([2.0, 0.2, 0.0]), ms, [{}] * 3, 0.69, 3)
+    targets = np.array([sampler._target(past) for _ in range(200)])
+    assert (targets < ms[1]).mean() > 0.5
 
 
 def test_no_plan_is_proposed_twice_while_there_is_another(tiny_graph: Graph) -> None:
