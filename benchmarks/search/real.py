@@ -2,14 +2,14 @@
 
     autoprune devices calibrate cpu --name here                                     # five minutes
     python benchmarks/search/real.py run --device here.toml [--tasks …] [--ways …]  # four minutes a run
-    python benchmarks/search/real.py measure --device here.toml                     # alone on the machine
+    python benchmarks/search/real.py measure --device here.toml --rounds 2          # alone on the machine
     python benchmarks/search/real.py show
 
 Three small nets (`real_tasks.py`), the same recovery for all (least squares where the way allows it, norm
 recalibration, 24 steps of distillation). Time is processor time of one thread, so that another process on the machine
 changes nothing; reading the test split, which no way is told of, is not counted. While they run, all ways are told the
 latencies that the calibration predicts; `measure` then times every member of every front, at the end and early, through
-onnxruntime, and scores go by these.
+onnxruntime, `--rounds` times each in other orders (the median counts), and scores go by these.
 
 A run's front is chosen on the search split and scored on the test split (`score.volume`), from the dense latency and
 half the dense metric, over all fronts of a task together (nHV); the regret is what is missing to 1. Every run is
@@ -81,22 +81,24 @@ def wanted(row: dict[str, Any]) -> list[int]:
     return [place for place, p in enumerate(row["points"]) if id(p) in members]
 
 
-def measure(rows: list[dict[str, Any]], cache: Path, device: Device) -> None:
-    """Time what was not timed yet, in random order, in turns with the calibration's probe and scaled by it."""
+def measure(rows: list[dict[str, Any]], cache: Path, device: Device, rounds: int) -> None:
+    """Time what was not timed yet, in random orders, in turns with the calibration's probe and scaled by it."""
     calibration = device.calibration
     assert calibration is not None
     jobs = [(row, place) for row in rows if "measured_dense_ms" not in row and models_of(row, cache).is_dir()
             for place in (None, *wanted(row))]
-    random.Random(0).shuffle(jobs)
-    taken = []
+    order = [number for seed in range(rounds) for number in random.Random(seed).sample(range(len(jobs)), len(jobs))]
+    taken: list[list[float]] = [[] for _ in jobs]
     with Measurer(load_device("cpu"), calibration.threads) as measurer:
-        for number, (row, place) in enumerate(jobs):
+        for done, number in enumerate(order):
+            row, place = jobs[number]
             file = models_of(row, cache) / f"{'dense' if place is None else place}.onnx"
             found = time_net(measurer, file.read_bytes(), calibration.layout, runs=30, seconds=0.15, warmup_runs=5)
-            taken.append(round(found.ms * calibration.probe_ms / found.probe_ms, 5))
-            if number % 100 == 0:
-                print(number, "of", len(jobs), flush=True)
-    for (row, place), ms in zip(jobs, taken, strict=True):
+            taken[number].append(found.ms * calibration.probe_ms / found.probe_ms)
+            if done % 100 == 0:
+                print(done, "of", len(order), flush=True)
+    for (row, place), times in zip(jobs, taken, strict=True):
+        ms = round(float(np.median(times)), 5)
         if place is None:
             row["measured_dense_ms"] = ms
         else:
@@ -131,6 +133,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "measure", "show"))
     parser.add_argument("--device", help="the file of this machine, calibrated")
     parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("--rounds", type=int, default=1, help="of measuring")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
@@ -148,7 +151,7 @@ def main() -> None:
     if args.what != "show" and args.device is None:
         parser.error("--device is needed: autoprune devices calibrate cpu --name here")
     if args.what == "measure":
-        measure(rows, args.cache, load_device(args.device))
+        measure(rows, args.cache, load_device(args.device), args.rounds)
         write()
     done = {(r["task"], r["way"], r["seed"], r["seconds"]) for r in rows}
     jobs = [(task, way, seed) for seed in args.seeds for task in args.tasks for way in args.ways]

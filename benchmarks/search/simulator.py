@@ -35,7 +35,9 @@ from autoprune.search.study import join_population
 RESULTS = Path(__file__).parent.parent / "results" / "search_simulator.json"
 HELD_OUT = 1000
 AT = (100, 200)
-OWN = ("knapsack", *(f"knapsack, {arm} only" for arm in ARMS), "knapsack, no search", "uniform", "jitter round uniform")
+BLIND = tuple(arm for arm in ARMS if arm != "look")  # there is no model to look at
+OWN = ("knapsack", *(f"knapsack, {arm} only" for arm in BLIND), "knapsack, no search", "uniform",
+       "jitter round uniform")
 STOCK = ("random", "nsga2", "tpe", "tpe, varying the front")
 
 

@@ -3,6 +3,7 @@
     python benchmarks/search/table.py make [--tasks digits] [--blocks 5]   # 20 to 40 minutes of one core per task
     python benchmarks/search/table.py replay [--seeds 20]                  # seconds
     python benchmarks/search/table.py methods                              # does choosing methods by layer pay?
+    python benchmarks/search/table.py looks                                # what does a look say of the trained score?
 
 The nets and data are those of `real_tasks.py`, the recovery is that of `real.py` (24 steps), latency is the Raspberry
 Pi 4 profile's. Each row has a plan, its latency, and its score at every fidelity that a search has: untrained with
@@ -11,8 +12,9 @@ block is 60 candidates of autoprune's own search with a seed of its own, and 60 
 jittered and random ones, and five patterns of widths four times each, by other methods.
 
 A replay gives a sampler the row nearest to what it proposes (kept shares, the mean absolute difference) that it has not
-seen; its score is `score.volume` over that of the whole table. A pool is kinder to a sampler that
-proposes badly than a real search is, and cannot reward plans that nobody has evaluated.
+seen. It has no looks: that of the nearest row says too little of a plan (tried: a little worse than without). Its score
+is `score.volume` over that of the whole table. A pool is kinder to a sampler that proposes badly than a real search is,
+and cannot reward plans that nobody has evaluated.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ RESULTS = Path(__file__).parents[1] / "results" / "search_table.json"
 DEVICE = "rpi4"
 METHOD = "sensitivity"  # of the uniform plans
 SINGLE = ("l1", "wanda", METHOD)  # methods that a pattern has everywhere
+BANDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the dense latency
+BLIND = tuple(arm for arm in ARMS if arm != "look")
 OWN, UNIFORM, JITTER, RANDOM, PATTERNS = 60, 10, 15, 15, 5  # rows of a block; patterns, four times each
 
 
@@ -195,7 +199,7 @@ def replay(table: Table, name: str, seed: int, count: int) -> dict[int, float]:
         "random": lambda: RandomSampler(seed=seed), "nsga2": lambda: NSGAIISampler(seed=seed, population_size=12),
         "tpe": lambda: TPESampler(seed=seed, multivariate=True, n_startup_trials=8),
         "knapsack": lambda: table.knapsack(proposer, seed, ARMS),
-        **{f"knapsack, {arm} only": (lambda a=arm: table.knapsack(proposer, seed, (a,))) for arm in ARMS}}
+        **{f"knapsack, {arm} only": (lambda a=arm: table.knapsack(proposer, seed, (a,))) for arm in BLIND}}
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=samplers[name]())
     for parameters in proposer.controls().values():
         study.enqueue_trial(parameters)
@@ -230,14 +234,32 @@ def compare_methods(table: Table) -> dict[str, list[float]]:
     return out
 
 
+def rank_correlations(table: Table) -> dict[str, list[float]]:
+    """Spearman's, of the look and the trained score on the search split, in bands of a tenth of the dense latency; and
+    how many rows a band has.
+    """
+    from scipy.stats import spearmanr
+
+    shares, out = np.array([r["ms"] for r in table.rows]) / table.reference[0], {}
+    for low in BANDS:
+        rows = [r for r, share in zip(table.rows, shares, strict=True) if low <= share < low + 0.1]
+        rho = spearmanr([r["look"] for r in rows], [r["seen"] for r in rows]).statistic
+        out[f"{low} to {low + 0.1:.1f}"] = [round(float(rho), 2), len(rows)]
+    return out
+
+
 def _mean(values: np.ndarray) -> list[float]:
     """Mean, its standard error, and how many they are."""
     return [round(float(values.mean()), 4), round(float(values.std(ddof=1) / len(values) ** 0.5), 4), len(values)]
 
 
+SUMMARIES: dict[str, Callable[[Table], dict[str, list[float]]]] = {
+    "methods": compare_methods, "looks": rank_correlations}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "replay", "methods"))
+    parser.add_argument("what", choices=("make", "replay", "methods", "looks"))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=20)
@@ -259,11 +281,11 @@ def main() -> None:
     results["environment"] = environment()
     for name in args.tasks:
         table = Table(name)
-        if args.what == "methods":
-            results.setdefault("methods", {})[name] = compare_methods(table)
-            print(name, results["methods"][name])
+        if args.what in SUMMARIES:
+            results.setdefault(args.what, {})[name] = SUMMARIES[args.what](table)
+            print(name, results[args.what][name])
             continue
-        for way in ("knapsack", *(f"knapsack, {arm} only" for arm in ARMS), "tpe", "nsga2", "random"):
+        for way in ("knapsack", *(f"knapsack, {arm} only" for arm in BLIND), "tpe", "nsga2", "random"):
             start = time.perf_counter()
             scores = [replay(table, way, seed, args.count) for seed in range(args.seeds)]
             row = {str(n): interval([s[n] for s in scores]) for n in scores[0]}

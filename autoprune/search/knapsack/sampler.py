@@ -234,6 +234,8 @@ class KnapsackSampler(BaseSampler):
         areas = np.diff(edges) * np.maximum(-np.diff(losses), 0.02 * past.bearable)
         if self._random.random() < 0.3:
             areas = np.diff(edges)
+        tried = np.histogram(past.ms * (1 + 1e-9), edges)[0]  # where nothing has come of many, others are due
+        areas = areas / (1 + tried)
         young = 0.5 ** (len(past.losses) / _YOUNG)  # has to cover the range evenly: the largest gap, near its middle
         odds = areas ** (1 + young)
         gap = int(self._random.choice(len(odds), p=odds / odds.sum())) if odds.sum() > 0 else 0

@@ -6,6 +6,7 @@ import pytest
 
 from autoprune.graph.plan import Plan
 from autoprune.search.damage import damage_of
+from autoprune.search.knapsack.past import NOTE
 from autoprune.search.propose import DENSE
 
 from ..conftest import Open
@@ -37,6 +38,25 @@ def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch
     assert starts
     assert all(c.ms <= budget_ms for c in starts)
     assert any(c.origin == "search" for c in second.candidates)
+
+
+def test_untrained_plans_are_looked_at_before_one_is_proposed(open_search: Open) -> None:
+    with open_search(trials=12, sampler="knapsack") as search:
+        done = search.run()
+        looks = [look for t in search.study._trials() for look in t.system_attrs.get(NOTE, {}).get("looks", [])]
+    assert any(c.origin == "search" for c in done.candidates)
+    assert looks
+    assert all(0 <= quality <= 1 and ms > 0 for _, _, _, quality, ms in looks)
+    assert done.seconds["look"] > 0
+
+
+def test_looks_that_fail_end_no_search(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> float:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("autoprune.search.pipeline.Pipeline.look", fail)
+    with open_search(trials=12, sampler="knapsack") as search:
+        assert len(search.run().candidates) == 12
 
 
 def test_damage_is_measured_against_the_recalibrated_dense_model(open_search: Open) -> None:
