@@ -33,7 +33,7 @@ class Decoder:
 
     def __init__(self, curves: Mapping[str, Curve], dense_ms: float, latency_ms: Callable[[Levels], float],
                  pairs: Sequence[Pair] = ()):
-        self.dense_ms, self.latency_ms = dense_ms, latency_ms
+        self.dense_ms, self._latency_ms, self._known_ms = dense_ms, latency_ms, dict[bytes, float]()
         shape = len(curves), max(len(c.widths) for c in curves.values())
         self.damage, self.saved, self.shares = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
         self.whole = np.array([len(c.widths) - 1 for c in curves.values()])
@@ -50,7 +50,14 @@ class Decoder:
         for g, h, ms in pairs:
             self._shared[g, h] = self._shared[h, g] = ms
         self._groups = np.arange(shape[0])
-        self.least_ms = latency_ms(np.where(np.isfinite(self.damage), self.saved, -np.inf).argmax(1))
+        self.least_ms = self.latency_ms(np.where(np.isfinite(self.damage), self.saved, -np.inf).argmax(1))
+
+    def latency_ms(self, levels: Levels) -> float:
+        """Of the plan of these levels, asked once."""
+        key = levels.tobytes()
+        if key not in self._known_ms:
+            self._known_ms[key] = self._latency_ms(levels)
+        return self._known_ms[key]
 
     def at(self, target_ms: float, damage: Values | None = None) -> Levels:
         """Levels of a plan of at most `target_ms` (of the fastest plan, where that is above it), with little damage."""
