@@ -4,8 +4,8 @@ A scan says how much damage and how much latency each group stands for (`sensiti
 and these curves into widths (`decoder.py`). The first plans are decoded from the scan, looked at where that is
 possible. After them five arms propose, by what each has lately won:
 
-- `look` learns the curves from a look at plans untrained, which takes a twentieth of the time of a candidate and says
-  most of how good that will be, and proposes the one of several plans of a latency that looks best;
+- `look` learns the curves from looks at untrained models, which take a small part of a candidate's time and say much
+  of how good it will be, and proposes the one of several plans of a latency that looks best;
 - `scan` goes on with the scan, which a short search does not learn to do better;
 - `refit` learns the curves from the candidates and samples from what they leave open (`refit.py`);
 - `tpe` leaves it to Optuna's TPE to find a latency, six weights that tilt the scan's curves along features of the
@@ -83,6 +83,7 @@ class KnapsackSampler(BaseSampler):
         self._top_ms = max(self._targets_ms, default=dense_ms)
         self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._sane, self._top_ms, seed)
         self._fit: Refit | None = None
+        self._look_fit: Refit | None = None
         self._random = np.random.default_rng(seed)
         self._fallback = RandomSampler(seed=seed)
 
@@ -171,8 +172,9 @@ class KnapsackSampler(BaseSampler):
         assert self._look is not None  # there is no such arm without
         target_ms = self._target(past)
         near = sorted(past.looks, key=lambda seen: abs(np.log(seen.ms / target_ms)))[:_LATEST_LOOKS]
-        fit = self._fitted([s.levels for s in near], [s.methods for s in near],
-                           past.scale.losses(past.scale.sign * np.array([s.quality for s in near])))
+        self._look_fit = fit = self._fitted(
+            [s.levels for s in near], [s.methods for s in near],
+            past.scale.losses(past.scale.sign * np.array([s.quality for s in near])), self._look_fit)
         known, new = {*past.digests, *(seen.digest for seen in past.looks)}, list[Look]()
         for heat in np.linspace(0, max(_WARM, self._known(len(near))), self._drafts()):
             levels, methods = self._drawn(fit, float(heat), target_ms)
