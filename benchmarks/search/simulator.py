@@ -25,6 +25,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import TrialState
 from score import interval
 
+from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.knapsack.decoder import pairs
 from autoprune.search.knapsack.sampler import ARMS, KnapsackSampler
@@ -52,8 +53,13 @@ class Task:
         self.shared = pairs(self.curves, self.dense_ms, self.net.latency_ms)
         self.best = best(setting, seed)
 
-    def sampler(self, seed: int, arms: tuple[str, ...] = ARMS) -> KnapsackSampler:
-        return KnapsackSampler(self.proposer, self.curves, self.dense_ms, (), self.net.plan_ms, self.shared, seed, arms)
+    def sampler(self, seed: int, arms: tuple[str, ...] = tuple(ARMS), looks: int = 0) -> KnapsackSampler:
+        """looks: plans for each; by default none, as if there was no model to look at."""
+        return KnapsackSampler(self.proposer, self.curves, self.dense_ms, (), self.net.plan_ms, self.shared, seed, arms,
+                               self.look if looks else None, lambda: looks)
+
+    def look(self, plan: Plan) -> float:
+        return self.net.metric(*self.net.read(plan))
 
     def score(self, points: list[tuple[float, float]], seen: list[float]) -> dict[int, float]:
         return {n: hypervolume(points[:n], seen[:n]) / self.best for n in AT}
