@@ -195,7 +195,7 @@ class Search:
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
         sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, table.ms, known["shared"],
                                   self.seed + self.study.done_before, look=self._look,
-                                 drafts=lambda: _LOOKS // (1 + self.workers.room + self.workers.running))
+                                  drafts=lambda: _LOOKS // (1 + self.workers.room + self.workers.running))
         self.study.use(sampler)
         return sampler
 

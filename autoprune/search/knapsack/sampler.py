@@ -83,7 +83,6 @@ class KnapsackSampler(BaseSampler):
         self._top_ms = max(self._targets_ms, default=dense_ms)
         self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._sane, self._top_ms, seed)
         self._fit: Refit | None = None
-        self._look_fit: Refit | None = None
         self._random = np.random.default_rng(seed)
         self._fallback = RandomSampler(seed=seed)
 
@@ -168,13 +167,14 @@ class KnapsackSampler(BaseSampler):
                                                   if past.asked % _OTHER == _OTHER - 1 else self._sane[0]))
 
     def _looked(self, past: Past) -> Proposal:
-        """Of new drafts and what was looked at before, the plan of a latency that looks best."""
+        """Of new drafts and what was looked at before, the plan of a latency that looks best. (The fit starts anew: what
+        was seen about another latency is another set.)
+        """
         assert self._look is not None  # there is no such arm without
         target_ms = self._target(past)
         near = sorted(past.looks, key=lambda seen: abs(np.log(seen.ms / target_ms)))[:_LATEST_LOOKS]
-        self._look_fit = fit = self._fitted(
-            [s.levels for s in near], [s.methods for s in near],
-            past.scale.losses(past.scale.sign * np.array([s.quality for s in near])), self._look_fit)
+        fit = self._fitted([s.levels for s in near], [s.methods for s in near],
+                           past.scale.losses(past.scale.sign * np.array([s.quality for s in near])))
         known, new = {*past.digests, *(seen.digest for seen in past.looks)}, list[Look]()
         for heat in np.linspace(0, max(_WARM, self._known(len(near))), self._drafts()):
             levels, methods = self._drawn(fit, float(heat), target_ms)
