@@ -167,8 +167,8 @@ class KnapsackSampler(BaseSampler):
                                                   if past.asked % _OTHER == _OTHER - 1 else self._sane[0]))
 
     def _looked(self, past: Past) -> Proposal:
-        """Of new drafts and what was looked at before, the plan of a latency that looks best. (The fit starts anew: what
-        was seen about another latency is another set.)
+        """Of new drafts and what was looked at before, the plan of a latency that looks best. (The fit starts anew:
+        what was seen about another latency is another set.)
         """
         assert self._look is not None  # there is no such arm without
         target_ms = self._target(past)
