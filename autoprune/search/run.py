@@ -45,7 +45,7 @@ _PROPOSED = ("search", "variation of the front")  # origins of what may be dropp
 _DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
 _VARY_EVERY = 2  # candidates: a variation of the front; the knapsack sampler proposes them itself
-_LOOKS = 12  # untrained plans for a proposal, of which this process looks at half for one worker, at fewer for more
+_LOOKS = {1: 6, 2: 2}  # untrained plans that this process looks at for a proposal, by workers: more would wait for it
 _LOOK_SAMPLES = 256
 _GRACE_S = 60.0  # for candidates that run when the time is up, at least
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
@@ -195,7 +195,7 @@ class Search:
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
         sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, table.ms, known["shared"],
                                   self.seed + self.study.done_before, look=self._look,
-                                  drafts=lambda: _LOOKS // (1 + self.workers.room + self.workers.running))
+                                  drafts=lambda: _LOOKS.get(self.workers.room + self.workers.running, 0))
         self.study.use(sampler)
         return sampler
 

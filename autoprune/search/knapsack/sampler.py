@@ -150,11 +150,11 @@ class KnapsackSampler(BaseSampler):
         return area
 
     def _propose(self, arm: str, past: Past) -> Proposal:
-        if arm == "look" or (arm == "start" and "look" in self._arms):
+        if arm in ("start", "look") and self._look is not None and self._drafts() > 0:
             return self._looked(past)
         if arm in ("start", "scan"):
             return self._scanned(past), {}
-        if arm == "refit":
+        if arm in ("refit", "look"):
             return self._refit(past), {}
         if arm == "tpe":
             return self._tilted(past)

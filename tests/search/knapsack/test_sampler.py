@@ -173,6 +173,14 @@ def test_looks_that_fail_are_left_out(proposer: Proposer) -> None:
     assert all(t.system_attrs[NOTE].get("looks", []) == [] for t in study.trials)
 
 
+def test_nothing_is_looked_at_where_there_is_no_time(proposer: Proposer) -> None:
+    def look(plan: Plan) -> float:
+        raise AssertionError("looked")
+    sampler = KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), (), lambda plan: exact_ms(proposer, plan),
+                              seed=0, look=look, drafts=lambda: 0)
+    assert "look" in arms_of(study_of(proposer, sampler, 25, ""))  # its share goes to the fit
+
+
 def test_an_unbearable_plan_does_not_hide_the_steep_end(proposer: Proposer) -> None:
     """A fast plan that lost nearly everything, next to a good one: what lies below is still the place to look."""
     sampler, ms = make(proposer), np.array([0.8, 0.81, 1.0]) * dense_ms(proposer)
