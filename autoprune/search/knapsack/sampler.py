@@ -64,8 +64,8 @@ class KnapsackSampler(BaseSampler):
     dense_ms: latency of the dense model; targets_ms: the budgets, none for a whole front; latency_ms: of a plan, asked
     a few times per proposal; shared: what pairs of groups save twice (`decoder.pairs`), where known; look: the quality
     of a plan's untrained model (higher is better, not finite where it fails), asked `drafts()` times per proposal of
-    the arm `look`, which there is only with it. A plan that the study holds, in any state, is not proposed again while
-    there is another one.
+    the arm `look`; where nothing is to be looked at, that arm is `refit`. A plan that the study holds, in any state, is
+    not proposed again while there is another one.
     """
 
     def __init__(self, proposer: Proposer, curves: Mapping[str, Curve], dense_ms: float, targets_ms: Sequence[float],
@@ -73,7 +73,7 @@ class KnapsackSampler(BaseSampler):
                  arms: Sequence[str] = tuple(ARMS), look: Callable[[Plan], float] | None = None,
                  drafts: Callable[[], int] = lambda: 6):
         self._proposer, self._curves, self._look, self._drafts = proposer, dict(curves), look, drafts
-        self._arms = tuple(arm for arm in arms if arm != "look" or look is not None)
+        self._arms = tuple(arms)
         self._dense_ms, self._targets_ms = dense_ms, [t for t in targets_ms if t < dense_ms]
         self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
         self._names = method_names(proposer)
@@ -151,7 +151,7 @@ class KnapsackSampler(BaseSampler):
 
     def _propose(self, arm: str, past: Past) -> Proposal:
         if arm in ("start", "look") and self._look is not None and self._drafts() > 0:
-            return self._looked(past)
+            return self._looked(past, self._look)
         if arm in ("start", "scan"):
             return self._scanned(past), {}
         if arm in ("refit", "look"):
@@ -166,11 +166,10 @@ class KnapsackSampler(BaseSampler):
         return self._parameters(levels, self._one(str(self._random.choice(self._sane))
                                                   if past.asked % _OTHER == _OTHER - 1 else self._sane[0]))
 
-    def _looked(self, past: Past) -> Proposal:
+    def _looked(self, past: Past, look: Callable[[Plan], float]) -> Proposal:
         """Of new drafts and what was looked at before, the plan of a latency that looks best. (The fit starts anew:
         what was seen about another latency is another set.)
         """
-        assert self._look is not None  # there is no such arm without
         target_ms = self._target(past)
         near = sorted(past.looks, key=lambda seen: abs(np.log(seen.ms / target_ms)))[:_LATEST_LOOKS]
         fit = self._fitted([s.levels for s in near], [s.methods for s in near],
@@ -181,7 +180,7 @@ class KnapsackSampler(BaseSampler):
             plan = self._proposer.plan(self._of(levels, methods))
             if plan.digest not in known:
                 known.add(plan.digest)
-                new.append(Look(plan.digest, levels, methods, self._look(plan), self._decoder.latency_ms(levels)))
+                new.append(Look(plan.digest, levels, methods, look(plan), self._decoder.latency_ms(levels)))
         new = [seen for seen in new if np.isfinite(seen.quality)]
         open_ = [seen for seen in near if _AT * target_ms <= seen.ms <= target_ms and seen.digest not in past.digests]
         best = max([*new, *open_], key=lambda seen: seen.quality, default=None)
