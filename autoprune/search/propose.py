@@ -7,6 +7,7 @@ method that chooses it), and `precision` where the space offers more than one.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -88,7 +89,7 @@ class Proposer:
             if name in inside:
                 continue
             size = c.widths[-1]
-            keep = min(c.widths, key=lambda w: abs(w - values[f"{name}.keep"] * size))
+            keep = _nearest(c.widths, values[f"{name}.keep"] * size)
             if keep < size:
                 cuts[name] = Cut(keep, str(values[f"{name}.method"]))
         worn = {} if origin.startswith(DENSE) else {n: m[values[f"{n}.mask"]] for n, m in self.masks.items()
@@ -133,7 +134,7 @@ class Proposer:
                                dropped=dropped)
 
     def _uniform_widths(self, ratio: float) -> dict[str, int]:
-        return {n: min(c.widths, key=lambda w: abs(w - ratio * c.widths[-1])) for n, c in self.choices.items()}
+        return {n: _nearest(c.widths, ratio * c.widths[-1]) for n, c in self.choices.items()}
 
     def controls(self) -> dict[str, dict[str, Any]]:
         """The models that every search has to beat, by origin: dense (in each precision), whole with masks where there
@@ -239,6 +240,13 @@ class Proposer:
 
     def _methods(self) -> list[str]:
         return list(dict.fromkeys(m for c in self.choices.values() for m in c.methods))
+
+
+def _nearest(widths: Sequence[int], wanted: float) -> int:
+    """Of ascending widths the nearest one, of two that are as near the lesser."""
+    above = bisect_left(widths, wanted)
+    near = widths[max(above - 1, 0):above + 1]
+    return near[0] if len(near) == 1 or wanted - near[0] <= near[1] - wanted else near[1]
 
 
 def _in(precision: str) -> str:

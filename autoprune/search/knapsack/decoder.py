@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from autoprune.search.knapsack.curves import Curve, Levels, Values, decode, relax
+from autoprune.search.knapsack.curves import Curve, Levels, Values, decode, nearly, relax
 
 __all__ = ["Decoder", "Pair", "pairs"]
 
@@ -59,8 +59,10 @@ class Decoder:
             self._known_ms[key] = self._latency_ms(levels)
         return self._known_ms[key]
 
-    def at(self, target_ms: float, damage: Values | None = None) -> Levels:
-        """Levels of a plan of at most `target_ms` (of the fastest plan, where that is above it), with little damage."""
+    def at(self, target_ms: float, damage: Values | None = None, exact: bool = True) -> Levels:
+        """Levels of a plan of at most `target_ms` (of the fastest plan, where that is above it), with little damage;
+        with the least by these tables where `exact`, otherwise sooner.
+        """
         damage = self.damage if damage is None else damage
         if target_ms >= self.dense_ms:
             return self.whole.copy()
@@ -70,14 +72,15 @@ class Decoder:
             saved, twice_ms = self._linear(lost)
             lost = self._lost(self._part(relax(damage, saved, aim_ms - twice_ms)[1]))
         saved, twice_ms = self._linear(lost)
-        best = levels = decode(damage, saved, aim_ms - twice_ms)
+        of = decode if exact else lambda *tables: nearly(*tables)[1]
+        best = levels = of(damage, saved, aim_ms - twice_ms)
         best_ms = ms = self.latency_ms(levels)
         for _ in range(_CORRECTIONS):
             if target_ms - _CLOSE * self.dense_ms <= ms <= target_ms:
                 return levels
             really_ms = max(self.dense_ms - ms, 1e-9)
             aim_ms *= min(2.0, max(0.5, (self.dense_ms - target_ms + _CLOSE / 2 * self.dense_ms) / really_ms))
-            levels = decode(damage, saved, aim_ms - twice_ms)
+            levels = of(damage, saved, aim_ms - twice_ms)
             ms = self.latency_ms(levels)
             if (ms <= target_ms, -abs(ms - target_ms)) > (best_ms <= target_ms, -abs(best_ms - target_ms)):
                 best, best_ms = levels, ms

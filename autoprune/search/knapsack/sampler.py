@@ -207,7 +207,7 @@ class KnapsackSampler(BaseSampler):
     def _drawn(self, fit: Refit, heat: float, target_ms: float) -> tuple[Levels, Levels]:
         damage, factors = fit.draw(self._random, heat)
         factors = np.where(self._applies, factors, np.inf)
-        return self._decoder.at(target_ms, damage * factors.min(1)[:, None]), factors.argmin(1)
+        return self._decoder.at(target_ms, damage * factors.min(1)[:, None], exact=heat == 0), factors.argmin(1)
 
     def _tilted(self, past: Past) -> Proposal:
         latent = self._tilt.ask(past)
