@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
 from typing import Any
 
 from autoprune.graph.plan import Plan
@@ -19,7 +18,6 @@ __all__ = ["first_plans", "queue", "reused_plans"]
 
 _BELOW = (0.7,)  # parts of the budget
 _BELOW_BY_KNAPSACK = (0.85, 0.7, 0.5)
-_ABOUT_HALF = (0.5, 1.5, 0.25)  # of half the dense latency, where there is no budget: over the whole range, coarsely
 
 
 def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, reused: Reused,
@@ -32,11 +30,10 @@ def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, re
     every branch; knapsack: decodes a latency, where there is a scan.
     """
     aim_ms, *further_ms = aims_ms
-    if knapsack is not None:
-        parts = _BELOW_BY_KNAPSACK if are_budgets else _ABOUT_HALF
-        starts = proposer.starts(aim_ms, knapsack, parts, every_method=False)  # the sampler's own starts try others
-    else:
+    if knapsack is None:
         starts = proposer.starts(aim_ms, proposer.uniform_at(latencies.ms), _BELOW)
+    else:  # the sampler's own starts try other methods, and the whole range where there is no budget
+        starts = proposer.starts(aim_ms, knapsack, _BELOW_BY_KNAPSACK, every_method=False) if are_budgets else {}
     for ms in further_ms:
         of_this = {**proposer.at_budget(ms, latencies.ms),
                    **(proposer.starts(ms, knapsack, (), every_method=False) if knapsack is not None else {})}
@@ -44,17 +41,11 @@ def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, re
     ranked = ranked_starts(pipeline, proposer, rankings, aim_ms, latencies.ms)
     depth = depth_starts(pipeline, proposer, aim_ms, latencies.ms, price_ms)
     known = reused_plans(proposer, reused, latencies)
-    uniform = {**proposer.controls(), **proposer.at_budget(aim_ms, latencies.ms)}
+    controls, at_aim = proposer.controls(), proposer.at_budget(aim_ms, latencies.ms)
     if knapsack is None:
-        return {**known, **uniform, **depth, **starts, **ranked}
-    dense = {DENSE: uniform.pop(DENSE)}  # a knapsack's plans are better than uniform ones: they do not wait for these
-    return {**known, **dense, **_in_turns(starts, uniform), **depth, **ranked}
-
-
-def _in_turns(*parts: dict[str, Any]) -> dict[str, Any]:
-    """The first item of each, then the second of each, and so on."""
-    rows = zip_longest(*(part.items() for part in parts))
-    return dict(item for row in rows for item in row if item is not None)
+        return {**known, **controls, **at_aim, **depth, **starts, **ranked}
+    # a knapsack's plans are better than uniform ones: one of these is enough to show that
+    return {**known, DENSE: controls[DENSE], **starts, **at_aim, **depth, **ranked}
 
 
 def queue(study: Study, proposer: Proposer, plans: dict[str, dict[str, Any]]) -> None:

@@ -38,6 +38,7 @@ _State = tuple[bool, ...]  # of each group that is one block of channels: whethe
 _PROBES, _MOST_PROBES, _DRAWS = 4, 10, 40
 _LEVELS = (1.0, 0.8, 0.6, 0.4, 0.25, 0.12)
 _TRUST = 0.02
+_CHECKS = (-1, -2, -3, -4)  # seeds of plans
 
 
 class PlanLatency:
@@ -165,15 +166,19 @@ class PlanLatency:
         return self._tables[state]
 
     def _follow(self, state: _State) -> LatencyTable:
-        """Find out how sizes follow widths, and check it on one more plan."""
+        """Find out how sizes follow widths, and check it on one more plan, or on a few."""
         probes = self._probes(state)
         levels = [self._uniform(state, level) for level in _LEVELS]
         widths, nets = np.array([self._widths(plan) for plan in probes]), [self._nodes(plan) for plan in probes]
         table = LatencyTable(self.device, self.threads, widths, nets, [self._widths(plan) for plan in levels],
                              self._align)
-        check = self._random(state, -1)
-        there, here = self._predict(self._nodes(check)).ms, table.total_ms(self._widths(check))
-        if abs(here / there - 1) > _TRUST:
+        off = list[float]()
+        for check in (self._random(state, seed) for seed in _CHECKS):
+            there, here = self._predict(self._nodes(check)).ms, table.total_ms(self._widths(check))
+            off.append(abs(here / there - 1))
+            if off[0] <= _TRUST:  # in doubt it is what it is off on average
+                return table
+        if np.mean(off) > _TRUST:
             raise CannotFollow(f"the table says {here:.3g} ms for a plan whose model says {there:.3g} ms")
         return table
 

@@ -17,9 +17,9 @@ def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch
         first = search.run()
         curves = search.study.attributes["knapsack"]["curves"]
     origins = [c.origin for c in first.candidates]
-    assert origins == [  # what is better does not wait (uniform 0.5 is the plan of a start here)
-        DENSE, "start: at budget, l1", "control: uniform 0.75", "start: at 0.85 of the budget",
-        "start: at 0.7 of the budget", "control: uniform 0.25"]
+    assert origins == [
+        DENSE, "start: at budget, l1", "start: at 0.85 of the budget", "start: at 0.7 of the budget",
+        "start: at 0.5 of the budget", "control: uniform at budget"]
     assert len(curves) >= 2
     for c in curves.values():
         assert c["damage"][-1] == c["saved"][-1] == 0.0
@@ -38,6 +38,16 @@ def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch
     assert starts
     assert all(c.ms <= budget_ms for c in starts)
     assert any(c.origin == "search" for c in second.candidates)
+
+
+def test_a_search_for_a_whole_front_is_left_to_the_sampler_after_two_controls(open_search: Open) -> None:
+    with open_search(trials=6, sampler="knapsack", budget=None) as search:
+        done = search.run()
+        asked = [t.system_attrs.get(NOTE, {}).get("arm") for t in search.study._trials()]
+    assert [c.origin for c in done.candidates] == [DENSE, "control: uniform at budget", *["search"] * 4]
+    assert asked == [None, None, *["start"] * 4]
+    least_ms, most_ms = (f(c.ms for c in done.candidates[2:]) for f in (min, max))
+    assert least_ms < 0.5 * (least_ms + done.dense.ms) < most_ms  # over the range
 
 
 def test_untrained_plans_are_looked_at_before_one_is_proposed(open_search: Open) -> None:
