@@ -57,7 +57,8 @@ class BatchedStorage(RDBStorage):
                               fix="pip install 'autoprune[postgresql]', and postgresql://… without a driver's name"
                               ) from error
         self._pending: list[dict[str, Any]] = []
-        self._changed: set[int] = set()  # trials written to since they were read
+        self._changed: set[int] = set()  # trials written to since Optuna's cache has read them
+        self._read: dict[int, FrozenTrial] = {}  # of these, the ones that were read by themselves, as they are now
         self._read_to: dict[int, int] = {}  # study: the last of its trials that was read
         self._lock: Connection | None = None
 
@@ -86,9 +87,13 @@ class BatchedStorage(RDBStorage):
                          distribution: BaseDistribution, previous_distribution: BaseDistribution | None) -> None:
         if previous_distribution is not None:
             check_distribution_compatibility(previous_distribution, distribution)
-        self._changed.add(trial_id)
+        self._writes(trial_id)
         self._pending.append({"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal,
                               "distribution_json": _written(distribution)})
+
+    def _writes(self, trial_id: int) -> None:
+        self._changed.add(trial_id)
+        self._read.pop(trial_id, None)
 
     def _flush(self) -> None:
         if self._pending:
@@ -102,25 +107,27 @@ class BatchedStorage(RDBStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         self._flush()
-        self._changed.add(trial_id)
+        self._writes(trial_id)
         return super().set_trial_state_values(trial_id, state, values)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         self._flush()
-        self._changed.add(trial_id)
+        self._writes(trial_id)
         super().set_trial_user_attr(trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._changed.add(trial_id)
+        self._writes(trial_id)
         super().set_trial_system_attr(trial_id, key, value)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        self._changed.add(trial_id)
+        self._writes(trial_id)
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         self._flush()
-        return super().get_trial(trial_id)
+        if trial_id not in self._read:
+            self._read[trial_id] = super().get_trial(trial_id)
+        return self._read[trial_id]
 
     def _get_trials(self, study_id: int, states: Container[TrialState] | None, included_trial_ids: set[int],
                     trial_id_greater_than: int) -> list[FrozenTrial]:
@@ -130,10 +137,16 @@ class BatchedStorage(RDBStorage):
         self._flush()
         if states is not None:  # some of the trials: no later one would know which were read
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        known = list[FrozenTrial]()
         if trial_id_greater_than >= 0:
             trial_id_greater_than = max(trial_id_greater_than, self._read_to.get(study_id, -1))
-            included_trial_ids = self._changed
+            known = [self._read[i] for i in included_trial_ids & self._changed & self._read.keys()
+                     if i <= trial_id_greater_than]
+            included_trial_ids = self._changed - {t._trial_id for t in known}
         found = super()._get_trials(study_id, None, included_trial_ids, trial_id_greater_than)
+        found = sorted([*found, *known], key=lambda t: t._trial_id)
+        for trial in found:
+            self._read.pop(trial._trial_id, None)
         self._changed -= {t._trial_id for t in found}
         self._read_to[study_id] = max([trial_id_greater_than, *(t._trial_id for t in found)])
         return found

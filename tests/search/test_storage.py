@@ -54,21 +54,45 @@ def test_another_kind_of_parameter_of_the_same_name_is_refused(url: str) -> None
         study.ask().suggest_int("a.keep", 0, 3)
 
 
-def test_running_trials_are_not_read_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the trials that are read from a database."""
+    found: list[int] = []
+    build = BatchedStorage._build_frozen_trial_from_trial_model
+
+    def counted(self: BatchedStorage, trial: Any) -> optuna.trial.FrozenTrial:
+        found.append(trial.number)
+        return build(self, trial)
+
+    monkeypatch.setattr(BatchedStorage, "_build_frozen_trial_from_trial_model", counted)
+    return found
+
+
+def test_a_trial_is_read_once_as_long_as_nothing_is_written_to_it(url: str, read: list[int]) -> None:
+    """Hundreds of parameters each time."""
+    storage = BatchedStorage(url)
+    study = optuna.create_study(storage=storage, study_name="x")
+    study.tell(ask(study), 0.5)
+    trial = ask(study)
+    del read[:]
+    first = storage.get_trial(trial._trial_id)
+    assert storage.get_trial(trial._trial_id) is study.get_trials(deepcopy=False)[1] is first
+    assert read == [1]
+    trial.set_user_attr("origin", "search")
+    assert storage.get_trial(trial._trial_id).user_attrs == {"origin": "search"}
+    study.tell(trial, 0.25)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2
+    assert study.trials == optuna.load_study(storage=url, study_name="x").trials
+
+
+def test_running_trials_are_not_read_again(url: str, read: list[int]) -> None:
     """With hundreds of workers they would be most of what a coordinator reads."""
     storage = BatchedStorage(url)
     study = optuna.create_study(storage=storage, study_name="x")
     study.tell(ask(study), 0.5)
     running = [ask(study) for _ in range(20)]
     assert len(study.trials) == 21
-    read: list[int] = []
-    build = BatchedStorage._build_frozen_trial_from_trial_model
-
-    def counted(self: BatchedStorage, trial: Any) -> optuna.trial.FrozenTrial:
-        read.append(trial.number)
-        return build(self, trial)
-
-    monkeypatch.setattr(BatchedStorage, "_build_frozen_trial_from_trial_model", counted)
+    del read[:]
     assert len(study.trials) == 21
     assert read == []
     running[3].set_user_attr("look", 1)
