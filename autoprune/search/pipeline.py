@@ -48,7 +48,7 @@ CANDIDATE_ERRORS = (AutopruneError, RuntimeError, ValueError, ArithmeticError)
 """What a candidate may fail with; a `ConfigError` is every candidate's, and ends the search."""
 
 _SAMPLE_BATCHES = 64
-_LOOK_SAMPLES = 1024
+_LOOK_SAMPLES = 256
 
 
 class Clock:

@@ -13,6 +13,7 @@ from pathlib import Path
 from optuna.trial import Trial
 
 from autoprune.devices.device import Device
+from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import open_profiler
 from autoprune.errors import ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph
@@ -24,6 +25,7 @@ from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import KnapsackSampler
 from autoprune.search.knapsack.sensitivity import scan
 from autoprune.search.latencies import Latencies
+from autoprune.search.looks import Looks
 from autoprune.search.measured_nodes import MeasuredNodes
 from autoprune.search.outcome import Outcome, Progress, pareto
 from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure
@@ -45,8 +47,6 @@ _PROPOSED = ("search", "variation of the front")  # origins of what may be dropp
 _DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
 _VARY_EVERY = 2  # candidates: a variation of the front; the knapsack sampler proposes them itself
-_LOOKS = {1: 6, 2: 2}  # untrained plans that this process looks at for a proposal, by workers: more would wait for it
-_LOOK_SAMPLES = 256
 _GRACE_S = 60.0  # for candidates that run when the time is up, at least
 _MEASURED_MARGIN = 0.97  # repeatability of a measurement: aim this much below a budget that will be measured again
 
@@ -88,6 +88,7 @@ class Search:
         self._open: dict[int, Trial] = {}  # what is being evaluated
         self._jobs: dict[int, Job] = {}  # of these
         self.halving = Halving(1)
+        self.looks = Looks(self.pipeline, self.workers, folder.work)
         self._looked_at: set[str] = set()  # digests of plans that were not worth training
         self._start = time.monotonic()
         self._done_before = 0
@@ -109,8 +110,9 @@ class Search:
             self._prepare()
             self._done_before = len(self.study.candidates())
             tell(self._progress(None))
-            while self._wants_more() or (self.workers.running and time.monotonic() < self._until_s()):
-                for done in self._next() if self._wants_more() else self._wait():
+            while self.looks.ended or self._wants_more() or (
+                    self.workers.running and time.monotonic() < self._until_s()):
+                for done in self._ended() or (self._next() if self._wants_more() else self._wait()):
                     candidate = self._record(done)
                     if candidate is not None:
                         tell(self._progress(candidate))
@@ -170,7 +172,7 @@ class Search:
         if self.trials <= len(self.reused.candidates):  # nothing is proposed: no scan, and no other first plans
             queue(self.study, self.proposer, reused_plans(self.proposer, self.reused, self.latencies))
             return
-        sampler = self._knapsack_sampler(float(known)) if self._knapsack else None
+        sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
             aims_ms = self.targets_ms or [0.5 * float(known)]
             at = None if sampler is None else lambda ms, methods: sampler.at(ms, methods=methods)
@@ -185,7 +187,7 @@ class Search:
             return self.latencies.ms
         return self.latencies.table(self._threads, self._percentile).ms
 
-    def _knapsack_sampler(self, dense_ms: float) -> KnapsackSampler:
+    def _knapsack_sampler(self, dense: Latency, dense_ms: float) -> KnapsackSampler:
         """The sampler, on curves that are scanned once per study."""
         table, known = self.latencies.table(self._threads, self._percentile), self.study.attributes.get("knapsack")
         if known is None:
@@ -194,19 +196,10 @@ class Search:
             self.study.note("knapsack", known)
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
         sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, table.ms, known["shared"],
-                                  self.seed + self.study.done_before, look=self._look,
-                                  drafts=lambda: _LOOKS.get(self.workers.room + self.workers.running, 0))
+                                  self.seed + self.study.done_before, drafts=lambda: self.looks.count,
+                                  look=lambda plans: self.looks.at(plans, dense, self._until_s))
         self.study.use(sampler)
         return sampler
-
-    def _look(self, plan: Plan) -> float:
-        """The quality of a plan's untrained model; not a number where it fails."""
-        try:
-            return self.pipeline.look(plan, _LOOK_SAMPLES)
-        except ConfigError:
-            raise
-        except CANDIDATE_ERRORS:
-            return math.nan
 
     @property
     def targets_ms(self) -> list[float]:
@@ -272,6 +265,11 @@ class Search:
         self.workers.start(job)
         return []
 
+    def _ended(self) -> list[Done]:
+        """What has ended while looks were waited for."""
+        ended, self.looks.ended = self.looks.ended, []
+        return ended
+
     def _wait(self) -> list[Done]:
         with self.pipeline.clock.time("candidates"):
             return self.workers.wait(self._until_s())
@@ -280,6 +278,8 @@ class Search:
         """Write down what became of a trial; None for one that was given up after a look."""
         if done.fatal is not None:
             raise done.fatal
+        if done.number < 0:  # a look that nothing waits for any more
+            return None
         job, candidate = self._jobs.pop(done.number, None), done.candidate
         if job is not None and done.look is not None:
             self.halving.add(job.latency.ms, done.look, stopped=candidate is None)
@@ -288,6 +288,7 @@ class Search:
             self._looked_at |= {job.plan.digest} if job is not None else set()
             self.study.skip(self._open.pop(done.number), "untrained, others of its latency look better")
             return None
+        self.looks.heard(candidate)
         if self.workers.elsewhere:
             for activity, seconds in candidate.seconds.items():
                 self._work[activity] = self._work.get(activity, 0.0) + seconds

@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,8 +58,8 @@ class Task:
         return KnapsackSampler(self.proposer, self.curves, self.dense_ms, (), self.net.plan_ms, self.shared, seed, arms,
                                self.look if looks else None, lambda: looks)
 
-    def look(self, plan: Plan) -> float:
-        return self.net.metric(*self.net.read(plan))
+    def look(self, plans: Sequence[Plan]) -> list[float]:
+        return [self.net.metric(*self.net.read(plan)) for plan in plans]
 
     def score(self, points: list[tuple[float, float]], seen: list[float]) -> dict[int, float]:
         return {n: hypervolume(points[:n], seen[:n]) / self.best for n in AT}

@@ -53,6 +53,9 @@ _AT = 0.95  # of a latency and up to it: plans that are compared by their looks
 _LATEST_LOOKS = 150  # of about the latency aimed at, that are learnt from
 _TRIES = 12  # to propose a plan that the study does not hold
 
+Looking = Callable[[Sequence[Plan]], Sequence[float]]
+"""The quality of each of some plans' untrained models, higher is better; not finite where one fails."""
+
 Proposal = tuple[dict[str, Any], dict[str, Any]]
 """Parameters of a trial, and what is noted of where they come from."""
 
@@ -62,15 +65,14 @@ class KnapsackSampler(BaseSampler):
     other parameter is sampled at random.
 
     dense_ms: latency of the dense model; targets_ms: the budgets, none for a whole front; latency_ms: of a plan, asked
-    a few times per proposal; shared: what pairs of groups save twice (`decoder.pairs`), where known; look: the quality
-    of a plan's untrained model (higher is better, not finite where it fails), asked `drafts()` times per proposal of
-    the arm `look`; where nothing is to be looked at, that arm is `refit`. A plan that the study holds, in any state, is
-    not proposed again while there is another one.
+    a few times per proposal; shared: what pairs of groups save twice (`decoder.pairs`), where known; look: asked
+    about `drafts()` plans per proposal of the arm `look`; where nothing is to be looked at, that arm is `refit`. A plan
+    that the study holds, in any state, is not proposed again while there is another one.
     """
 
     def __init__(self, proposer: Proposer, curves: Mapping[str, Curve], dense_ms: float, targets_ms: Sequence[float],
                  latency_ms: Callable[[Plan], float], shared: Sequence[Pair] = (), seed: int | None = None,
-                 arms: Sequence[str] = tuple(ARMS), look: Callable[[Plan], float] | None = None,
+                 arms: Sequence[str] = tuple(ARMS), look: Looking | None = None,
                  drafts: Callable[[], int] = lambda: 6):
         self._proposer, self._curves, self._look, self._drafts = proposer, dict(curves), look, drafts
         self._arms = tuple(arms)
@@ -166,7 +168,7 @@ class KnapsackSampler(BaseSampler):
         return self._parameters(levels, self._one(str(self._random.choice(self._sane))
                                                   if past.asked % _OTHER == _OTHER - 1 else self._sane[0]))
 
-    def _looked(self, past: Past, look: Callable[[Plan], float]) -> Proposal:
+    def _looked(self, past: Past, look: Looking) -> Proposal:
         """Of new drafts and what was looked at before, the plan of a latency that looks best. (The fit starts anew:
         what was seen about another latency is another set.)
         """
@@ -174,14 +176,17 @@ class KnapsackSampler(BaseSampler):
         near = sorted(past.looks, key=lambda seen: abs(np.log(seen.ms / target_ms)))[:_LATEST_LOOKS]
         fit = self._fitted([s.levels for s in near], [s.methods for s in near],
                            past.scale.losses(past.scale.sign * np.array([s.quality for s in near])))
-        known, new = {*past.digests, *(seen.digest for seen in past.looks)}, list[Look]()
+        known = {*past.digests, *(seen.digest for seen in past.looks)}
+        drafts = dict[str, tuple[Plan, Levels, Levels]]()
         for heat in np.linspace(0, max(_WARM, self._known(len(near))), self._drafts()):
             levels, methods = self._drawn(fit, float(heat), target_ms)
             plan = self._proposer.plan(self._of(levels, methods))
             if plan.digest not in known:
-                known.add(plan.digest)
-                new.append(Look(plan.digest, levels, methods, look(plan), self._decoder.latency_ms(levels)))
-        new = [seen for seen in new if np.isfinite(seen.quality)]
+                drafts.setdefault(plan.digest, (plan, levels, methods))
+        seen_now = look([plan for plan, _, _ in drafts.values()])
+        new = [Look(plan.digest, levels, methods, quality, self._decoder.latency_ms(levels))
+               for (plan, levels, methods), quality in zip(drafts.values(), seen_now, strict=True)
+               if np.isfinite(quality)]
         open_ = [seen for seen in near if _AT * target_ms <= seen.ms <= target_ms and seen.digest not in past.digests]
         best = max([*new, *open_], key=lambda seen: seen.quality, default=None)
         note = {"looks": [seen.to_json() for seen in new]}

@@ -23,8 +23,8 @@ __all__ = ["Done", "Job", "evaluate", "failed", "from_json", "to_json"]
 @dataclass(frozen=True)
 class Job:
     """One plan to evaluate. latency: of its widths, which is known before; folder: where the model's files go, whole or
-    not at all; bar: what the untrained model's quality must reach to be trained (`search/halving.py`), None where
-    nobody looks at it; half_batches: whether batches are cut in two, for want of memory.
+    not at all; bar: what the untrained model's quality must reach to be trained (`search/halving.py`), infinite for
+    a mere look, None where nobody looks; half_batches: whether batches are cut in two, for want of memory.
     """
 
     number: int
@@ -59,7 +59,7 @@ def evaluate(pipeline: Pipeline, job: Job) -> Done:
     try:
         if job.bar is not None:
             look = pipeline.look(job.plan)
-            if look < job.bar:
+            if not look >= job.bar:
                 return Done(job.number, None, look=look)
         candidate, model, int8 = pipeline.evaluate(job.number, job.origin, job.plan, job.latency)
         write_model(job.folder, model, int8)

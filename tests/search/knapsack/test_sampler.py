@@ -60,7 +60,8 @@ def loss_of(proposer: Proposer, plan: Plan, precious: str) -> float:
 def make(proposer: Proposer, *targets_ms: float, arms: Sequence[str] = tuple(ARMS), seed: int = 0,
          look: Callable[[Plan], float] | None = None) -> KnapsackSampler:
     return KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), targets_ms,
-                           lambda plan: exact_ms(proposer, plan), seed=seed, arms=arms, look=look)
+                           lambda plan: exact_ms(proposer, plan), seed=seed, arms=arms,
+                           look=None if look is None else lambda plans: list(map(look, plans)))
 
 
 class TestAsOptunaSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
@@ -181,7 +182,7 @@ def test_looks_that_fail_are_left_out(proposer: Proposer) -> None:
 
 
 def test_nothing_is_looked_at_where_there_is_no_time(proposer: Proposer) -> None:
-    def look(plan: Plan) -> float:
+    def look(plans: Sequence[Plan]) -> list[float]:
         raise AssertionError("looked")
     sampler = KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), (), lambda plan: exact_ms(proposer, plan),
                               seed=0, look=look, drafts=lambda: 0)
