@@ -126,6 +126,8 @@ class Search:
 
     def _abandon(self) -> None:
         """Give up what is being evaluated."""
+        for done in self._ended():
+            self._record(done)
         self.workers.cancel()
         for trial in self._open.values():
             self.study.abandon(trial, self.target_ms)
@@ -261,6 +263,8 @@ class Search:
             self._device_problems = [*self._device_problems, error] if isinstance(error, DeviceError) else []
             return [Done(trial.number, failed(trial.number, origin, plan, failure(error)))]
         self._device_problems.clear()
+        while self.workers.room < 1 and time.monotonic() < self._until_s():  # less than before the looks
+            self.looks.ended += self.workers.wait(self._until_s())
         self._jobs[trial.number] = job
         self.workers.start(job)
         return []

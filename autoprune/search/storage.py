@@ -58,7 +58,7 @@ class BatchedStorage(RDBStorage):
                               ) from error
         self._pending: list[dict[str, Any]] = []
         self._changed: set[int] = set()  # trials written to since Optuna's cache has read them
-        self._read: dict[int, FrozenTrial] = {}  # of these, the ones that were read by themselves, as they are now
+        self._fresh: dict[int, FrozenTrial] = {}  # of these, the ones that were read by themselves, as they are now
         self._read_to: dict[int, int] = {}  # study: the last of its trials that was read
         self._lock: Connection | None = None
 
@@ -93,7 +93,7 @@ class BatchedStorage(RDBStorage):
 
     def _writes(self, trial_id: int) -> None:
         self._changed.add(trial_id)
-        self._read.pop(trial_id, None)
+        self._fresh.pop(trial_id, None)
 
     def _flush(self) -> None:
         if self._pending:
@@ -125,9 +125,9 @@ class BatchedStorage(RDBStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         self._flush()
-        if trial_id not in self._read:
-            self._read[trial_id] = super().get_trial(trial_id)
-        return self._read[trial_id]
+        if trial_id not in self._fresh:
+            self._fresh[trial_id] = super().get_trial(trial_id)
+        return self._fresh[trial_id]
 
     def _get_trials(self, study_id: int, states: Container[TrialState] | None, included_trial_ids: set[int],
                     trial_id_greater_than: int) -> list[FrozenTrial]:
@@ -140,13 +140,13 @@ class BatchedStorage(RDBStorage):
         known = list[FrozenTrial]()
         if trial_id_greater_than >= 0:
             trial_id_greater_than = max(trial_id_greater_than, self._read_to.get(study_id, -1))
-            known = [self._read[i] for i in included_trial_ids & self._changed & self._read.keys()
+            known = [self._fresh[i] for i in included_trial_ids & self._changed & self._fresh.keys()
                      if i <= trial_id_greater_than]
             included_trial_ids = self._changed - {t._trial_id for t in known}
         found = super()._get_trials(study_id, None, included_trial_ids, trial_id_greater_than)
         found = sorted([*found, *known], key=lambda t: t._trial_id)
         for trial in found:
-            self._read.pop(trial._trial_id, None)
+            self._fresh.pop(trial._trial_id, None)
         self._changed -= {t._trial_id for t in found}
         self._read_to[study_id] = max([trial_id_greater_than, *(t._trial_id for t in found)])
         return found

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from real_tasks import TASKS
+from real_tasks import TASKS, trained
 
 from autoprune.search.run_folder import environment
 
@@ -42,7 +42,7 @@ print(len(front.candidates), front.met)
 def timed(name: str, cache: Path, device: str, run: Path, reuse: str, trials: str) -> dict[str, Any]:
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", SEARCH, str(Path(__file__).parent), name, str(cache), device, str(run),
-                           reuse, trials], check=True, capture_output=True, text=True,
+                           reuse, trials], check=True, stdout=subprocess.PIPE, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     seconds = time.perf_counter() - start
     count, met = done.stdout.split()[-2:]
@@ -57,6 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in args.tasks:
+        trained(name, args.cache)  # the dense net
         with tempfile.TemporaryDirectory() as folder:
             first = timed(name, args.cache, FIRST, Path(folder) / "first", "", str(args.trials))
             second = timed(name, args.cache, SECOND, Path(folder) / "second", str(Path(folder) / "first"), "")

@@ -109,7 +109,7 @@ def decode(damage: Values, saved: Values, save_ms: float) -> Levels:
 
 def nearly(damage: Values, saved: Values, save_ms: float) -> tuple[float, Levels]:
     """As `relax`, with what is saved beyond `save_ms` spent on less damage, one group at a time: 0.2 % more damage than
-    `decode` finds for 100 groups, 1 % for 20, in a tenth of its time.
+    `decode` finds for 100 groups, 1 % for 20, more for a few, in a tenth of its time.
     """
     groups = np.arange(len(damage))
     price, levels = relax(damage, saved, save_ms)
@@ -117,7 +117,7 @@ def nearly(damage: Values, saved: Values, save_ms: float) -> tuple[float, Levels
         gains = damage[groups, levels][:, None] - damage
         gains[saved[groups, levels][:, None] - saved > saved[groups, levels].sum() - save_ms] = 0.0
         best = np.unravel_index(gains.argmax(), gains.shape)
-        if gains[best] <= 0:
+        if not gains[best] > 0:
             return price, levels
         levels[best[0]] = best[1]
 

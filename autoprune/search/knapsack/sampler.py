@@ -152,8 +152,9 @@ class KnapsackSampler(BaseSampler):
         return area
 
     def _propose(self, arm: str, past: Past) -> Proposal:
-        if arm in ("start", "look") and self._look is not None and self._drafts() > 0:
-            return self._looked(past, self._look)
+        drafts = self._drafts() if arm in ("start", "look") and self._look is not None else 0
+        if self._look is not None and drafts:
+            return self._looked(past, self._look, drafts)
         if arm in ("start", "scan"):
             return self._scanned(past), {}
         if arm in ("refit", "look"):
@@ -168,7 +169,7 @@ class KnapsackSampler(BaseSampler):
         return self._parameters(levels, self._one(str(self._random.choice(self._sane))
                                                   if past.asked % _OTHER == _OTHER - 1 else self._sane[0]))
 
-    def _looked(self, past: Past, look: Looking) -> Proposal:
+    def _looked(self, past: Past, look: Looking, count: int) -> Proposal:
         """Of new drafts and what was looked at before, the plan of a latency that looks best. (The fit starts anew:
         what was seen about another latency is another set.)
         """
@@ -178,7 +179,7 @@ class KnapsackSampler(BaseSampler):
                            past.scale.losses(past.scale.sign * np.array([s.quality for s in near])))
         known = {*past.digests, *(seen.digest for seen in past.looks)}
         drafts = dict[str, tuple[Plan, Levels, Levels]]()
-        for heat in np.linspace(0, max(_WARM, self._known(len(near))), self._drafts()):
+        for heat in np.linspace(0, max(_WARM, self._known(len(near))), count):
             levels, methods = self._drawn(fit, float(heat), target_ms)
             plan = self._proposer.plan(self._of(levels, methods))
             if plan.digest not in known:
