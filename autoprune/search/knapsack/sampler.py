@@ -231,8 +231,8 @@ class KnapsackSampler(BaseSampler):
     # -- targets ------------------------------------------------------------------------------------------------------
 
     def _target(self, past: Past) -> float:
-        """A latency: often just below a budget, otherwise in a gap of the front, by how much there is to win. Of a whole
-        front first the middle and the end, which says how far the range is worth searching.
+        """A latency: often just below a budget, otherwise in a gap of the front, by how much there is to win. A whole
+        front begins with its middle and its end, which says how far down it is worth searching.
         """
         if not self._targets_ms and past.asked < 2:
             return ((self._decoder.least_ms + self._dense_ms) / 2, self._decoder.least_ms)[past.asked]
