@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from score import BUDGETS
 RESULTS = Path(__file__).parents[1] / "results" / "search_budgets.json"
 
 
-def hits(name: str, seed: int, trials: int, cache: Path) -> list[dict[str, Any]]:
+def hits(name: str, seed: int, trials: int, timeout: str | None, cache: Path) -> list[dict[str, Any]]:
     task = trained(name, cache)
     graph = trace(task.model, task.example_inputs)
     dense = export_onnx(graph.dense(), graph.example_inputs)
@@ -39,11 +40,15 @@ def hits(name: str, seed: int, trials: int, cache: Path) -> list[dict[str, Any]]
     with tempfile.TemporaryDirectory() as folder, open_profiler("cpu", threads=1, reference=dense) as profiler:
         assert isinstance(profiler, MeasuredProfiler)
         budgets = ",".join(f"{share}x" for share in BUDGETS[name])
-        front = autoprune.search(task, "cpu", budgets, threads=1, trials=trials, seed=seed, run=folder, workers=0)
+        start = time.perf_counter()
+        front = autoprune.search(task, "cpu", budgets, threads=1, trials=trials, timeout=timeout, seed=seed, run=folder,
+                                 workers=0)
+        seconds = round(time.perf_counter() - start, 1)
         numbers = [front.recommended, *front.further.values()]
         for share, number in zip(BUDGETS[name], numbers, strict=True):
             row: dict[str, Any] = {"task": name, "seed": seed, "budget": share, "dense": front.dense.test.value,
-                                   "dense_ms": front.dense.ms, "ratio": None, "test": None, "hit": False}
+                                   "dense_ms": front.dense.ms, "ratio": None, "test": None, "hit": False,
+                                   "seconds": seconds, "candidates": len(front.candidates)}
             if number is not None:
                 file = Path(folder) / "picked" / f"{number:04d}" / "model.onnx"
                 ratios = [profiler.ratio(file.read_bytes()) for _ in range(5)]
@@ -61,6 +66,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--timeout", help="of the candidates; what is recommended is tuned after that")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "autoprune-real")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -69,8 +75,8 @@ def main() -> None:
     for seed in args.seeds:
         for name in args.tasks:
             results["rows"] = [r for r in results["rows"] if (r["task"], r["seed"]) != (name, seed)]
-            results["rows"] += hits(name, seed, args.trials, args.cache)
-            results["environment"], results["trials"] = environment(), args.trials
+            results["rows"] += hits(name, seed, args.trials, args.timeout, args.cache)
+            results["environment"] = environment()
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
