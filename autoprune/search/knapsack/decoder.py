@@ -13,6 +13,7 @@ __all__ = ["Decoder", "Pair", "pairs"]
 Pair = tuple[int, int, float]
 """Two groups (by place), and the milliseconds that are counted twice when both are cut to half."""
 
+_MANY = 40  # groups: a decoded plan takes milliseconds
 _ROUNDS = 4  # of linearising the saving at the plan found before
 _CORRECTIONS = 4  # of the aim, by the latency that a plan turns out to have
 _CLOSE = 0.002  # of the dense latency: a plan that much below its target is not corrected
@@ -60,8 +61,8 @@ class Decoder:
         return self._known_ms[key]
 
     def at(self, target_ms: float, damage: Values | None = None, exact: bool = True) -> Levels:
-        """Levels of a plan of at most `target_ms` (of the fastest plan, where that is above it), with little damage;
-        with the least by these tables where `exact`, otherwise sooner.
+        """Levels of a plan of at most `target_ms` (of the fastest plan, where that is above it), with the least damage by
+        these tables; of many groups with a little more, and sooner, unless `exact`.
         """
         damage = self.damage if damage is None else damage
         if target_ms >= self.dense_ms:
@@ -72,7 +73,7 @@ class Decoder:
             saved, twice_ms = self._linear(lost)
             lost = self._lost(self._part(relax(damage, saved, aim_ms - twice_ms)[1]))
         saved, twice_ms = self._linear(lost)
-        of = decode if exact else lambda *tables: nearly(*tables)[1]
+        of = decode if exact or len(self._groups) < _MANY else lambda *tables: nearly(*tables)[1]
         best = levels = of(damage, saved, aim_ms - twice_ms)
         best_ms = ms = self.latency_ms(levels)
         for _ in range(_CORRECTIONS):

@@ -231,11 +231,7 @@ class KnapsackSampler(BaseSampler):
     # -- targets ------------------------------------------------------------------------------------------------------
 
     def _target(self, past: Past) -> float:
-        """A latency: often just below a budget, otherwise in a gap of the front, by how much there is to win. A whole
-        front begins with its middle and its end, which says how far down it is worth searching.
-        """
-        if not self._targets_ms and past.asked < 2:
-            return ((self._decoder.least_ms + self._dense_ms) / 2, self._decoder.least_ms)[past.asked]
+        """A latency: often just below a budget, otherwise in a gap of the front, by how much there is to win."""
         if self._targets_ms and self._random.random() < _NEAR_BUDGET:
             return float(self._random.choice(self._targets_ms) * self._random.uniform(0.85, 1.0))
         low_ms, top_ms = self._fastest_useful(past), self._top_ms

@@ -126,16 +126,6 @@ def test_the_scan_comes_first_and_every_arm_has_its_share(proposer: Proposer) ->
     assert all(arms[15:].count(arm) >= 2 for arm in ARMS)
 
 
-@pytest.mark.parametrize("looks", [True, False])
-def test_a_whole_front_begins_with_its_middle_and_its_fastest_plan(proposer: Proposer, looks: bool) -> None:
-    look = (lambda plan: -loss_of(proposer, plan, "")) if looks else None
-    middle, fastest = study_of(proposer, make(proposer, look=look), 2, "").trials
-    smallest = proposer.plan(proposer.parameters({n: c.widths[0] for n, c in proposer.choices.items()}, {}))
-    least_ms = exact_ms(proposer, smallest)
-    assert fastest.values[1] == pytest.approx(least_ms)
-    assert middle.values[1] == pytest.approx((least_ms + dense_ms(proposer)) / 2, rel=0.1)
-
-
 def test_an_arm_that_wins_gets_more(proposer: Proposer) -> None:
     sampler = make(proposer, look=lambda _: 0.0)
     notes = [{"arm": arm} for arm in ("start", *ARMS) for _ in range(8)]
