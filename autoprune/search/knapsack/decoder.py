@@ -61,8 +61,8 @@ class Decoder:
         return self._known_ms[key]
 
     def at(self, target_ms: float, damage: Values | None = None, exact: bool = True) -> Levels:
-        """Levels of a plan of at most `target_ms` (of the fastest plan, where that is above it), with the least damage by
-        these tables; of many groups with a little more, and sooner, unless `exact`.
+        """Levels of a plan of at most `target_ms` (of the fastest plan, where that is above it), with the least damage
+        by these tables; of many groups with a little more, and sooner, unless `exact`.
         """
         damage = self.damage if damage is None else damage
         if target_ms >= self.dense_ms:

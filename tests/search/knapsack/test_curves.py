@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.search.knapsack.curves import Curve, Levels, Values, decode, relax
+from autoprune.search.knapsack.curves import Curve, Levels, Values, decode, nearly, relax
 
 EQUAL = (np.array([[9.0, 4.0, 1.0, 0.0]] * 3), np.array([[3.0, 2.0, 1.0, 0.0]] * 3))
 
@@ -91,3 +91,27 @@ def test_a_curve_through_noise_does_not_fall() -> None:
 def test_a_group_about_which_nothing_is_known_costs_and_saves_nothing() -> None:
     c = Curve.through((4, 8), {}, {})
     assert (c.damage, c.saved) == ((0.0, 0.0), (0.0, 0.0))
+
+
+def random_tables(groups: int, seed: int) -> tuple[Values, Values]:
+    random = np.random.default_rng(seed)
+    kept = np.linspace(0.1, 1.0, 10)
+    damage = np.exp(random.normal(0, 1, groups))[:, None] * (1 - kept) ** 2
+    return damage, random.uniform(0.5, 2.0, groups)[:, None] * (1 - kept)
+
+
+@pytest.mark.parametrize("groups", [3, 60])
+def test_nearly_saves_enough_with_hardly_more_damage(groups: int) -> None:
+    for seed in range(20):
+        damage, saved = random_tables(groups, seed)
+        goal = (0.2 + 0.03 * seed) * float(saved[:, 0].sum())
+        relaxed, near, best = relax(damage, saved, goal)[1], nearly(damage, saved, goal)[1], decode(damage, saved, goal)
+        assert total(saved, near) >= goal - 1e-9
+        assert total(damage, best) - 1e-9 <= total(damage, near) <= total(damage, relaxed)
+        assert groups < 10 or total(damage, near) < 1.02 * total(damage, best)
+
+
+def test_damage_that_is_no_number_ends_the_decoding() -> None:
+    damage, saved = EQUAL[0].copy(), EQUAL[1]
+    damage[1] = np.nan
+    assert nearly(damage, saved, 4.0)[1].shape == (3,)

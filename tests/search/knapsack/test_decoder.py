@@ -84,3 +84,15 @@ def test_groups_of_fewer_widths_keep_to_theirs() -> None:
     decoder = Decoder(some, DENSE_MS, lambda levels: latency_ms(np.array([3 + 4 * levels[0], *levels[1:]])))
     assert decoder.at(0.5).tolist() == [0] * 6
     assert decoder.at(DENSE_MS).tolist() == [1, 7, 7, 7, 7, 7]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_many_groups_meet_their_target(exact: bool) -> None:
+    many = {f"g{g}": Curve(WIDTHS, tuple((1 + g % 7) * (1 - KEPT) ** 2), tuple((1 + g % 3) * (1 - KEPT)))
+            for g in range(60)}
+    worth = np.array([1 + g % 3 for g in range(60)])
+    ms = float(worth.sum())
+    decoder = Decoder(many, ms, lambda levels: float((worth * KEPT[levels]).sum()))
+    for share in (0.3, 0.55, 0.8):
+        found = decoder.latency_ms(decoder.at(share * ms, exact=exact))
+        assert (share - 0.01) * ms <= found <= share * ms
