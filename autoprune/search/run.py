@@ -264,7 +264,7 @@ class Search:
             return [Done(trial.number, failed(trial.number, origin, plan, failure(error)))]
         self._device_problems.clear()
         while self.workers.room < 1 and time.monotonic() < self._until_s():  # less than before the looks
-            self.looks.ended += self.workers.wait(self._until_s())
+            self.looks.ended += self._wait()
         self._jobs[trial.number] = job
         self.workers.start(job)
         return []
