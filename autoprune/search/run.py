@@ -18,6 +18,7 @@ from autoprune.devices.profiler import open_profiler
 from autoprune.errors import ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
+from autoprune.interrupts import noted_interrupts
 from autoprune.search.candidate import Candidate
 from autoprune.search.first_plans import first_plans, queue, reused_plans
 from autoprune.search.halving import Halving
@@ -107,15 +108,18 @@ class Search:
         self._start = time.monotonic()
         interrupted = False
         try:
-            self._prepare()
-            self._done_before = len(self.study.candidates())
-            tell(self._progress(None))
-            while self.looks.ended or self._wants_more() or (
-                    self.workers.running and time.monotonic() < self._until_s()):
-                for done in self._ended() or (self._next() if self._wants_more() else self._wait()):
-                    candidate = self._record(done)
-                    if candidate is not None:
-                        tell(self._progress(candidate))
+            with noted_interrupts() as interrupts:
+                self._prepare()
+                self._done_before = len(self.study.candidates())
+                tell(self._progress(None))
+                while self.looks.ended or self._wants_more() or (
+                        self.workers.running and time.monotonic() < self._until_s()):
+                    for done in self._ended() or (self._next() if self._wants_more() else self._wait()):
+                        candidate = self._record(done)
+                        if candidate is not None:
+                            tell(self._progress(candidate))
+                    if interrupts:  # and yet here: the exception was lost
+                        raise KeyboardInterrupt
             self._abandon()
         except KeyboardInterrupt:
             interrupted = True

@@ -12,8 +12,8 @@ import hashlib
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from types import SimpleNamespace
-from typing import Any, cast
+from types import FunctionType, SimpleNamespace
+from typing import Any, TypeVar, cast
 
 from optuna.distributions import (
     BaseDistribution,
@@ -29,16 +29,27 @@ from sqlalchemy import URL, Connection, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autoprune.errors import ConfigError
+from autoprune.interrupts import uninterrupted
 
 __all__ = ["BatchedStorage", "check_storage", "storage_errors", "without_password"]
 
 _READ = ("number", "state", "values", "datetime_start", "datetime_complete", "user_attributes", "system_attributes",
          "intermediate_values", "trial_id")
 _SECRETS = ("password", "passfile", "sslpassword")
+_Storage = TypeVar("_Storage", bound=type[RDBStorage])
 _parsed = lru_cache(maxsize=4096)(json_to_distribution)
 _written = lru_cache(maxsize=4096)(distribution_to_json)
 
 
+def _whole(storage: _Storage) -> _Storage:
+    """No call ends in the middle: interrupted there, a transaction would stay open, and the database locked."""
+    for name, method in {**vars(RDBStorage), **vars(storage)}.items():
+        if isinstance(method, FunctionType) and not name.startswith("__"):
+            setattr(storage, name, uninterrupted()(method))
+    return storage
+
+
+@_whole
 class BatchedStorage(RDBStorage):
     """Parameters wait in memory until the trial's next attribute or state is written, or trials are read.
 

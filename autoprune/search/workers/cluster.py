@@ -33,6 +33,9 @@ _MOST_LOSSES = 5  # of the connection in a row
 _PATIENCE_S = 300.0  # for a cluster that was lost to come back
 _LOOK_S = 1.0  # how often the limits of candidates are looked at
 
+_ALL_GPUS = {f"RAY_EXPERIMENTAL_NOSET_{kind}_VISIBLE_DEVICES": "1" for kind in ("CUDA", "HIP")}
+"""So that a worker sees all of its node's, of which each of its tasks is lent one."""
+
 _Result = tuple[dict[str, Any], dict[str, bytes]]
 """A `Done` as JSON, and the files of the model by name."""
 _pipelines: dict[str, Any] = {}  # in a worker: the latest search's
@@ -53,8 +56,8 @@ def find_ray(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("Ray is not installed", given=f"--cluster {address}", fix="pip install 'autoprune[ray]'"
-                          ) from error
+        raise ConfigError("Ray is not installed, or not whole", given=f"--cluster {address}: {error}",
+                          fix="pip install 'autoprune[ray]'") from error
     if address not in ("local", "auto") and not address.startswith("ray://"):
         raise ConfigError("not the address of a cluster", given=f"--cluster {address}",
                           allowed="ray://host:10001, auto (the cluster that this machine is in), local (a new one)",
@@ -121,8 +124,9 @@ class Cluster(Workers):
                               fix="name model and data (--model nets.py:make), or leave out what cannot be pickled"
                               ) from error
         self._key = os.urandom(8).hex()
-        self._task = self._ray.remote(_evaluate).options(num_cpus=self._resources.cpus, num_gpus=self._resources.gpus,
-                                                         max_retries=_RETRIES, retry_exceptions=False)
+        self._task = self._ray.remote(num_cpus=self._resources.cpus, num_gpus=self._resources.gpus, max_calls=0,
+                                      max_retries=_RETRIES, retry_exceptions=False,
+                                      runtime_env={"env_vars": _ALL_GPUS} if self._resources.gpus else None)(_evaluate)
         self._slots = self._fitting()
         if self._slots < 1:
             raise ConfigError("no candidate fits the cluster", given=f"{self._wanted()} wanted",
@@ -264,10 +268,29 @@ class Cluster(Workers):
                 self._ray.shutdown()
 
 
+def _place(lent: str, visible: str | None) -> int:
+    """Torch's number of the GPU that Ray calls `lent`. `visible`: those of the node, with commas; None for all."""
+    return visible.split(",").index(lent) if visible else int(lent)
+
+
+def _take_gpu() -> None:
+    """Make the GPU that Ray lends to this task the current one. Ray would start a process for each task with a GPU, of
+    which the look at an untrained plan is one; a process that is kept may be lent another GPU with every task.
+    """
+    import ray
+    import torch
+
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("HIP_VISIBLE_DEVICES")
+        torch.cuda.set_device(_place(str(ray.get_gpu_ids()[0]), visible))
+
+
 def _evaluate(key: str, blueprint: Blueprint, job: Job) -> _Result:
     """In a worker of the cluster."""
     import torch
 
+    if blueprint.gpus:
+        _take_gpu()
     if key not in _pipelines:
         _pipelines.clear()
         try:

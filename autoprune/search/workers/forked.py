@@ -19,7 +19,6 @@ import resource
 import shutil
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from typing import final
 import torch
 
 from autoprune.devices.agent.facts import usable_cores
+from autoprune.interrupts import INTERRUPTS, uninterrupted
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.workers.job import Done, Job, evaluate, failed, from_json, to_json
 from autoprune.search.workers.workers import Workers
@@ -43,7 +43,6 @@ _MEMORY = 0.7  # of what is free may be used by candidates
 _PATIENCE, _LEAST_LIMIT_S = 20, 600.0  # times the longest candidate so far; at least
 _SET_PDEATHSIG = 1  # prctl(2)
 _CGROUP = Path("/sys/fs/cgroup")
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def can_fork() -> bool:
@@ -106,7 +105,7 @@ class Forked(Workers):
         if not self._ready:
             self._pipeline.prepare()
             self._ready = True
-        with _uninterrupted():  # no process that nobody knows of
+        with uninterrupted():  # no process that nobody knows of
             gc.freeze()  # a collection in the child would copy the memory that it shares
             try:
                 self._running[job.number] = self._fork(job)
@@ -212,25 +211,6 @@ class Forked(Workers):
             _release(self._running.popitem()[1])
 
 
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Interrupts that come inside are raised at its end. (A mask would not do: another thread takes the signal then,
-    and Python raises it in this one all the same.)
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: seen.append(number)) for number in _INTERRUPTS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for late in seen:
-            signal.raise_signal(late)
-
-
 def _release(r: _Running) -> None:
     """End a process with what it has started, whether it had ended or not."""
     _signal(r, signal.SIGKILL)
@@ -260,7 +240,7 @@ def _work(pipeline: Pipeline, job: Job, pipe: Connection, log: Path, parent: int
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before that
         os._exit(1)
-    for number in _INTERRUPTS:
+    for number in INTERRUPTS:
         signal.signal(number, signal.SIG_DFL)
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     os.dup2(handle, 1)

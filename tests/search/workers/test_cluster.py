@@ -36,6 +36,8 @@ class Trouble(Task):
     marker = Path()
 
     def evaluate(self, model: torch.nn.Module, split: str = "validation", limit: int | None = None) -> Score:
+        if ray.is_initialized() and ray.get_runtime_context().get_task_id() is not None:
+            (self.marker.parent / f"worker-{os.getpid()}").touch()
         if self.trouble and split == "validation" and sum(p.numel() for p in model.parameters()) < 2500:
             if self.trouble == "slow":
                 time.sleep(1.0)
@@ -144,6 +146,7 @@ def test_gpus_are_set_aside_and_missing_ones_are_told(memory_path: Path) -> None
         patch.setattr(Cluster, "wait", wait)
         search(task_with("", memory_path), memory_path, candidate_gpus="1")
     assert max(running) == 2  # as many as there are GPUs, not as there are cores
+    assert len(list(memory_path.glob("worker-*"))) <= 3  # kept for more than one candidate
     with pytest.raises(ConfigError, match="no candidate fits"):
         autoprune.search(task_with("", memory_path), device="rpi4", run=str(memory_path / "b"), cluster="local",
                          candidate_gpus="4")
