@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnxruntime
@@ -23,6 +25,7 @@ from autoprune.recover.finetune import Example, FineTune
 from autoprune.recover.sparsify import Recipe, sparsify
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.space import load_space
+from autoprune.search.workers.cluster import take_gpu
 from tests.tiny import batches, tiny_task, trained
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch sees")
@@ -64,6 +67,23 @@ def test_a_model_elsewhere_is_traced_as_a_copy(monkeypatch: pytest.MonkeyPatch) 
     graph = autoprune.trace(model, torch.zeros(1, 1, 8, 8))
     assert next(graph.dense().parameters()).dtype == torch.float32
     assert next(model.parameters()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("lent", "visible", "place"), [
+    ("3", None, 3), ("3", "2,3", 1), ("GPU-5d", "GPU-07,GPU-5d", 1)])
+def test_the_gpu_that_a_cluster_lends_becomes_the_current_one(lent: str, visible: str | None, place: int,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    name = int(lent) if lent.isdigit() else lent
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_gpu_ids=lambda: [name]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    take_gpu()
+    assert taken == [place]
 
 
 class Positions(nn.Module):

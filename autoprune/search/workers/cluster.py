@@ -26,7 +26,7 @@ from autoprune.search.workers.blueprint import Blueprint, user_modules
 from autoprune.search.workers.job import Done, Job, evaluate, failed, from_json, to_json
 from autoprune.search.workers.workers import Workers
 
-__all__ = ["Cluster", "Resources", "find_ray"]
+__all__ = ["Cluster", "Resources", "find_ray", "take_gpu"]
 
 _RETRIES = 2  # of a task whose node or worker was lost
 _MOST_LOSSES = 5  # of the connection in a row
@@ -268,21 +268,17 @@ class Cluster(Workers):
                 self._ray.shutdown()
 
 
-def _place(lent: str, visible: str | None) -> int:
-    """Torch's number of the GPU that Ray calls `lent`. `visible`: those of the node, with commas; None for all."""
-    return visible.split(",").index(lent) if visible else int(lent)
-
-
-def _take_gpu() -> None:
-    """Make the GPU that Ray lends to this task the current one. Ray would start a process for each task with a GPU, of
-    which the look at an untrained plan is one; a process that is kept may be lent another GPU with every task.
+def take_gpu() -> None:
+    """In a task: make the GPU that Ray lends to it the current one. Ray would start a process for each task with a GPU,
+    of which the look at an untrained plan is one; a process that is kept may be lent another GPU with every task.
     """
     import ray
     import torch
 
     if torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("HIP_VISIBLE_DEVICES")
-        torch.cuda.set_device(_place(str(ray.get_gpu_ids()[0]), visible))
+        lent = str(ray.get_gpu_ids()[0])
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("HIP_VISIBLE_DEVICES")  # to the node
+        torch.cuda.set_device(visible.split(",").index(lent) if visible else int(lent))
 
 
 def _evaluate(key: str, blueprint: Blueprint, job: Job) -> _Result:
@@ -290,7 +286,7 @@ def _evaluate(key: str, blueprint: Blueprint, job: Job) -> _Result:
     import torch
 
     if blueprint.gpus:
-        _take_gpu()
+        take_gpu()
     if key not in _pipelines:
         _pipelines.clear()
         try:
