@@ -16,21 +16,17 @@ __all__ = ["depth_starts"]
 _LEAST_SAVING = 1e-3  # of the dense latency
 
 
-def depth_starts(pipeline: Pipeline, proposer: Proposer, aim_ms: float, latency_ms: Callable[[Plan], float],
-                 price_ms: Callable[[Plan], float]) -> dict[str, dict[str, Any]]:
+def depth_starts(pipeline: Pipeline, proposer: Proposer, aim_ms: float, latency_ms: Callable[[Plan], float]
+                 ) -> dict[str, dict[str, Any]]:
     """By origin, the parameters of plans for `aim_ms`: by depth as far as it goes, and half of that by depth; the rest
     by a uniform ratio. Branches go in the order of damage per millisecond, each looked at alone. Empty when there are
-    no branches to drop.
-
-    price_ms: what is asked about every branch, a latency in any scale; `latency_ms` is asked a dozen times.
+    no branches to drop. latency_ms: asked about every branch.
     """
     if not proposer.branches:
         return {}
-    dense = Plan(model=proposer.graph.fingerprint)
-    priced = price_ms(dense)
-    aim = aim_ms / latency_ms(dense) * priced
-    order = _by_worth(pipeline, proposer, priced, price_ms)
-    most = next((k for k in range(1, len(order)) if price_ms(_without(proposer, order[:k])) <= aim), len(order) // 2)
+    order = _by_worth(pipeline, proposer, latency_ms)
+    most = next((k for k in range(1, len(order)) if latency_ms(_without(proposer, order[:k])) <= aim_ms),
+                len(order) // 2)
     out: dict[str, dict[str, Any]] = {}
     for count in dict.fromkeys((most, max(1, most // 2))):
         if count > 0:
@@ -46,12 +42,12 @@ def _without(proposer: Proposer, dropped: Sequence[str]) -> Plan:
     return proposer.plan(proposer.parameters({}, {}, dropped=dropped))
 
 
-def _by_worth(pipeline: Pipeline, proposer: Proposer, dense_price: float, price_ms: Callable[[Plan], float]
-              ) -> list[str]:
+def _by_worth(pipeline: Pipeline, proposer: Proposer, latency_ms: Callable[[Plan], float]) -> list[str]:
     [example, *_] = pipeline.calibration()
+    dense_ms = latency_ms(Plan(model=proposer.graph.fingerprint))
     worth: dict[str, float] = {}
     for name in proposer.branches:
         plan = Plan(model=proposer.graph.fingerprint, dropped=(name,))
-        saved = max(dense_price - price_ms(plan), _LEAST_SAVING * dense_price)
+        saved = max(dense_ms - latency_ms(plan), _LEAST_SAVING * dense_ms)
         worth[name] = damage_of(pipeline, plan, example) / saved
     return sorted(worth, key=lambda name: worth[name])

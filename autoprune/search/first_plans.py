@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from autoprune.graph.plan import Plan
 from autoprune.search.depth import depth_starts
 from autoprune.search.latencies import Latencies
 from autoprune.search.pipeline import Pipeline
@@ -22,26 +21,27 @@ _BELOW_BY_KNAPSACK = (0.85, 0.7, 0.5)
 
 def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, reused: Reused,
                 aims_ms: Sequence[float], are_budgets: bool, rankings: Sequence[tuple[str, str]],
-                price_ms: Callable[[Plan], float], knapsack: At | None) -> dict[str, dict[str, Any]]:
+                knapsack: At | None) -> dict[str, dict[str, Any]]:
     """Parameters by origin, in the order of evaluation.
 
     aims_ms: what starting points aim at, the budgets or half the dense latency; the second and further ones get one
-    uniform and one starting point each, named after their milliseconds; price_ms: of a plan, in any scale, asked about
-    every branch; knapsack: decodes a latency, where there is a scan.
+    uniform and one starting point each, named after their milliseconds; knapsack: decodes a latency, where there is a
+    scan.
     """
     aim_ms, *further_ms = aims_ms
+    latency_ms = latencies.quick_ms
     if knapsack is None:
-        starts = proposer.starts(aim_ms, proposer.uniform_at(latencies.ms), _BELOW)
+        starts = proposer.starts(aim_ms, proposer.uniform_at(latency_ms), _BELOW)
     else:  # the sampler's own starts try other methods, and the whole range where there is no budget
         starts = proposer.starts(aim_ms, knapsack, _BELOW_BY_KNAPSACK, every_method=False) if are_budgets else {}
     for ms in further_ms:
-        of_this = {**proposer.at_budget(ms, latencies.ms),
+        of_this = {**proposer.at_budget(ms, latency_ms),
                    **(proposer.starts(ms, knapsack, (), every_method=False) if knapsack is not None else {})}
         starts |= {f"{origin} of {ms:.4g} ms": parameters for origin, parameters in of_this.items()}
-    ranked = ranked_starts(pipeline, proposer, rankings, aim_ms, latencies.ms)
-    depth = depth_starts(pipeline, proposer, aim_ms, latencies.ms, price_ms)
+    ranked = ranked_starts(pipeline, proposer, rankings, aim_ms, latency_ms)
+    depth = depth_starts(pipeline, proposer, aim_ms, latency_ms)
     known = reused_plans(proposer, reused, latencies)
-    controls, at_aim = proposer.controls(), proposer.at_budget(aim_ms, latencies.ms)
+    controls, at_aim = proposer.controls(), proposer.at_budget(aim_ms, latency_ms)
     if knapsack is None:
         return {**known, **controls, **at_aim, **depth, **starts, **ranked}
     # a knapsack's plans are better than uniform ones: one of these is enough to show that

@@ -178,20 +178,17 @@ class Search:
         if self.trials <= len(self.reused.candidates):  # nothing is proposed: no scan, and no other first plans
             queue(self.study, self.proposer, reused_plans(self.proposer, self.reused, self.latencies))
             return
+        if self.device.is_measured:  # the table's first lessons
+            for parameters in self.proposer.controls().values():
+                self.latencies.of(self.proposer.plan(parameters))
         sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
             aims_ms = self.targets_ms or [0.5 * float(known)]
             at = None if sampler is None else lambda ms, methods: sampler.at(ms, methods=methods)
             queue(self.study, self.proposer, first_plans(
                 self.pipeline, self.proposer, self.latencies, self.reused, aims_ms, bool(self.targets_ms),
-                self.space.rankings, self._price_ms(), at))
+                self.space.rankings, at))
             self.study.note("queued", True)
-
-    def _price_ms(self) -> Callable[[Plan], float]:
-        """For many plans: the device's own latency, or the table's where that would be a measurement each."""
-        if not self.device.is_measured or not self.proposer.branches:
-            return self.latencies.ms
-        return self.latencies.table(self._threads, self._percentile).ms
 
     def _knapsack_sampler(self, dense: Latency, dense_ms: float) -> KnapsackSampler:
         """The sampler, on curves that are scanned once per study."""
@@ -201,8 +198,11 @@ class Search:
             known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
             self.study.note("knapsack", known)
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
-        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, table.ms, known["shared"],
+        learns = self.device.is_measured
+        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms,
+                                  self.latencies.quick_ms if learns else table.ms, known["shared"],
                                   self.seed + self.study.done_before, drafts=lambda: self.looks.count,
+                                  steady=not learns,
                                   look=lambda plans: self.looks.at(plans, dense, self._until_s))
         self.study.use(sampler)
         return sampler

@@ -133,8 +133,7 @@ def test_a_search_drops_branches(open_deep: Open, schedule: dict[str, object]) -
 def test_the_least_harmful_branches_go_first(open_deep: Open) -> None:
     with open_deep(space=DEEP) as search:
         latency_ms = {0: 10.0, 1: 7.0, 2: 4.0, 3: 1.0}
-        starts = depth_starts(search.pipeline, search.proposer, 4.5, lambda plan: latency_ms[len(plan.dropped)],
-                              lambda plan: 3 * latency_ms[len(plan.dropped)])
+        starts = depth_starts(search.pipeline, search.proposer, 4.5, lambda plan: latency_ms[len(plan.dropped)])
         plans = {origin: search.proposer.plan(values) for origin, values in starts.items()}
         assert list(plans) == ["start: 2 of 3 branches dropped", "start: 1 of 3 branches dropped"]
         assert plans["start: 1 of 3 branches dropped"].dropped == ("blocks.1",)

@@ -28,8 +28,8 @@ from .test_run import check_resumed
 
 TRIALS = 5
 WRITES: list[tuple[Any, str]] = [
-    (RDBStorage, "_create_new_trial"), (BatchedStorage, "_write"), (RDBStorage, "set_trial_state_values"),
-    (RDBStorage, "set_trial_user_attr"), (RDBStorage, "set_trial_system_attr"), (RDBStorage, "set_study_user_attr"),
+    (BatchedStorage, "_create_new_trial"), (BatchedStorage, "_write"), (RDBStorage, "set_trial_state_values"),
+    (RDBStorage, "set_trial_user_attr"), (RDBStorage, "set_trial_system_attr"), (BatchedStorage, "set_study_user_attr"),
     (job, "write_model"), (RunFolder, "take_model"), (RunFolder, "drop_model"),
 ]
 

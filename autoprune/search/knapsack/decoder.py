@@ -34,7 +34,7 @@ class Decoder:
 
     def __init__(self, curves: Mapping[str, Curve], dense_ms: float, latency_ms: Callable[[Levels], float],
                  pairs: Sequence[Pair] = ()):
-        self.dense_ms, self._latency_ms, self._known_ms = dense_ms, latency_ms, dict[bytes, float]()
+        self.dense_ms, self._latency_ms = dense_ms, latency_ms
         shape = len(curves), max(len(c.widths) for c in curves.values())
         self.damage, self.saved, self.shares = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
         self.whole = np.array([len(c.widths) - 1 for c in curves.values()])
@@ -51,10 +51,15 @@ class Decoder:
         for g, h, ms in pairs:
             self._shared[g, h] = self._shared[h, g] = ms
         self._groups = np.arange(shape[0])
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """Latencies have changed since they were asked for."""
+        self._known_ms = dict[bytes, float]()
         self.least_ms = self.latency_ms(np.where(np.isfinite(self.damage), self.saved, -np.inf).argmax(1))
 
     def latency_ms(self, levels: Levels) -> float:
-        """Of the plan of these levels, asked once."""
+        """Of the plan of these levels, asked once (until `ask_again`)."""
         key = levels.tobytes()
         if key not in self._known_ms:
             self._known_ms[key] = self._latency_ms(levels)

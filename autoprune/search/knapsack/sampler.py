@@ -65,20 +65,21 @@ class KnapsackSampler(BaseSampler):
     other parameter is sampled at random.
 
     dense_ms: latency of the dense model; targets_ms: the budgets, none for a whole front; latency_ms: of a plan, asked
-    a few times per proposal; shared: what pairs of groups save twice (`decoder.pairs`), where known; look: asked
-    about `drafts()` plans per proposal of the arm `look`; where nothing is to be looked at, that arm is `refit`. A plan
-    that the study holds, in any state, is not proposed again while there is another one.
+    a few times per proposal; steady: whether it gives a plan the same latency always, and does not learn; shared: what
+    pairs of groups save twice (`decoder.pairs`), where known; look: asked about `drafts()` plans per proposal of the
+    arm `look`; where nothing is to be looked at, that arm is `refit`. A plan that the study holds, in any state, is not
+    proposed again while there is another one.
     """
 
     def __init__(self, proposer: Proposer, curves: Mapping[str, Curve], dense_ms: float, targets_ms: Sequence[float],
                  latency_ms: Callable[[Plan], float], shared: Sequence[Pair] = (), seed: int | None = None,
                  arms: Sequence[str] = tuple(ARMS), look: Looking | None = None,
-                 drafts: Callable[[], int] = lambda: 6):
+                 drafts: Callable[[], int] = lambda: 6, steady: bool = True):
         self._proposer, self._curves, self._look, self._drafts = proposer, dict(curves), look, drafts
         self._arms = tuple(arms)
         self._dense_ms, self._targets_ms = dense_ms, [t for t in targets_ms if t < dense_ms]
         self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
-        self._names = method_names(proposer)
+        self._steady, self._names = steady, method_names(proposer)
         self._sane = [m for m in self._names if m != "random"] or self._names
         self._applies = np.array([*([m in c.methods for m in self._names] for c in proposer.choices.values()),
                                   *([m == self._names[0] for m in self._names] for _ in proposer.branches)])
@@ -100,6 +101,8 @@ class KnapsackSampler(BaseSampler):
                         search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         if search_space.keys() != self._proposer.distributions().keys():
             return {}
+        if not self._steady:
+            self._decoder.ask_again()
         past = self._reader.read(study)
         for _ in range(_TRIES):
             arm = self._choose(past)
