@@ -137,20 +137,27 @@ class MeasuredProfiler(Profiler):
 
     def compare(self, onnx_bytes: bytes, reference: bytes) -> compare.Comparison:
         """From one longer measurement of both in turns."""
-        return compare.timed_in_turns(self.measurer.measure(
-            onnx_bytes, reference=reference, percentile=self.percentile, min_runs=60, min_s=1.0, warmup_s=0.5))
+        return compare.timed_in_turns(self._in_turns(onnx_bytes, reference, repeats=2))
+
+    def _in_turns(self, onnx_bytes: bytes, reference: bytes, repeats: int) -> Measurement:
+        return self.measurer.measure(onnx_bytes, reference=reference, percentile=self.percentile, min_runs=60,
+                                     min_s=1.0, warmup_s=0.5, repeats=repeats)
 
     def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> float | None:
         """By its ratio to the dense model, in turns with it: the largest of three, since sessions of the same model
         differ.
         """
-        return max(self.ratio(onnx_bytes) for _ in range(_AGAIN)) * dense_ms
+        sessions = (self._in_turns(onnx_bytes, self._dense(), repeats=0) for _ in range(_AGAIN))
+        return max(compare.timed_in_turns(found).ratio for found in sessions) * dense_ms
 
     def ratio(self, onnx_bytes: bytes) -> float:
         """Latency over that of `self.reference`, by `compare`; below 1 is faster."""
+        return self.compare(onnx_bytes, self._dense()).ratio
+
+    def _dense(self) -> bytes:
         if self.reference is None:
             raise ConfigError("a ratio needs a reference model", fix="set profiler.reference to the dense ONNX bytes")
-        return self.compare(onnx_bytes, self.reference).ratio
+        return self.reference
 
     def close(self) -> None:
         """End the worker process."""

@@ -52,7 +52,7 @@ class Latencies:
         differ in methods only are measured once. Masks are not counted; a note tells what the device's file says of
         them. Raises `DeviceError`.
         """
-        widths = _widths(plan)
+        widths = plan.precision, plan.dropped, tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))
         if widths not in self._known:
             with self._pipeline.clock.time("measure"), self._alone():
                 self._known[widths] = self._profiler.latency(self._pipeline.deployed(self._any_units(plan)))
@@ -66,9 +66,10 @@ class Latencies:
         return self.of(plan).ms
 
     def quick_ms(self, plan: Plan) -> float:
-        """For many plans: the same, but on a measured device the table's of those that were not measured yet."""
-        known = _widths(plan) in self._known or plan.precision != "fp32"
-        if known or not isinstance(self._profiler, MeasuredProfiler):
+        """For many plans: the same, but the table's where that would be a measurement each (not in int8, which the
+        table does not have).
+        """
+        if plan.precision != "fp32" or not isinstance(self._profiler, MeasuredProfiler):
             return self.ms(plan)
         return self._table(self._profiler).ms(plan)
 
@@ -97,6 +98,3 @@ class Latencies:
         is_dense = any_units.digest == Plan().digest
         return self._pipeline.dense if is_dense else self._pipeline.graph.cut(any_units)
 
-
-def _widths(plan: Plan) -> _Widths:
-    return plan.precision, plan.dropped, tuple(sorted((n, c.keep) for n, c in plan.cuts.items()))

@@ -198,11 +198,9 @@ class Search:
             known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
             self.study.note("knapsack", known)
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
-        learns = self.device.is_measured
-        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms,
-                                  self.latencies.quick_ms if learns else table.ms, known["shared"],
+        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, table.ms, known["shared"],
                                   self.seed + self.study.done_before, drafts=lambda: self.looks.count,
-                                  steady=not learns,
+                                  steady=not self.device.is_measured,
                                   look=lambda plans: self.looks.at(plans, dense, self._until_s))
         self.study.use(sampler)
         return sampler

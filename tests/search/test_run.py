@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -9,6 +10,8 @@ import pytest
 import torch
 from tiny import CountingTask
 
+from autoprune.devices.latency import Latency
+from autoprune.devices.measurement import Measurement, RunStats
 from autoprune.errors import ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Plan
@@ -332,6 +335,13 @@ def test_a_test_score_lost_half_way_is_read_again_alone(
     assert task.evaluations["test"] == len(wanted)
 
 
+def timed(ratio: float) -> Measurement:
+    """Two models in turns, the second in a millisecond."""
+    first, second = (RunStats(ms, ms, ms, ms, ms, 60) for ms in (ratio, 1.0))
+    latency = Latency(ratio, ratio, ratio, "p50", "measured", "cpu", "onnxruntime", "1", 1, 60)
+    return Measurement(latency, replace(latency, ms=1.0, lo_ms=1.0, hi_ms=1.0), first, second, 0.0, 1)
+
+
 def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
         open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one comes from the front: what the first one dominated has no weights any more."""
@@ -346,10 +356,10 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
         fake: Any = MeasuredProfiler.__new__(MeasuredProfiler)
         asked: list[int] = []
 
-        def ratio(onnx: bytes) -> float:
+        def in_turns(onnx: bytes, _: bytes, repeats: int) -> Measurement:
             asked.append(len(onnx))
-            return 0.95
-        fake.ratio, fake.close = ratio, search.profiler.close
+            return timed(0.95)
+        fake._in_turns, fake.close, fake.reference = in_turns, search.profiler.close, b""
         monkeypatch.setattr(search, "profiler", fake)
         assert recommended(search, front) == [None]  # every point is over, each was loaded once
         [budget_ms] = outcome.budgets_ms
@@ -363,8 +373,8 @@ def test_the_slowest_of_three_sessions_counts(monkeypatch: pytest.MonkeyPatch) -
     from autoprune.devices.profiler import MeasuredProfiler
 
     profiler: Any = MeasuredProfiler.__new__(MeasuredProfiler)
-    ratios = iter([0.48, 0.52, 0.49])
-    monkeypatch.setattr(MeasuredProfiler, "ratio", lambda self, onnx: next(ratios))
+    profiler.reference, ratios = b"", iter([0.48, 0.52, 0.49])
+    monkeypatch.setattr(MeasuredProfiler, "_in_turns", lambda *_, **__: timed(next(ratios)))
     assert profiler.measured_again(b"", 10.0) == pytest.approx(5.2)
 
 
