@@ -19,44 +19,66 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Interrupts that come inside are raised at its end. (A mask would not do: another thread takes the signal then,
-    and Python raises it in this one all the same.) Elsewhere than in the main thread nothing happens.
+    """An interrupt that comes inside is raised at its end, a second one at once (what is done inside may hang). A mask
+    would not do: another thread takes the signal then, and Python raises it in this one all the same. Elsewhere than in
+    the main thread nothing happens.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     seen: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: seen.append(number)) for number in INTERRUPTS}
+    before = _handlers()
+
+    def wait(number: int, frame: Any) -> None:
+        if seen and callable(before[number]):
+            before[number](number, frame)
+        seen.append(number)
+
     try:
+        _install(dict.fromkeys(before, wait))
         yield
     finally:
-        _restore(before)
-        for late in seen:
+        _install(before)
+        for late in seen[:1]:
             signal.raise_signal(late)
 
 
 @contextmanager
 def noted_interrupts() -> Iterator[list[int]]:
-    """The signals that come inside and that Python handles, in a list that grows: who looks at it now and then misses
-    none, whatever became of the exception. Elsewhere than in the main thread it stays empty.
+    """The signals that came inside and whose handlers raised KeyboardInterrupt, in a list that grows: who looks at it
+    now and then misses none, whatever became of the exception. Elsewhere than in the main thread it stays empty.
     """
     seen: list[int] = []
-    before: dict[int, Any] = {}
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: handler for number, handler in _handlers().items() if in_main and callable(handler)}
 
     def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        before[number](number, frame)
+        try:
+            before[number](number, frame)
+        except KeyboardInterrupt:
+            seen.append(number)
+            raise
 
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in INTERRUPTS if callable(signal.getsignal(number))}
     try:
-        for number in before:
-            signal.signal(number, note)
+        _install(dict.fromkeys(before, note))
         yield seen
     finally:
-        _restore(before)
+        _install(before)
 
 
-def _restore(handlers: Mapping[Any, Any]) -> None:
+def _handlers() -> dict[int, Any]:
+    """Those of the program, which may be SIG_DFL; SIG_DFL also for one that Python did not install."""
+    return {number: signal.getsignal(number) or signal.SIG_DFL for number in INTERRUPTS}
+
+
+def _install(handlers: Mapping[int, Any]) -> None:
+    """All of them, also when a signal comes in between."""
+    problem: BaseException | None = None
     for number, handler in handlers.items():
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        try:
+            signal.signal(number, handler)
+        except KeyboardInterrupt as error:  # of an earlier one, which is in place already
+            signal.signal(number, handler)
+            problem = error
+    if problem is not None:
+        raise problem

@@ -64,6 +64,33 @@ def test_threads_have_no_signals() -> None:
     assert seen == [[]]
 
 
+def test_what_hangs_is_left_by_a_second_interrupt() -> None:
+    steps: list[str] = []
+
+    @uninterrupted()
+    def hang() -> None:
+        signal.raise_signal(signal.SIGINT)
+        steps.append("first")
+        signal.raise_signal(signal.SIGINT)
+        steps.append("second")
+    with pytest.raises(KeyboardInterrupt):
+        hang()
+    assert steps == ["first"]
+
+
+def test_a_signal_that_the_program_handles_itself_is_no_interrupt() -> None:
+    handled: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: handled.append(number))
+    try:
+        with noted_interrupts() as interrupts:
+            signal.raise_signal(signal.SIGTERM)
+        with uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (handled, interrupts) == ([signal.SIGTERM] * 2, [])
+
+
 @pytest.mark.parametrize("write", ["attribute", "parameter", "state"])
 def test_a_transaction_is_whole(write: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"

@@ -105,8 +105,7 @@ class Measurer:
 
     def hello(self) -> Hello:
         """What the device says about itself. Raises `DeviceError` when it cannot be reached or measured on."""
-        if not self._finalizer.alive:
-            raise ConfigError("this measurer is closed", fix="make a new Measurer")
+        self._open_only()
         if self._hello is None or self._greeted is None or self._worker.pid != self._greeted:
             here = self.device.address is None
             request = {"op": "hello", "cache": str(self._folder) if here else None,
@@ -122,9 +121,18 @@ class Measurer:
             self._hello, self._greeted = found, self._worker.pid
         return self._hello
 
+    def restart(self) -> None:
+        """What is measured next is measured in a new process. Raises `ConfigError` when this is closed."""
+        self._open_only()
+        self._worker.close()
+
     def close(self) -> None:
         """End the worker and delete its files; safe to call twice."""
         self._finalizer()
+
+    def _open_only(self) -> None:
+        if not self._finalizer.alive:
+            raise ConfigError("this measurer is closed", fix="make a new Measurer")
 
     def _model(self, onnx_bytes: bytes, files: dict[str, bytes]) -> str:
         digest = _add(onnx_bytes, files) if isinstance(onnx_bytes, bytes | bytearray) else ""

@@ -144,11 +144,14 @@ class MeasuredProfiler(Profiler):
                                      min_s=1.0, warmup_s=0.5, repeats=repeats)
 
     def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> float | None:
-        """By its ratio to the dense model, in turns with it: the largest of three, since sessions of the same model
-        differ.
+        """By its ratio to the dense model, in turns with it: the largest of three, each in a process of its own, since
+        sessions of the same model differ.
         """
-        sessions = (self._in_turns(onnx_bytes, self._dense(), repeats=0) for _ in range(_AGAIN))
-        return max(compare.timed_in_turns(found).ratio for found in sessions) * dense_ms
+        ratios = []
+        for _ in range(_AGAIN):
+            self.measurer.restart()
+            ratios.append(compare.timed_in_turns(self._in_turns(onnx_bytes, self._dense(), repeats=1)).ratio)
+        return max(ratios) * dense_ms
 
     def ratio(self, onnx_bytes: bytes) -> float:
         """Latency over that of `self.reference`, by `compare`; below 1 is faster."""

@@ -97,4 +97,3 @@ class Latencies:
         any_units = replace(plan, cuts={n: Cut(c.keep, "random") for n, c in plan.cuts.items()}, masks={})
         is_dense = any_units.digest == Plan().digest
         return self._pipeline.dense if is_dense else self._pipeline.graph.cut(any_units)
-

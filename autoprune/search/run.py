@@ -112,14 +112,13 @@ class Search:
                 self._prepare()
                 self._done_before = len(self.study.candidates())
                 tell(self._progress(None))
-                while self.looks.ended or self._wants_more() or (
-                        self.workers.running and time.monotonic() < self._until_s()):
+                while not interrupts and (self.looks.ended or self._wants_more() or (
+                        self.workers.running and time.monotonic() < self._until_s())):
                     for done in self._ended() or (self._next() if self._wants_more() else self._wait()):
                         candidate = self._record(done)
                         if candidate is not None:
                             tell(self._progress(candidate))
-                    if interrupts:  # and yet here: the exception was lost
-                        raise KeyboardInterrupt
+                interrupted = bool(interrupts)  # and yet here: the exception was lost
             self._abandon()
         except KeyboardInterrupt:
             interrupted = True
@@ -178,9 +177,10 @@ class Search:
         if self.trials <= len(self.reused.candidates):  # nothing is proposed: no scan, and no other first plans
             queue(self.study, self.proposer, reused_plans(self.proposer, self.reused, self.latencies))
             return
-        if self.device.is_measured:  # the table's first lessons
-            for parameters in self.proposer.controls().values():
-                self.latencies.of(self.proposer.plan(parameters))
+        if self.device.is_measured and not self.study.attributes.get("queued"):  # the table's first lessons
+            for plan in map(self.proposer.plan, self.proposer.controls().values()):
+                if plan.precision == "fp32":
+                    self.latencies.of(plan)
         sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
             aims_ms = self.targets_ms or [0.5 * float(known)]

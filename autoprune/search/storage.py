@@ -36,6 +36,7 @@ __all__ = ["BatchedStorage", "check_storage", "storage_errors", "without_passwor
 _READ = ("number", "state", "values", "datetime_start", "datetime_complete", "user_attributes", "system_attributes",
          "intermediate_values", "trial_id")
 _SECRETS = ("password", "passfile", "sslpassword")
+_INNER = ("_create_new_trial", "_get_trials", "_set_trial_param")  # what Optuna's cache calls
 _Storage = TypeVar("_Storage", bound=type[RDBStorage])
 _parsed = lru_cache(maxsize=4096)(json_to_distribution)
 _written = lru_cache(maxsize=4096)(distribution_to_json)
@@ -44,7 +45,7 @@ _written = lru_cache(maxsize=4096)(distribution_to_json)
 def _whole(storage: _Storage) -> _Storage:
     """No call ends in the middle: interrupted there, a transaction would stay open, and the database locked."""
     for name, method in {**vars(RDBStorage), **vars(storage)}.items():
-        if isinstance(method, FunctionType) and not name.startswith("__"):
+        if isinstance(method, FunctionType) and (name in _INNER or not name.startswith("_")):
             setattr(storage, name, uninterrupted()(method))
     return storage
 

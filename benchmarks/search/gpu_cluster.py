@@ -39,7 +39,7 @@ def images_task(count: int) -> Task:
     target = torch.randint(0, 10, (count,))
     patterns = torch.nn.functional.interpolate(torch.randn(10, 3, 6, 6), size=96, mode="bilinear")
     images = patterns[target] + torch.randn(count, 3, 96, 96)
-    batches = [(images[i:i + 32], target[i:i + 32]) for i in range(0, count, 32)]
+    batches = [(images[i:i + 32].clone(), target[i:i + 32].clone()) for i in range(0, count, 32)]  # pickled one by one
     config = hf.ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2],
                              layer_type="basic", num_labels=10)
     third = len(batches) // 4

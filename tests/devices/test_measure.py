@@ -70,6 +70,16 @@ def test_a_killed_worker_costs_one_call(matmul):
         assert it.worker_pid != pid
 
 
+def test_a_restart_makes_new_sessions(matmul):
+    with Measurer(load_device("cpu"), threads=1) as it:
+        it.restart()  # before there is anything
+        it.measure(matmul(8, 8), **QUICK)
+        pid = it.worker_pid
+        it.restart()
+        it.measure(matmul(8, 8), **QUICK)
+        assert it.worker_pid not in (None, pid)
+
+
 def test_a_timeout_costs_one_call(matmul):
     with Measurer(load_device("cpu"), threads=1, timeout_s=60) as it:
         it.measure(matmul(64, 8), **QUICK)  # started

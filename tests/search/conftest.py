@@ -25,11 +25,12 @@ def open_search(memory_path: Path, task: CountingTask, tiny_graph: Graph, quick_
     """`with open_search(trials=5) as search`: a search of the tiny task in `memory_path/run`; again to resume."""
     @contextmanager
     def make(budget: str | None = "0.7x", trials: int = 5, recover: dict[str, Any] | None = None,
-             methods: tuple[str, ...] = ("l1", "l2"), space: Any = None, **values: Any) -> Iterator[Search]:
+             methods: tuple[str, ...] = ("l1", "l2"), space: Any = None, device: str = "rpi4", **values: Any
+             ) -> Iterator[Search]:
         space = space or replace(load_space("default"), methods=methods,
                                  recover={"steps": 1, "calibration_batches": 1, **(recover or {})})
         with RunFolder(memory_path / "run").open(CONFIGURATION) as folder:
-            search = Search(values.pop("task", task), values.pop("graph", tiny_graph), load_device("rpi4"), space,
+            search = Search(values.pop("task", task), values.pop("graph", tiny_graph), load_device(device), space,
                             folder, budgets=parse_budgets(budget) if budget else (), trials=trials, **values)
             try:
                 yield search

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -10,8 +11,11 @@ import pytest
 import torch
 from tiny import CountingTask
 
+from autoprune.devices.device import load_device
 from autoprune.devices.latency import Latency
 from autoprune.devices.measurement import Measurement, RunStats
+from autoprune.devices.prices import nodes_for, predict
+from autoprune.devices.profiler import MeasuredProfiler
 from autoprune.errors import ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Plan
@@ -345,7 +349,6 @@ def timed(ratio: float) -> Measurement:
 def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
         open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one comes from the front: what the first one dominated has no weights any more."""
-    from autoprune.devices.profiler import MeasuredProfiler
     from autoprune.front.front import Front
 
     with open_search(trials=8, budget="0.9x") as search:
@@ -360,6 +363,7 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
             asked.append(len(onnx))
             return timed(0.95)
         fake._in_turns, fake.close, fake.reference = in_turns, search.profiler.close, b""
+        fake.measurer = SimpleNamespace(restart=lambda: None)
         monkeypatch.setattr(search, "profiler", fake)
         assert recommended(search, front) == [None]  # every point is over, each was loaded once
         [budget_ms] = outcome.budgets_ms
@@ -370,12 +374,32 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
 
 
 def test_the_slowest_of_three_sessions_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoprune.devices.profiler import MeasuredProfiler
-
     profiler: Any = MeasuredProfiler.__new__(MeasuredProfiler)
-    profiler.reference, ratios = b"", iter([0.48, 0.52, 0.49])
+    profiler.reference, ratios, started = b"", iter([0.48, 0.52, 0.49]), list[int]()
+    profiler.measurer = SimpleNamespace(restart=lambda: started.append(1))
     monkeypatch.setattr(MeasuredProfiler, "_in_turns", lambda *_, **__: timed(next(ratios)))
     assert profiler.measured_again(b"", 10.0) == pytest.approx(5.2)
+    assert len(started) == 3
+
+
+def test_first_plans_of_a_measured_device_are_priced_by_its_table(open_search: Open,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense and three uniform plans teach the table; after them only candidates are measured."""
+    measured: list[str] = []
+
+    def measure(self: MeasuredProfiler, onnx: bytes) -> Latency:
+        nodes = nodes_for(onnx, load_device("x86-avx512"))
+        found = predict(nodes, load_device("x86-avx512"))
+        measured.append("")
+        self.last = None
+        return found
+    monkeypatch.setattr(MeasuredProfiler, "latency", measure)
+    with open_search(trials=1, device="cpu", budget="0.7x,0.5x", sampler="knapsack") as search:
+        search.run()
+        assert len(measured) == 4
+    with open_search(trials=1, device="cpu", budget="0.7x,0.5x", sampler="knapsack") as search:
+        search.run()
+    assert len(measured) == 5  # resumed: the dense model is the reference
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "knapsack"])

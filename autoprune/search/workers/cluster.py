@@ -152,7 +152,8 @@ class Cluster(Workers):
     def start(self, job: Job) -> None:
         self._running[job.number] = running = _Running(job, time.monotonic())
         with contextlib.suppress(*self._lost):  # `wait` connects anew
-            running.ref = self._task.remote(self._key, self._shared, replace(job, folder=Path(job.folder.name)))
+            running.ref = self._task.remote(self._key, [self._shared], self._blueprint.gpus,
+                                            replace(job, folder=Path(job.folder.name)))
 
     def wait(self, until_s: float = math.inf) -> list[Done]:
         while self._running and not self._ended and time.monotonic() < until_s:
@@ -269,8 +270,8 @@ class Cluster(Workers):
 
 
 def take_gpu() -> None:
-    """In a task: make the GPU that Ray lends to it the current one. Ray would start a process for each task with a GPU,
-    of which the look at an untrained plan is one; a process that is kept may be lent another GPU with every task.
+    """In a task: make the GPU that Ray lends to it the current one. A process is kept for other tasks, each of which
+    may be lent another GPU, while torch sees for good what it saw first.
     """
     import ray
     import torch
@@ -281,23 +282,26 @@ def take_gpu() -> None:
         torch.cuda.set_device(visible.split(",").index(lent) if visible else int(lent))
 
 
-def _evaluate(key: str, blueprint: Blueprint, job: Job) -> _Result:
-    """In a worker of the cluster."""
+def _evaluate(key: str, shared: list[Any], gpus: float, job: Job) -> _Result:
+    """In a worker of the cluster. `shared` holds Ray's reference to the blueprint: as an argument of its own Ray would
+    read model and data anew for every task.
+    """
+    import ray
     import torch
 
-    if blueprint.gpus:
-        take_gpu()
-    if key not in _pipelines:
-        _pipelines.clear()
-        try:
-            if not blueprint.gpus:
-                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from who asked for none
-            _pipelines[key] = blueprint.build()
-        except Exception as error:  # whatever it is, every candidate would fail with it here
-            problem = ConfigError("a worker of the cluster cannot load the search's model and data",
-                                  given=f"{platform.node()}: {type(error).__name__}: {error}"[:400],
-                                  fix="the same code, data and packages on every node, under the same path")
-            return to_json(Done(job.number, None, fatal=problem)), {}
+    try:
+        if gpus:
+            take_gpu()
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from who asked for none
+        if key not in _pipelines:
+            _pipelines.clear()
+            _pipelines[key] = ray.get(shared[0]).build()
+    except Exception as error:  # whatever it is, every candidate would fail with it here
+        problem = ConfigError("a worker of the cluster cannot load the search's model and data",
+                              given=f"{platform.node()}: {type(error).__name__}: {error}"[:400],
+                              fix="the same code, data and packages on every node, under the same path")
+        return to_json(Done(job.number, None, fatal=problem)), {}
     pipeline = _pipelines[key]
     if job.half_batches:
         _pipelines.clear()  # the next candidate has whole batches again
@@ -310,6 +314,8 @@ def _evaluate(key: str, blueprint: Blueprint, job: Job) -> _Result:
         return to_json(replace(done, folder=None)), files
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if gpus and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the next task's may be another GPU, and others share this one
 
 
 def _unpack(files: dict[str, bytes], folder: Path) -> None:

@@ -236,6 +236,25 @@ def test_another_sampler_on_the_same_study_knows_what_was_tried(proposer: Propos
     assert len(told) == arms_of(study).count("tpe") - 1  # all but the one that runs
 
 
+def test_latencies_that_are_learnt_meanwhile(proposer: Proposer) -> None:
+    """The fastest plan turns out slower: what was aimed at before is below what can be aimed at now."""
+    factor = [1.0]
+
+    def sampler(seed: int) -> KnapsackSampler:
+        return KnapsackSampler(proposer, curves(proposer), dense_ms(proposer), [], seed=seed, arms=("tpe",),
+                               steady=False, latency_ms=lambda plan: factor[0] * exact_ms(proposer, plan))
+    study = study_of(proposer, first := sampler(0), 40, "")
+    least_ms = first._decoder.least_ms
+    target_ms = 0.7 * dense_ms(proposer)
+    assert exact_ms(proposer, proposer.plan(first.at(target_ms))) > 0.9 * target_ms
+    factor[0] = 1.3
+    proposer.suggest(study.ask())
+    assert first._decoder.least_ms == pytest.approx(1.3 * least_ms)
+    assert exact_ms(proposer, proposer.plan(first.at(target_ms))) <= target_ms / 1.3  # asked again
+    study.sampler = sampler(1)  # resumed
+    proposer.suggest(study.ask())
+
+
 def test_groups_to_which_other_methods_apply_get_theirs(proposer: Proposer) -> None:
     names = list(proposer.choices)
     choices = {n: replace(c, methods=("l2", "l1") if n == names[0] else ("l1", "geometric")) for n, c in
