@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -16,6 +17,14 @@ from autoprune.interrupts import noted_interrupts, uninterrupted
 from autoprune.search.outcome import Progress
 from autoprune.search.storage import BatchedStorage
 from tests.tiny import tiny_task
+
+
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c() -> Iterator[None]:
+    """Also where the tests run in the background, whose processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Finalised:
