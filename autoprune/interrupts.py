@@ -77,7 +77,7 @@ def _install(handlers: Mapping[int, Any]) -> None:
     for number, handler in handlers.items():
         try:
             signal.signal(number, handler)
-        except KeyboardInterrupt as error:  # of an earlier one, which is in place already
+        except KeyboardInterrupt as error:  # raised by a handler that is in place already
             signal.signal(number, handler)
             problem = error
     if problem is not None:

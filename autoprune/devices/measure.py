@@ -105,7 +105,7 @@ class Measurer:
 
     def hello(self) -> Hello:
         """What the device says about itself. Raises `DeviceError` when it cannot be reached or measured on."""
-        self._open_only()
+        self._check_open()
         if self._hello is None or self._greeted is None or self._worker.pid != self._greeted:
             here = self.device.address is None
             request = {"op": "hello", "cache": str(self._folder) if here else None,
@@ -123,14 +123,14 @@ class Measurer:
 
     def restart(self) -> None:
         """What is measured next is measured in a new process. Raises `ConfigError` when this is closed."""
-        self._open_only()
+        self._check_open()
         self._worker.close()
 
     def close(self) -> None:
         """End the worker and delete its files; safe to call twice."""
         self._finalizer()
 
-    def _open_only(self) -> None:
+    def _check_open(self) -> None:
         if not self._finalizer.alive:
             raise ConfigError("this measurer is closed", fix="make a new Measurer")
 

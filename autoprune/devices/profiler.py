@@ -20,7 +20,7 @@ from autoprune.errors import ConfigError
 __all__ = ["MeasuredProfiler", "PredictedProfiler", "Profiler", "open_profiler"]
 
 _PROFILE_RUNS = 20
-_AGAIN = 3
+_AGAIN = 3  # processes in which a recommended point is timed
 
 
 class Profiler(ABC):

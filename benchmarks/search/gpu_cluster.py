@@ -1,7 +1,7 @@
-"""Candidates on a GPU, alone and as Ray's tasks: `python benchmarks/search/gpu_cluster.py` (about four minutes).
+"""Candidates on a GPU, alone and as Ray's tasks: `python benchmarks/search/gpu_cluster.py` (some minutes).
 
 One search of a ResNet of the size of ResNet-18 (2,048 generated images of 96 pixels, predicted latencies) for each way
-of evaluating candidates: this process on the GPU, processes on the CPU, Ray's tasks that take a share of the GPU each.
+of evaluating candidates: this process on the GPU, Ray's tasks that take a share of the GPU each, or stay on the CPU.
 Wall clock per candidate from the first to the last one that ended → benchmarks/results/gpu_cluster.json. Needs
 `autoprune[ray]`, transformers and an NVIDIA GPU; without one the ways that need it are left out.
 """

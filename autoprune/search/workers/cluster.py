@@ -297,6 +297,8 @@ def _evaluate(key: str, shared: list[Any], gpus: float, job: Job) -> _Result:
         if key not in _pipelines:
             _pipelines.clear()
             _pipelines[key] = ray.get(shared[0]).build()
+    except ray.exceptions.ObjectLostError:  # with its node: not this worker's fault
+        raise
     except Exception as error:  # whatever it is, every candidate would fail with it here
         problem = ConfigError("a worker of the cluster cannot load the search's model and data",
                               given=f"{platform.node()}: {type(error).__name__}: {error}"[:400],
