@@ -20,8 +20,9 @@ __all__ = ["Comparison", "plain", "predicted", "timed_in_turns"]
 class Comparison:
     """Latency of a model over that of a reference.
 
-    `ratio` is `latency.ms / reference.ms`: below 1 the model is faster. `lo <= ratio <= hi`, both None where nothing is
-    known about how the errors of the two go together; `basis` says where the interval is from, or why there is none.
+    `ratio` below 1: the model is faster. It is `latency.ms / reference.ms`, or of runs in turns what `Measurement.ratio`
+    says. `lo <= ratio <= hi`, both None where nothing is known about how the errors of the two go together; `basis` says
+    where the interval is from, or why there is none.
     """
 
     latency: Latency
@@ -56,10 +57,8 @@ def timed_in_turns(found: Measurement) -> Comparison:
     a confidence interval: with thousands of runs that of the median would be narrower than what two measurements
     really differ by.
     """
-    if found.reference is None or found.reference_stats is None:
-        raise ValueError("the measurement has no reference")
-    ours, theirs = found.stats, found.reference_stats
-    ratio = found.latency.ms / found.reference.ms
+    ratio, ours, theirs = found.ratio, found.stats, found.reference_stats
+    assert found.reference is not None and theirs is not None  # or there were no ratio
     ratios = [ratio, ours.p10_ms / theirs.p10_ms, ours.p50_ms / theirs.p50_ms, ours.p90_ms / theirs.p90_ms]
     return Comparison(found.latency, found.reference, ratio, min(ratios), max(ratios),
                       "timed in turns in one measurement; the ratios at p10, p50 and p90 of the runs")

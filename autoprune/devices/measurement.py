@@ -22,6 +22,7 @@ class RunStats:
 
     min_ms: float
     p10_ms: float
+    p25_ms: float
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -45,9 +46,9 @@ class NodeTime:
 class Measurement:
     """A candidate's latency, that of the dense model timed in between (if given), and the runs behind both.
 
-    `drift` is how much slower the sentinel (the dense model, or the candidate itself) was in the second half, as a
-    fraction; `attempts` how often it had to be measured; `nodes` the candidate's nodes in execution order, where
-    profile runs were asked for.
+    `drift` is how much slower the candidate was in the second half of the runs, over how much slower the dense model
+    was if it was timed, as a fraction; `attempts` how often it had to be measured; `nodes` the candidate's nodes in
+    execution order, where profile runs were asked for.
     """
 
     latency: Latency
@@ -57,6 +58,19 @@ class Measurement:
     drift: float
     attempts: int
     nodes: tuple[NodeTime, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """The latency over the reference's, from runs in turns; below 1 is faster. For medians it is the ratio of the
+        lower quartiles: what other programs add comes in bursts that hit one model more than the other, and with them
+        ratios of medians scatter several times as much (docs/decisions/2026-11-27-busy-machines.md). Raises
+        `ValueError` when there was no reference.
+        """
+        if self.reference is None or self.reference_stats is None:
+            raise ValueError("the measurement has no reference")
+        if self.latency.percentile == "p50":
+            return self.stats.p25_ms / self.reference_stats.p25_ms
+        return self.latency.ms / self.reference.ms
 
     def scaled(self, factor: float) -> Measurement:
         """The latency and the nodes' times `factor` times as long; the runs behind them stay what they were."""
@@ -111,11 +125,10 @@ def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, ru
 
 
 def _stats(data: Any) -> RunStats:
-    values = [_number(data[k], 0) for k in ("min_ms", "p10_ms", "p50_ms", "p90_ms", "p99_ms")]
+    values = [_number(data[k], 0) for k in ("min_ms", "p10_ms", "p25_ms", "p50_ms", "p90_ms", "p99_ms")]
     if values != sorted(values) or values[0] <= 0:
         raise ValueError(f"run statistics out of order: {values}")
-    low, p10, p50, p90, p99 = values
-    return RunStats(low, p10, p50, p90, p99, _count(data["n"], 10**9))
+    return RunStats(*values, _count(data["n"], 10**9))
 
 
 def _number(value: Any, least: float) -> float:

@@ -120,9 +120,8 @@ class MeasuredProfiler(Profiler):
             self._probe_ms = baseline_ms = self._probe_ms or found.reference.ms
         else:
             self.baseline_ms = baseline_ms = self.baseline_ms or found.reference.ms
-        factor = baseline_ms / found.reference.ms
-        self.last = found.scaled(factor)
-        return _noted(self.last.latency, factor)
+        self.last = found.scaled(found.ratio * baseline_ms / found.latency.ms)
+        return _noted(self.last.latency, baseline_ms / found.reference.ms)
 
     def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
         """The mean of 20 runs under onnxruntime's profiler, which takes time itself: the sum is above the latency.

@@ -14,7 +14,7 @@ from autoprune.graph.onnx_ready import exportable
 from autoprune.graph.quiet import quiet
 from autoprune.graph.trace import split_inputs, with_dynamic_batch
 
-__all__ = ["check_onnx", "export_onnx", "export_program"]
+__all__ = ["check_onnx", "export_onnx", "export_program", "proto_of"]
 
 
 def export_onnx(model: nn.Module, example_inputs: Any, *, dynamic_batch: bool = True, optimize: bool = True) -> bytes:
@@ -22,7 +22,7 @@ def export_onnx(model: nn.Module, example_inputs: Any, *, dynamic_batch: bool = 
 
     Raises `ModelError` with the exporter's reason.
     """
-    return cast(bytes, export_program(model, example_inputs, dynamic_batch, optimize).model_proto.SerializeToString())
+    return cast(bytes, proto_of(export_program(model, example_inputs, dynamic_batch, optimize)).SerializeToString())
 
 
 def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, optimize: bool) -> Any:
@@ -50,6 +50,29 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
         for module, mode in modes.items():
             module.training = mode
     raise AssertionError("unreachable")
+
+
+def proto_of(program: Any) -> Any:
+    """The exporter's `ModelProto` without what it notes on every node, of no use to a runtime: lines of the model's
+    source and where they are on this machine, several times the size of a small graph.
+    """
+    proto = program.model_proto
+    for graph in [proto.graph, *proto.functions]:
+        _strip(graph)
+    return proto
+
+
+def _strip(graph: Any) -> None:
+    parts = [*graph.node, *graph.value_info]
+    if hasattr(graph, "initializer"):  # a function has none
+        parts += [*graph.initializer, *graph.input, *graph.output]
+    for part in [graph, *parts]:
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                _strip(inner)
 
 
 def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, tolerance: float = 1e-4) -> float:

@@ -32,8 +32,8 @@ from score import BUDGETS
 RESULTS = Path(__file__).parents[1] / "results" / "search_budgets.json"
 
 
-def hits(name: str, seed: int, trials: int, timeout: str | None, cache: Path) -> list[dict[str, Any]]:
-    task = trained(name, cache)
+def hits(name: str, seed: int, trials: int, timeout: str | None) -> list[dict[str, Any]]:
+    task = trained(name)
     graph = trace(task.model, task.example_inputs)
     dense = export_onnx(graph.dense(), graph.example_inputs)
     out = []
@@ -67,7 +67,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--timeout", help="of the candidates; what is recommended is tuned after that")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "autoprune-real")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -75,7 +74,7 @@ def main() -> None:
     for seed in args.seeds:
         for name in args.tasks:
             results["rows"] = [r for r in results["rows"] if (r["task"], r["seed"]) != (name, seed)]
-            results["rows"] += hits(name, seed, args.trials, args.timeout, args.cache)
+            results["rows"] += hits(name, seed, args.trials, args.timeout)
             results["environment"] = environment()
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """Three small nets and their data, made offline: digits, glyphs of many fonts, characters of Python sources.
 
-`trained(name)` trains a dense net in about a minute; `--cache` of `real.py` keeps its weights between runs.
+Their dense nets, trained once, are in `NETS`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from autoprune.tasks.task import Task
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from methods import characters
 
-__all__ = ["TASKS", "trained"]
+__all__ = ["NETS", "TASKS", "trained"]
+
+NETS = Path(__file__).parents[1] / "data" / "search_real"
 
 CLASSES = string.digits + string.ascii_letters
 _FONTS = 24  # of those that have all the classes; every fifth is seen in the test only
@@ -121,17 +123,17 @@ TASKS: dict[str, tuple[Callable[[], Task], int]] = {  # and the steps that the d
     "digits": (digit_task, 400), "glyphs": (glyph_task, 1500), "characters": (lambda: characters(4, (8, 1)), 1500)}
 
 
-def trained(name: str, folder: Path) -> Task:
-    """The task with its dense net trained, or read from `folder` where it was before."""
+def trained(name: str) -> Task:
+    """The task with its dense net: read from `NETS`; trained (a minute) and written there if it is missing."""
     torch.manual_seed(0)
     make, steps = TASKS[name]
     task = make()
-    path = folder / f"{name}.safetensors"
+    path = NETS / f"{name}.safetensors"
     if path.is_file():
         task.model.load_state_dict(load_file(path))
         return task
     data = [e for _ in range(4) for e in examples(task, task.model, task.split("train"), 512)]  # four orders
     finetune(task.model, task, data, FineTune(steps=steps, lr=3e-3, distill=0.0, precision="fp32"))
-    folder.mkdir(parents=True, exist_ok=True)
+    NETS.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in task.model.state_dict().items()}, path)
     return task

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 Point = dict[str, float]
-"""ms (as a run was told), seen and test (scores), s (seconds into the run); measured (ms) where it was timed."""
+"""ms (as a run was told), seen and test (scores), s (seconds into the run); measured, where it was timed: its share of
+the dense latency."""
 
 BUDGETS = {"digits": (0.75, 0.5, 0.35), "glyphs": (0.8, 0.65, 0.5), "characters": (0.75, 0.5, 0.35)}
 """Of the dense latency, by task: the smallest plans of glyphs take 0.3 of it."""
@@ -32,9 +33,9 @@ def volume(points: Iterable[Point], ms: float, metric: float) -> float:
     return sum((q["ms"] - p["ms"]) * max(0.0, p["test"] - metric) for p, q in pairwise([*chosen, {"ms": ms}]))
 
 
-def timed(front: Iterable[Point]) -> list[Point]:
-    """The same points at the latency that was measured."""
-    return [{**p, "ms": p["measured"]} for p in front]
+def in_shares(row: dict[str, Any], front: Iterable[Point], measured: bool) -> list[Point]:
+    """The same points with shares of the dense latency as ms: measured, or as the run was told."""
+    return [{**p, "ms": p["measured"] if measured else p["ms"] / row["dense_ms"]} for p in front]
 
 
 def summary(rows: list[dict[str, Any]], early: float) -> dict[str, Any]:
@@ -45,22 +46,24 @@ def summary(rows: list[dict[str, Any]], early: float) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for task in dict.fromkeys(r["task"] for r in rows):
         mine = [r for r in rows if r["task"] == task]
-        measured = all("measured_dense_ms" in r for r in mine)
-        tell = timed if measured else list
-        ms, metric = float(np.median([r["measured_dense_ms" if measured else "dense_ms"] for r in mine])), \
-            0.5 * mine[0]["dense"]
-        union = volume([p for r in mine for p in tell(front_of(r["points"]))], ms, metric)
-        for r in mine:
-            cell = out.setdefault(task, {}).setdefault(r["way"], {
+        measured, metric = all(is_timed(r) for r in mine), 0.5 * mine[0]["dense"]
+        ends = [in_shares(r, front_of(r["points"]), measured) for r in mine]
+        union = volume([p for front in ends for p in front], 1.0, metric)
+        for r, end in zip(mine, ends, strict=True):
+            cell = out.setdefault(task, {"measured": measured, "ways": {}})["ways"].setdefault(r["way"], {
                 "end": [], "early": [], "at_budgets": [], "candidates": [], "errors": []})
-            fronts = [tell(front_of(p for p in r["points"] if p["s"] <= share * r["seconds"] + 1e-9 or share == 1))
-                      for share in (1, early)]
-            for key, front in zip(("end", "early"), fronts, strict=True):
-                cell[key].append(round(volume(front, ms, metric) / max(union, 1e-12), 4))
-            cell["at_budgets"].append([_at(fronts[0], share * ms) for share in BUDGETS[task]])
+            first = in_shares(r, front_of(p for p in r["points"] if p["s"] <= early * r["seconds"]), measured)
+            for key, front in (("end", end), ("early", first)):
+                cell[key].append(round(volume(front, 1.0, metric) / max(union, 1e-12), 4))
+            cell["at_budgets"].append([_at(end, share) for share in BUDGETS[task]])
             cell["candidates"].append(len(r["points"]))
             cell["errors"] += [r["error"]] if r["error"] else []
     return out
+
+
+def is_timed(row: dict[str, Any]) -> bool:
+    """Whether every member of the front was measured."""
+    return all("measured" in p for p in front_of(row["points"]))
 
 
 def _at(front: Sequence[Point], ms: float) -> float | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from real_tasks import TASKS, trained
+from real_tasks import TASKS
 
 from autoprune.search.run_folder import environment
 
@@ -26,22 +26,21 @@ RESULTS = Path(__file__).parents[1] / "results" / "search_second_device.json"
 FIRST, SECOND = "rpi4", "rpi5"
 SEARCH = """
 import sys, warnings
-from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 warnings.simplefilter("ignore")
 import autoprune, torch
 from real_tasks import trained
 torch.set_num_threads(1)
-name, cache, device, run, reuse, trials = sys.argv[2:]
-front = autoprune.search(trained(name, Path(cache)), device, "0.5x", run=run, workers=0, reuse=reuse or None,
+name, device, run, reuse, trials = sys.argv[2:]
+front = autoprune.search(trained(name), device, "0.5x", run=run, workers=0, reuse=reuse or None,
                          trials=int(trials) if trials else None)
 print(len(front.candidates), front.met)
 """
 
 
-def timed(name: str, cache: Path, device: str, run: Path, reuse: str, trials: str) -> dict[str, Any]:
+def timed(name: str, device: str, run: Path, reuse: str, trials: str) -> dict[str, Any]:
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", SEARCH, str(Path(__file__).parent), name, str(cache), device, str(run),
+    done = subprocess.run([sys.executable, "-c", SEARCH, str(Path(__file__).parent), name, device, str(run),
                            reuse, trials], check=True, stdout=subprocess.PIPE, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     seconds = time.perf_counter() - start
@@ -53,14 +52,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--trials", type=int, default=80)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "autoprune-real")
     args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in args.tasks:
-        trained(name, args.cache)  # the dense net
         with tempfile.TemporaryDirectory() as folder:
-            first = timed(name, args.cache, FIRST, Path(folder) / "first", "", str(args.trials))
-            second = timed(name, args.cache, SECOND, Path(folder) / "second", str(Path(folder) / "first"), "")
+            first = timed(name, FIRST, Path(folder) / "first", "", str(args.trials))
+            second = timed(name, SECOND, Path(folder) / "second", str(Path(folder) / "first"), "")
         results[name] = {"first": first, "second": second, "share": round(second["seconds"] / first["seconds"], 3)}
         print(name, results[name], flush=True)
         results["environment"] = environment()

@@ -23,7 +23,6 @@ import argparse
 import gzip
 import json
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -70,8 +69,8 @@ def path_of(task: str) -> Path:
 class Maker:
     """Adds blocks to the table of one task; what is there stays."""
 
-    def __init__(self, name: str, cache: Path):
-        self.name, self.world = name, World(name, 0, float("inf"), cache, load_device(DEVICE))
+    def __init__(self, name: str):
+        self.name, self.world = name, World(name, 0, float("inf"), load_device(DEVICE))
         self.groups = dict(self.world.proposer.choices)
         self.methods = list(dict.fromkeys(m for c in self.groups.values() for m in c.methods))
         file = path_of(name)
@@ -264,13 +263,12 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--count", type=int, default=100, help="rows that a replay sees")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "autoprune-real")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
     if args.what == "make":
-        makers = [Maker(name, args.cache) for name in args.tasks]
+        makers = [Maker(name) for name in args.tasks]
         for block in range(args.blocks):
             for maker in makers:
                 if maker.table["blocks"] <= block:

@@ -41,8 +41,8 @@ class World:
     front of what was seen, by place in `rows`.
     """
 
-    def __init__(self, name: str, seed: int, seconds: float, cache: Path, device: Device):
-        self.task, self.seed, self.seconds, self.device = trained(name, cache), seed, seconds, device
+    def __init__(self, name: str, seed: int, seconds: float, device: Device):
+        self.task, self.seed, self.seconds, self.device = trained(name), seed, seconds, device
         self.graph = trace(self.task.model, self.task.example_inputs)
         self.space = space_for("default")
         self.profiler = PredictedProfiler(device)  # the same number for the same widths, in every run

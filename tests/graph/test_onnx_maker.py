@@ -9,7 +9,7 @@ from autoprune.errors import ModelError
 from autoprune.graph import onnx_maker
 from autoprune.graph.graph import Graph
 from autoprune.graph.module import PrunedModule
-from autoprune.graph.onnx import check_onnx
+from autoprune.graph.onnx import check_onnx, export_onnx
 from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
 from autoprune.graph.plan import Plan
@@ -62,3 +62,11 @@ def test_a_plan_says_the_widths_whichever_units_stay(tiny_graph: Graph, tiny_tem
     plan = Plan.uniform(tiny_graph, 0.5, method="wanda")  # needs data that nobody has gathered
     smaller = OnnxMaker(tiny_graph).of(plan)
     assert len(smaller) < len(OnnxMaker(tiny_graph).of(Plan()))
+
+
+def test_nothing_of_this_machine_is_in_a_file(tiny_graph: Graph, tiny_template: OnnxTemplate, half: PrunedModule,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxMaker, "_template", tiny_template)
+    for content in (export_onnx(half, tiny_graph.example_inputs), OnnxMaker(tiny_graph).onnx(half)):
+        assert b".py" not in content
+        assert b"stack_trace" not in content

@@ -37,7 +37,7 @@ from autoprune.files import replace_file
 __all__ = ["Timed", "calibrate", "join", "reachable", "same_layout", "time_net"]
 
 _LEAST_NETS = 40
-_NOISY, _SLOW, _APART = 1.3, 0.15, 1.2
+_NOISY, _SLOW, _APART = 1.15, 0.15, 1.2
 _HELD_OUT = 5  # every fifth net
 _SMALL_MS, _FEW = 0.01, 10  # a small node; nets that stand in where none has such nodes on average
 _INTERVAL = (0.05, 0.95)
@@ -45,7 +45,10 @@ _INTERVAL = (0.05, 0.95)
 
 @dataclass(frozen=True)
 class Timed:
-    """One net: its latency and the probe's in the same measurement (ms), its nodes with what the profiler saw (ms)."""
+    """One net: its latency and the probe's in the same measurement (ms), its nodes with what the profiler saw (ms).
+
+    Latencies are lower quartiles of the runs: what other programs add comes in bursts. `spread` is the median over it.
+    """
 
     ms: float
     probe_ms: float
@@ -99,8 +102,8 @@ def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int =
                           given=f"{len(nodes)} of {len(found.nodes)} nodes have the same names",
                           fix="install the same onnxruntime version on both")
     assert found.reference_stats is not None  # a reference was given
-    return Timed(found.stats.p50_ms, found.reference_stats.p50_ms, tuple(nodes),
-                 found.stats.p90_ms / found.stats.p10_ms)
+    return Timed(found.stats.p25_ms, found.reference_stats.p25_ms, tuple(nodes),
+                 found.stats.p50_ms / found.stats.p25_ms)
 
 
 def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, threads: int | None = None,

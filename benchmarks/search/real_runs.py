@@ -1,0 +1,90 @@
+"""Runs on disk: what a run found, and its fronts' models without the values of their weights.
+
+A model is as fast with other weights of the same shapes, so a run can be timed again later, elsewhere, on any machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import math
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from autoprune.files import replace_file
+
+__all__ = ["Run", "read_runs", "runnable"]
+
+_LARGEST_KEPT = 8  # elements: shapes, limits, scales
+
+
+@dataclass(frozen=True)
+class Run:
+    """`row`: task, way, seed, seconds, the dense net's ms (predicted) and test score, and every point (`score.Point`);
+    `models`: ONNX of those points that are on a front, by their place, with weights left out.
+    """
+
+    row: dict[str, Any]
+    models: dict[int, bytes]
+
+    @property
+    def name(self) -> str:
+        return run_name(self.row["task"], self.row["way"], self.row["seed"])
+
+    def write(self, folder: Path) -> None:
+        """Into `folder`/NAME.tar.xz; models of one net differ little, so that together they take a few kilobytes."""
+        content = io.BytesIO()
+        files = {"run.json": json.dumps(self.row).encode(), **{f"{k}.onnx": v for k, v in self.models.items()}}
+        with tarfile.open(fileobj=content, mode="w") as archive:
+            for name, data in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / f"{self.name}.tar.xz", lzma.compress(content.getvalue()))
+
+
+def run_name(task: str, way: str, seed: int) -> str:
+    return "-".join((task, *way.replace(",", "").split(), str(seed)))
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """All runs in `folder`, by name."""
+    found = []
+    for file in sorted(folder.glob("*.tar.xz")):
+        with tarfile.open(file) as archive:
+            files = {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
+        found.append(Run(json.loads(files.pop("run.json")),
+                         {int(name.removesuffix(".onnx")): data for name, data in files.items()}))
+    return found
+
+
+def without_weights(onnx_bytes: bytes) -> bytes:
+    """The model with the values of its larger float tensors left out."""
+    model = onnx.load_from_string(onnx_bytes)
+    for tensor in _weights(model):
+        tensor.raw_data = b""
+    return bytes(model.SerializeToString())
+
+
+def runnable(onnx_bytes: bytes, seed: int = 0) -> bytes:
+    """What `without_weights` made, with random weights."""
+    model, random = onnx.load_from_string(onnx_bytes), np.random.default_rng(seed)
+    for tensor in _weights(model):
+        shape = tuple(tensor.dims)
+        values = (random.uniform(0.5, 1.5, shape) if len(shape) == 1  # a variance must not be negative
+                  else random.normal(0.0, 1 / math.sqrt(math.prod(shape[1:])), shape))
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    return bytes(model.SerializeToString())
+
+
+def _weights(model: onnx.ModelProto) -> list[TensorProto]:
+    return [t for t in model.graph.initializer
+            if t.data_type == TensorProto.FLOAT and math.prod(t.dims) > _LARGEST_KEPT]
