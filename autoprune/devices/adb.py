@@ -92,7 +92,8 @@ class AdbAgent:
         times: dict[str, list[float]] = {sha: [] for sha in order}
         for sha in order:
             times[sha] += self._times(sha, (runs + 1) // 2, request)
-        return {"candidate": statistics(times[candidate]), "drift": drift(times[order[0]]), "attempts": 1, "nodes": [],
+        return {"candidate": statistics(times[candidate]), "attempts": 1, "nodes": [],
+                "drift": drift(times[candidate], times[reference] if reference else None),
                 "reference": None if reference is None else statistics(times[reference]),
                 "runtime_version": "unknown", "governor": ""}
 

@@ -20,8 +20,8 @@ __all__ = ["Comparison", "plain", "predicted", "timed_in_turns"]
 class Comparison:
     """Latency of a model over that of a reference.
 
-    `ratio` below 1: the model is faster. It is `latency.ms / reference.ms`, or of runs in turns what `Measurement.ratio`
-    says. `lo <= ratio <= hi`, both None where nothing is known about how the errors of the two go together; `basis` says
+    `ratio` below 1: the model is faster. It is `latency.ms / reference.ms`, and of runs in turns `Measurement.ratio`.
+    `lo <= ratio <= hi`, both None where nothing is known about how the errors of the two go together; `basis` says
     where the interval is from, or why there is none.
     """
 
@@ -52,13 +52,14 @@ def plain(latency: Latency, reference: Latency) -> Comparison:
 def timed_in_turns(found: Measurement) -> Comparison:
     """Of a measurement with a reference. Raises `ValueError` when it has none.
 
-    The interval spans the ratios at p10, at p50, at p90 and at the percentile asked for. Runs took turns, so what
+    The interval spans the ratio, and those at p10, p50 and p90. Runs took turns, so what
     slows the machine slows both: a quick run is set against a quick one and a slow one against a slow one. It is not
     a confidence interval: with thousands of runs that of the median would be narrower than what two measurements
     really differ by.
     """
     ratio, ours, theirs = found.ratio, found.stats, found.reference_stats
-    assert found.reference is not None and theirs is not None  # or there were no ratio
+    assert found.reference is not None  # or there were no ratio
+    assert theirs is not None
     ratios = [ratio, ours.p10_ms / theirs.p10_ms, ours.p50_ms / theirs.p50_ms, ours.p90_ms / theirs.p90_ms]
     return Comparison(found.latency, found.reference, ratio, min(ratios), max(ratios),
                       "timed in turns in one measurement; the ratios at p10, p50 and p90 of the runs")

@@ -72,10 +72,12 @@ class Measurement:
             return self.stats.p25_ms / self.reference_stats.p25_ms
         return self.latency.ms / self.reference.ms
 
-    def scaled(self, factor: float) -> Measurement:
-        """The latency and the nodes' times `factor` times as long; the runs behind them stay what they were."""
-        nodes = tuple(replace(n, ms=factor * n.ms) for n in self.nodes)
-        return replace(self, latency=self.latency.scaled(factor), nodes=nodes)
+    def scaled(self, ms: float) -> Measurement:
+        """With `ms` for the latency, and the nodes, which are of the quicker runs, in proportion; the runs behind them
+        stay what they were.
+        """
+        nodes = tuple(replace(n, ms=n.ms * ms / self.stats.p25_ms) for n in self.nodes)
+        return replace(self, latency=self.latency.scaled(ms / self.latency.ms), nodes=nodes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -128,7 +130,8 @@ def _stats(data: Any) -> RunStats:
     values = [_number(data[k], 0) for k in ("min_ms", "p10_ms", "p25_ms", "p50_ms", "p90_ms", "p99_ms")]
     if values != sorted(values) or values[0] <= 0:
         raise ValueError(f"run statistics out of order: {values}")
-    return RunStats(*values, _count(data["n"], 10**9))
+    low, p10, p25, p50, p90, p99 = values
+    return RunStats(low, p10, p25, p50, p90, p99, _count(data["n"], 10**9))
 
 
 def _number(value: Any, least: float) -> float:

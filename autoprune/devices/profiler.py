@@ -120,7 +120,7 @@ class MeasuredProfiler(Profiler):
             self._probe_ms = baseline_ms = self._probe_ms or found.reference.ms
         else:
             self.baseline_ms = baseline_ms = self.baseline_ms or found.reference.ms
-        self.last = found.scaled(found.ratio * baseline_ms / found.latency.ms)
+        self.last = found.scaled(found.ratio * baseline_ms)
         return _noted(self.last.latency, baseline_ms / found.reference.ms)
 
     def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:

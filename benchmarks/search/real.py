@@ -5,9 +5,10 @@
     python benchmarks/search/real.py show
 
 Three small nets (`real_tasks.py`), the same recovery for all (least squares where the way allows it, norm
-recalibration, 24 steps of distillation). Time is processor time of one thread, so that another process on the machine
-changes nothing; reading the test split, which no way is told of, is not counted. While they run, all ways are told the
-latencies that a calibration predicts (of an Intel Xeon, one thread: `here.toml` in `benchmarks/data/search_real`).
+recalibration, 24 steps of distillation). Time is processor time of one thread, corrected for what neighbours on the
+core slow it down (`clock.py`); reading the test split, which no way is told of, is not counted. While they run, all
+ways are told the latencies that a calibration predicts (of an Intel Xeon, one thread: `here.toml` in
+`benchmarks/data/search_real`).
 Every run is one file in `runs` beside it and is never run twice: delete the file to run it again. Several processes may
 run different seeds, tasks or ways at once.
 
@@ -41,6 +42,7 @@ from autoprune.graph.plan import Plan
 from autoprune.search.run_folder import environment
 
 sys.path.insert(0, str(Path(__file__).parent))
+from clock import Clock
 from real_runs import Run, read_runs, run_name, runnable, without_weights
 from real_tasks import NETS, TASKS, trained
 from score import BUDGETS, better, front_of, interval, iqm, summary
@@ -55,7 +57,7 @@ EARLY = 0.3  # of the time: the second look
 def run(name: str, way: str, seed: int, seconds: float, device: Device) -> Run:
     world = World(name, seed, seconds, device)
     dense = world.task.evaluate(world.pipeline.dense, "test").value
-    world.start()
+    world.clock = Clock()
     torch.manual_seed(seed)
     error = None
     try:

@@ -178,7 +178,7 @@ def torch_pruning(world: World) -> None:
                     pruner.step()
                     finetune(model, task, data, world.pipeline.settings, world.seed)
                     seen = task.evaluate(model, "validation").value
-                    ms = world.off_the_clock(lambda m=model: world.profiler.latency(to_predict(world, m)).ms)
+                    ms = world.clock.off(lambda m=model: world.profiler.latency(to_predict(world, m)).ms)
                     world.note(ms, model, seen, lambda m=model: exported(world, m))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from autoprune.search.run_folder import RunFolder
 from autoprune.search.space import space_for
 
 sys.path.insert(0, str(Path(__file__).parent))
+from clock import Clock
 from real_tasks import trained
 
 METHOD = "wanda"  # of the ways that do not choose one: on each of the nets the best of the table, or within 0.1 points
@@ -53,21 +53,12 @@ class World:
         self.proposer = Proposer(self.graph, self.space.choices(self.graph, self.device.alignment()), seed)
         self._known: dict[tuple[Any, ...], Latency] = {}
         self.pipeline.onnx(self.pipeline.dense)  # a template that every way would make
-        self.start()
-
-    def start(self) -> None:
-        """The clock starts now."""
-        self._start, self._uncounted = time.process_time(), 0.0
+        self.clock = Clock()
 
     @property
     def spent(self) -> float:
-        return time.process_time() - self._start - self._uncounted
-
-    def off_the_clock(self, work: Callable[[], Any]) -> Any:
-        start = time.process_time()
-        found = work()
-        self._uncounted += time.process_time() - start
-        return found
+        """Seconds on the clock."""
+        return self.clock.spent
 
     def note(self, ms: float, model: torch.nn.Module, seen: float, onnx: Callable[[], bytes]) -> None:
         """A point. If it is on the front of what was seen it is tested, and `onnx` makes its file, for it to be timed
@@ -75,8 +66,8 @@ class World:
         """
         row = {"s": self.spent, "ms": ms, "seen": seen}
         if all(r["ms"] > ms or r["seen"] < seen for r in self.rows):
-            row["test"] = self.off_the_clock(lambda: self.task.evaluate(model, "test").value)
-            self.models[len(self.rows)] = self.off_the_clock(onnx)
+            row["test"] = self.clock.off(lambda: self.task.evaluate(model, "test").value)
+            self.models[len(self.rows)] = self.clock.off(onnx)
         self.rows.append({key: round(value, 5) for key, value in row.items()})
         if self.spent > self.seconds:
             raise TimeUp

@@ -6,7 +6,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -222,3 +224,39 @@ def test_a_block_ends_when_runs_take_longer_than_they_did(monkeypatch: pytest.Mo
 
     found = timing._time([run], {"warmup_runs": 10, "warmup_s": 0.0, "min_runs": 20, "min_s": 0.2})
     assert found == [[5.0] * 42]  # two blocks of 0.1 s and one run, not the 5000 that were planned for one block
+
+
+def _machine(monkeypatch: pytest.MonkeyPatch, slow: Callable[[str, int], float]) -> Callable[[], dict[str, Any]]:
+    """Times a model of 1 ms beside one of 2 ms where a run takes `slow(model, its place)` times as long."""
+    now, runs = [0], {"small": 0, "large": 0}
+    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+
+    def of(name: str, ns: int) -> Callable[[], None]:
+        def run() -> None:
+            runs[name] += 1
+            now[0] += round(ns * slow(name, runs[name]))
+        return run
+
+    request = {"warmup_runs": 1, "warmup_s": 0.0, "min_runs": 20, "min_s": 0.2, "repeats": 2}
+    return lambda: timing._calmest([of("small", 1_000_000), of("large", 2_000_000)], request)
+
+
+def test_other_programs_bursts_do_not_change_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They double the time of 60 % of one model's runs, and of a tenth of the other's."""
+    time_both = _machine(monkeypatch, lambda name, run: 1 + (run % 10 < (6 if name == "small" else 1)))
+    found = time_both()
+    assert found["candidate"]["p50_ms"] / found["reference"]["p50_ms"] == pytest.approx(1.0)
+    assert found["candidate"]["p25_ms"] / found["reference"]["p25_ms"] == pytest.approx(0.5)
+    assert found["attempts"] == 1
+
+
+def test_a_machine_that_slows_down_for_both_need_not_be_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The large model has half as many runs in the same time."""
+    found = _machine(monkeypatch, lambda name, run: 1 + (run > (120 if name == "small" else 60)))()
+    assert found["attempts"] == 1
+    assert abs(found["drift"]) < 0.05
+
+
+def test_a_model_that_slows_down_alone_is_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _machine(monkeypatch, lambda name, run: 1 + run / 1000 if name == "small" else 1.0)()["attempts"] == 3

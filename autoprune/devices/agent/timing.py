@@ -18,7 +18,7 @@ from autoprune.devices.agent.refused import Refused
 
 __all__ = ["DRIFT", "NOISY", "drift", "make_inputs", "nodes", "runner", "statistics", "turn", "unthrottled"]
 
-NOISY, DRIFT = 1.1, 0.03  # p90/p10; second half against the first
+NOISY, DRIFT = 1.1, 0.05  # p90/p10; second half against the first
 _FLOATS = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
 _INTS = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16", "tensor(int8)": "int8",
          "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32", "tensor(uint64)": "uint64",

@@ -136,7 +136,8 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
     if len(kept) < _LEAST_NETS:
         raise DeviceError("too few nets were timed well enough to learn from",
                           given=f"{len(kept)} of {len(timed)}, wanted {_LEAST_NETS}",
-                          fix="stop other programs on the device, or give it more --minutes")
+                          fix="stop other programs on the device, give it more --minutes, or time with --threads 1: "
+                              "threads that wait for each other wait for every other program, too")
     say(f"fitting to {len(kept)} nets, {sum(len(t.nodes) for t in kept)} nodes")
     model = KernelModel.fit([t.nodes for t in kept], seed)
     ratios = _held_out(kept, overhead_ms, model)
@@ -191,7 +192,7 @@ def _gather(measurer: Measurer, nets: Iterable[bytes], layout: bool, seconds: fl
             break
         if spent - last > 5:
             last = spent
-            say(f"timed {len(timed)} nets, {seconds - spent:.0f} s left")
+            say(f"timed {len(timed)} nets, {len(_usable(timed)[0])} undisturbed, {seconds - spent:.0f} s left")
         try:
             timed.append(time_net(measurer, net, layout))
         except DeviceError as error:
