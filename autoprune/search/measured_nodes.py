@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from autoprune.devices import calibration
+from autoprune.devices.calibration.calibrate import same_layout
 from autoprune.devices.device import Device
 from autoprune.devices.measurement import Measurement
 from autoprune.graph.graph import Graph
@@ -16,10 +18,15 @@ __all__ = ["MeasuredNodes"]
 
 _STAND_INS = {"cuda": "l4", "tensorrt": "l4", "x86_64": "x86-avx512", "AMD64": "x86-avx512", "aarch64": "rpi5",
               "arm64": "rpi5"}
+_KERNELS = Path(calibration.__file__).with_name("x86_64.toml")  # made by `autoprune devices calibrate cpu --threads 1`
 
 
 def _stand_in(device: Device, machine: str) -> str:
-    """A profile that resembles a measured device: it gives a plan's latency its shape, measurements the rest."""
+    """A device that resembles a measured one: it gives a plan's latency its shape, measurements the rest. Where models
+    are optimised as on the device it is kernels that were timed, which know what blocks of channels do; else a profile.
+    """
+    if device.name not in _STAND_INS and same_layout(device, machine) and machine in ("x86_64", "AMD64"):
+        return str(_KERNELS)
     return _STAND_INS.get(device.name, _STAND_INS.get(machine, "rpi4"))
 
 

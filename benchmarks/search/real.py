@@ -7,10 +7,9 @@
 Three small nets (`real_tasks.py`), the same recovery for all (least squares where the way allows it, norm
 recalibration, 24 steps of distillation). Time is processor time of one thread, corrected for what neighbours on the
 core slow it down (`clock.py`); reading the test split, which no way is told of, is not counted. While they run, all
-ways are told the latencies that a calibration predicts (of an Intel Xeon, one thread: `here.toml` in
-`benchmarks/data/search_real`).
-Every run is one file in `runs` beside it and is never run twice: delete the file to run it again. Several processes may
-run different seeds, tasks or ways at once.
+ways are told the latencies that a calibration predicts (of an Intel Xeon, one thread: the one that ships). Every run
+is one file in `benchmarks/data/search_real/fronts` and is never run twice: delete the file to run it again. Several
+processes may run different seeds, tasks or ways at once.
 
 `measure` then times every member of every front, at the end and early, through onnxruntime on the machine that it runs
 on, each in turns with its dense net, `--rounds` times in other orders (the median counts), and scores go by these. A
@@ -34,6 +33,7 @@ import numpy as np
 import optuna
 import torch
 
+from autoprune.devices import calibration
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.profiler import MeasuredProfiler
 from autoprune.graph.graph import trace
@@ -50,7 +50,7 @@ from ways import OWN, WAYS
 from world import TimeUp, World
 
 RESULTS = Path(__file__).parents[1] / "results" / "search_real.json"
-RUNS, DEVICE = NETS / "runs", NETS / "here.toml"
+RUNS, DEVICE = NETS / "fronts", Path(calibration.__file__).with_name("x86_64.toml")
 EARLY = 0.3  # of the time: the second look
 
 
@@ -79,7 +79,12 @@ def wanted(row: dict[str, Any]) -> list[int]:
 
 
 def measure(runs: list[Run], rounds: int) -> dict[str, dict[int, float]]:
-    """Shares of the dense latency by run and point: everything is timed, in random orders, task by task."""
+    """Shares of the dense latency by run and point: everything is timed, in random orders, task by task. Raises
+    `ValueError` for runs of a time when models were not kept.
+    """
+    without = [r.name for r in runs if not r.models]
+    if without:
+        raise ValueError(f"no models to time: delete and run again {', '.join(without)}")
     found: dict[str, dict[int, list[float]]] = {r.name: {place: [] for place in r.models} for r in runs}
     for task in dict.fromkeys(r.row["task"] for r in runs):
         jobs = [(r, place) for r in runs if r.row["task"] == task for place in r.models]
@@ -106,12 +111,12 @@ def with_measured(runs: list[Run], measured: dict[str, dict[str, float]]) -> lis
 
 def show(found: dict[str, Any]) -> None:
     """Tables in Markdown: nHV at the end (early) by way and task; ours against the best of the others; budgets."""
-    cells_of = {task: of["ways"] for task, of in found.items()}
+    cells_of = {task: found[task]["ways"] for task in TASKS if task in found}
     ways = list(dict.fromkeys(w for cells in cells_of.values() for w in cells))
-    print("| way | " + " | ".join(f"{t}: end (early), candidates" for t in found) + " |")
-    print("|---" * (len(found) + 1) + "|")
+    print("| way | " + " | ".join(f"{t}: end (early), candidates" for t in cells_of) + " |")
+    print("|---" * (len(cells_of) + 1) + "|")
     for way in ways:
-        cells = [cells_of[t].get(way) for t in found]
+        cells = [of.get(way) for of in cells_of.values()]
         print(f"| {way} | " + " | ".join("–" if c is None else f"{', '.join(f'{v:.3f}' for v in c['end'])} "
               f"({np.mean(c['early']):.2f}), {np.mean(c['candidates']):.0f} candidates"
               + ("!" if c["errors"] else "") for c in cells) + " |")

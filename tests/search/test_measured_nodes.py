@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from autoprune.devices.prices import nodes_for, predict_table
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.plan import Plan
-from autoprune.search.measured_nodes import MeasuredNodes
+from autoprune.search.measured_nodes import MeasuredNodes, _stand_in
 from autoprune.search.variants import random_plan, variety
 
 from . import latency_nets
@@ -26,13 +27,13 @@ def graph() -> Graph:
 
 
 def really(graph: Graph, plan: Plan) -> Measurement:
-    """What a machine would say on which convolutions take three times, the rest half of what the profile says."""
-    device = load_device("x86-avx512")
+    """What a machine would say on which convolutions take three times, the rest half of what the stand-in says."""
+    device = load_device(_stand_in(load_device("cpu"), "x86_64"))
     nodes = [NodeTime(n.name, n.op, ms * (3 if "Conv" in n.op else 0.5), n.out_shapes[0])
              for n, ms in predict_table(nodes_for(OnnxMaker(graph).of(plan), device), device)]
     ms = sum(n.ms for n in nodes)
     latency = Latency(ms, ms, ms, "p50", "measured", "cpu", "onnxruntime", "1", 1, 20)
-    return Measurement(latency, None, RunStats(ms, ms, ms, ms, ms, 20), None, 0.0, 1, tuple(nodes))
+    return Measurement(latency, None, RunStats(ms, ms, ms, ms, ms, ms, 20), None, 0.0, 1, tuple(nodes))
 
 
 def test_measured_plans_teach_what_others_take(graph: Graph, tmp_path: Path) -> None:
@@ -49,6 +50,16 @@ def test_measured_plans_teach_what_others_take(graph: Graph, tmp_path: Path) -> 
     assert worst() < 0.1 < 0.3 < untaught
     again = MeasuredNodes(kept.path, graph, load_device("cpu"))  # a resumed search learns from the file
     assert [again.table("x86_64").latency(p).ms for p in others] == [kept.table("x86_64").latency(p).ms for p in others]
+
+
+def test_a_device_that_optimises_as_this_machine_does_gets_kernels_that_were_timed() -> None:
+    blocked = platform.machine() in ("x86_64", "AMD64")
+    found = load_device(_stand_in(load_device("cpu"), platform.machine()))
+    assert (found.calibration is not None) == blocked
+    board = replace(load_device("cpu"), name="board", address="ssh://pi@board")
+    assert (load_device(_stand_in(board, platform.machine())).calibration is not None) == blocked
+    assert _stand_in(board, "aarch64") == "rpi5"
+    assert _stand_in(load_device("cuda"), "x86_64") == "l4"
 
 
 def test_a_line_that_was_cut_short_costs_itself_only(graph: Graph, tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def test_a_test_score_lost_half_way_is_read_again_alone(
 
 def timed(ratio: float) -> Measurement:
     """Two models in turns, the second in a millisecond."""
-    first, second = (RunStats(ms, ms, ms, ms, ms, 60) for ms in (ratio, 1.0))
+    first, second = (RunStats(ms, ms, ms, ms, ms, ms, 60) for ms in (ratio, 1.0))
     latency = Latency(ratio, ratio, ratio, "p50", "measured", "cpu", "onnxruntime", "1", 1, 60)
     return Measurement(latency, replace(latency, ms=1.0, lo_ms=1.0, hi_ms=1.0), first, second, 0.0, 1)
 

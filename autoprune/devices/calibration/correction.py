@@ -17,7 +17,7 @@ from autoprune.devices.node import Node
 
 __all__ = ["Correction"]
 
-_SLOPE_PRIOR = 2.0  # the slope's pull towards 0, in variants at one natural logarithm from the mean
+_SLOPE_PRIOR = 0.5  # the slope's pull towards 0, in variants at one natural logarithm from the mean
 
 
 class Correction:

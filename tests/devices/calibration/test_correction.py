@@ -57,7 +57,7 @@ def test_two_sizes_by_hand() -> None:
     large = math.e ** 2
     correction.learn([(A, 1.0)], {}, 1.0)
     correction.learn([(A, large)], {}, 2 * large)
-    mean, slope = math.log(2) / 2.5, math.log(2) / 4
+    mean, slope = math.log(2) / 2.5, math.log(2) / 2.5
     for size, away in ((math.e, 0.0), (1.0, -1.0), (large, 1.0)):
         assert correction.total_ms([(A, size)]) == pytest.approx(size * math.exp(mean + slope * away))
 
