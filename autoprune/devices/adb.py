@@ -19,7 +19,7 @@ from autoprune.devices.address import Address
 from autoprune.devices.agent.facts import BIG_CLOCK, larger
 from autoprune.devices.agent.refused import Refused
 from autoprune.devices.agent.serve import serve
-from autoprune.devices.agent.timing import drift, statistics, turn
+from autoprune.devices.agent.timing import Blocks, statistics, summary, turn
 from autoprune.devices.worker_process import BOOTSTRAP, WorkerProcess
 
 __all__ = ["AdbAgent", "adb_worker"]
@@ -89,13 +89,11 @@ class AdbAgent:
         warm = self._times(candidate, 3, request)
         runs = max(request["min_runs"], min(_MOST_RUNS, round(1e3 * request["min_s"] / statistics(warm)["p50_ms"])))
         order = [candidate] * 2 if reference is None else [reference, candidate, candidate, reference]
-        times: dict[str, list[float]] = {sha: [] for sha in order}
+        times: dict[str, Blocks] = {sha: [] for sha in order}
         for sha in order:
-            times[sha] += self._times(sha, (runs + 1) // 2, request)
-        return {"candidate": statistics(times[candidate]), "attempts": 1, "nodes": [],
-                "drift": drift(times[candidate], times[reference] if reference else None),
-                "reference": None if reference is None else statistics(times[reference]),
-                "runtime_version": "unknown", "governor": ""}
+            times[sha].append(self._times(sha, (runs + 1) // 2, request))
+        return {**summary([times[sha] for sha in (candidate, reference) if sha is not None]), "attempts": 1,
+                "nodes": [], "runtime_version": "unknown", "governor": ""}
 
     def _times(self, sha256: str, runs: int, request: dict[str, Any]) -> list[float]:
         """Milliseconds of `runs` runs after the warm-up ones, as perf_test's result file tells them."""

@@ -46,9 +46,10 @@ class NodeTime:
 class Measurement:
     """A candidate's latency, that of the dense model timed in between (if given), and the runs behind both.
 
-    `drift` is how much slower the candidate was in the second half of the runs, over how much slower the dense model
-    was if it was timed, as a fraction; `attempts` how often it had to be measured; `nodes` the candidate's nodes in
-    execution order, where profile runs were asked for.
+    `in_turns` is the median of the ratios of short blocks of runs that followed each other, None without a dense model;
+    `drift` by how much that (without a dense model: the latency) was more in the second half of the runs, as a
+    fraction; `attempts` how often it had to be measured; `nodes` the candidate's nodes in execution order, where
+    profile runs were asked for.
     """
 
     latency: Latency
@@ -58,19 +59,17 @@ class Measurement:
     drift: float
     attempts: int
     nodes: tuple[NodeTime, ...] = ()
+    in_turns: float | None = None
 
     @property
     def ratio(self) -> float:
-        """The latency over the reference's, from runs in turns; below 1 is faster. For medians it is the ratio of the
-        lower quartiles: what other programs add comes in bursts that hit one model more than the other, and with them
-        ratios of medians scatter several times as much (docs/decisions/2026-11-27-busy-machines.md). Raises
-        `ValueError` when there was no reference.
+        """The latency over the reference's; below 1 is faster. For medians it is `in_turns`: what other programs add
+        comes in bursts that hit one model more than the other, and ratios of medians of all runs scatter several times
+        as much (docs/decisions/2026-11-27-busy-machines.md). Raises `ValueError` when there was no reference.
         """
-        if self.reference is None or self.reference_stats is None:
+        if self.reference is None or self.in_turns is None:
             raise ValueError("the measurement has no reference")
-        if self.latency.percentile == "p50":
-            return self.stats.p25_ms / self.reference_stats.p25_ms
-        return self.latency.ms / self.reference.ms
+        return self.in_turns if self.latency.percentile == "p50" else self.latency.ms / self.reference.ms
 
     def scaled(self, ms: float) -> Measurement:
         """With `ms` for the latency, and the nodes, which are of the quicker runs, in proportion; the runs behind them
@@ -82,7 +81,8 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"latency": self.latency.to_json(), "stats": asdict(self.stats), "drift": self.drift,
-                "attempts": self.attempts, "reference": None if self.reference is None else self.reference.to_json(),
+                "attempts": self.attempts, "in_turns": self.in_turns,
+                "reference": None if self.reference is None else self.reference.to_json(),
                 "reference_stats": None if self.reference_stats is None else asdict(self.reference_stats),
                 "nodes": [asdict(n) for n in self.nodes]}
 
@@ -93,7 +93,7 @@ class Measurement:
         return cls(Latency.from_json(data["latency"]), None if reference is None else Latency.from_json(reference),
                    RunStats(**data["stats"]), None if stats is None else RunStats(**stats), data["drift"],
                    data["attempts"],
-                   tuple(NodeTime(**{**n, "shape": tuple(n["shape"])}) for n in data["nodes"]))
+                   tuple(NodeTime(**{**n, "shape": tuple(n["shape"])}) for n in data["nodes"]), data["in_turns"])
 
 
 def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, runtime: str, threads: int
@@ -102,6 +102,7 @@ def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, ru
     try:
         stats = _stats(answer["candidate"])
         dense = None if answer["reference"] is None else _stats(answer["reference"])
+        in_turns = None if dense is None else _number(answer["ratio"], 1e-9)
         moved, attempts = _number(answer["drift"], -1), _count(answer["attempts"], 1000)
         version, governor = _text(answer["runtime_version"], 100), _text(answer["governor"], 200)
         nodes = answer["nodes"]
@@ -123,7 +124,8 @@ def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, ru
                        source="measured", device=device, runtime=runtime, runtime_version=version, threads=threads,
                        n=of.n, notes=(*noisy, *notes))
 
-    return Measurement(latency(stats), None if dense is None else latency(dense), stats, dense, moved, attempts, times)
+    return Measurement(latency(stats), None if dense is None else latency(dense), stats, dense, moved, attempts, times,
+                       in_turns)
 
 
 def _stats(data: Any) -> RunStats:

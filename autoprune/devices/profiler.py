@@ -113,8 +113,9 @@ class MeasuredProfiler(Profiler):
         from autoprune.devices.calibration.nets import probe  # numpy, which importing this room does not need
 
         sentinel = probe() if self.reference is None else self.reference
+        begins = self.reference is not None and self.baseline_ms is None  # all that follows is a multiple of it
         found = self.measurer.measure(onnx_bytes, reference=sentinel, percentile=self.percentile,
-                                      profile_runs=_PROFILE_RUNS)
+                                      min_s=1.0 if begins else 0.3, profile_runs=_PROFILE_RUNS)
         assert found.reference is not None  # one was given
         if self.reference is None:
             self._probe_ms = baseline_ms = self._probe_ms or found.reference.ms
@@ -136,11 +137,9 @@ class MeasuredProfiler(Profiler):
 
     def compare(self, onnx_bytes: bytes, reference: bytes) -> compare.Comparison:
         """From one longer measurement of both in turns."""
-        return compare.timed_in_turns(self._in_turns(onnx_bytes, reference, repeats=2))
-
-    def _in_turns(self, onnx_bytes: bytes, reference: bytes, repeats: int) -> Measurement:
-        return self.measurer.measure(onnx_bytes, reference=reference, percentile=self.percentile, min_runs=60,
-                                     min_s=1.0, warmup_s=0.5, repeats=repeats)
+        found = self.measurer.measure(onnx_bytes, reference=reference, percentile=self.percentile, min_runs=60,
+                                      min_s=1.0, warmup_s=0.5, repeats=2)
+        return compare.timed_in_turns(found)
 
     def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> float | None:
         """By its ratio to the dense model, in turns with it: the largest of three, each in a process of its own, since
@@ -149,7 +148,8 @@ class MeasuredProfiler(Profiler):
         ratios = []
         for _ in range(_AGAIN):
             self.measurer.restart()
-            ratios.append(compare.timed_in_turns(self._in_turns(onnx_bytes, self._dense(), repeats=1)).ratio)
+            ratios.append(self.measurer.measure(onnx_bytes, reference=self._dense(), percentile=self.percentile,
+                                                min_runs=60, min_s=0.5, repeats=1).ratio)
         return max(ratios) * dense_ms
 
     def ratio(self, onnx_bytes: bytes) -> float:

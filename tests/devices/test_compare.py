@@ -30,7 +30,7 @@ def of(nodes, reference, device=RPI4):
 
 def test_the_interval_of_runs_in_turns_spans_the_ratios_of_percentiles():
     found = compare.timed_in_turns(Measurement(latency(2.0), latency(4.0), RunStats(1, 1.8, 1.9, 2.0, 2.4, 3, 9),
-                                               RunStats(1, 3.0, 3.8, 4.0, 6.0, 7, 9), 0.0, 1))
+                                               RunStats(1, 3.0, 3.8, 4.0, 6.0, 7, 9), 0.0, 1, (), 0.5))
     assert (found.ratio, found.lo, found.hi) == (0.5, pytest.approx(0.4), pytest.approx(0.6))
     assert str(found) == "0.500x (0.400–0.600)"
     assert found.to_json()["reference"]["ms"] == 4.0

@@ -210,7 +210,7 @@ def test_an_interrupted_run_while_warming_up_makes_no_small_blocks(monkeypatch: 
         now[0] += 1_000_000
 
     found = timing._time([small, large], {"warmup_runs": 10, "warmup_s": 0.0, "min_runs": 20, "min_s": 0.2})
-    assert len(found[1]) < 400
+    assert sum(map(len, found[1])) < 400
 
 
 def test_a_block_ends_when_runs_take_longer_than_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,19 +223,19 @@ def test_a_block_ends_when_runs_take_longer_than_they_did(monkeypatch: pytest.Mo
         now[0] += 5_000 if runs[0] <= 10 else 5_000_000
 
     found = timing._time([run], {"warmup_runs": 10, "warmup_s": 0.0, "min_runs": 20, "min_s": 0.2})
-    assert found == [[5.0] * 42]  # two blocks of 0.1 s and one run, not the 5000 that were planned for one block
+    assert max(map(len, found[0])) == 3  # not the 600 that were planned for a block
+    assert sum(map(len, found[0])) < 50
 
 
 def _machine(monkeypatch: pytest.MonkeyPatch, slow: Callable[[str, int], float]) -> Callable[[], dict[str, Any]]:
-    """Times a model of 1 ms beside one of 2 ms where a run takes `slow(model, its place)` times as long."""
-    now, runs = [0], {"small": 0, "large": 0}
+    """Times a model of 1 ms beside one of 2 ms where a run takes `slow(model, nanoseconds since)` times as long."""
+    now = [0]
     monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: now[0])
     monkeypatch.setattr(timing.time, "sleep", lambda _: None)
 
     def of(name: str, ns: int) -> Callable[[], None]:
         def run() -> None:
-            runs[name] += 1
-            now[0] += round(ns * slow(name, runs[name]))
+            now[0] += round(ns * slow(name, now[0]))
         return run
 
     request = {"warmup_runs": 1, "warmup_s": 0.0, "min_runs": 20, "min_s": 0.2, "repeats": 2}
@@ -243,20 +243,18 @@ def _machine(monkeypatch: pytest.MonkeyPatch, slow: Callable[[str, int], float])
 
 
 def test_other_programs_bursts_do_not_change_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They double the time of 60 % of one model's runs, and of a tenth of the other's."""
-    time_both = _machine(monkeypatch, lambda name, run: 1 + (run % 10 < (6 if name == "small" else 1)))
-    found = time_both()
-    assert found["candidate"]["p50_ms"] / found["reference"]["p50_ms"] == pytest.approx(1.0)
-    assert found["candidate"]["p25_ms"] / found["reference"]["p25_ms"] == pytest.approx(0.5)
+    """Everything takes twice as long for 40 ms of every 100: medians of all runs depend on what was met."""
+    found = _machine(monkeypatch, lambda name, ns: 1 + (ns // 1_000_000 % 100 < 40))()
+    assert found["ratio"] == pytest.approx(0.5)
     assert found["attempts"] == 1
 
 
 def test_a_machine_that_slows_down_for_both_need_not_be_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The large model has half as many runs in the same time."""
-    found = _machine(monkeypatch, lambda name, run: 1 + (run > (120 if name == "small" else 60)))()
+    found = _machine(monkeypatch, lambda name, ns: 1 + (ns > 200_000_000))()
+    assert found["ratio"] == pytest.approx(0.5)
     assert found["attempts"] == 1
     assert abs(found["drift"]) < 0.05
 
 
 def test_a_model_that_slows_down_alone_is_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _machine(monkeypatch, lambda name, run: 1 + run / 1000 if name == "small" else 1.0)()["attempts"] == 3
+    assert _machine(monkeypatch, lambda name, ns: 1 + ns / 1e9 if name == "small" else 1.0)()["attempts"] == 3

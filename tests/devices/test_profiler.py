@@ -66,9 +66,8 @@ def test_latencies_are_scaled_by_a_sentinel_and_say_so(cnn, monkeypatch):
 
         def slower(onnx_bytes: bytes, **options: object) -> Measurement:
             found, factor = measure(onnx_bytes, **options), next(speed)
-            return replace(found, stats=replace(found.stats, p25_ms=3 * factor),
-                           reference=found.reference.scaled(factor / found.reference.ms),
-                           reference_stats=replace(found.reference_stats, p25_ms=factor))
+            return replace(found.scaled(3 * factor), reference=found.reference.scaled(factor / found.reference.ms),
+                           in_turns=3.0)
 
         monkeypatch.setattr(profiler.measurer, "measure", slower)
         first, second = profiler.latency(cnn(8)), profiler.latency(cnn(8))

@@ -343,7 +343,7 @@ def timed(ratio: float) -> Measurement:
     """Two models in turns, the second in a millisecond."""
     first, second = (RunStats(ms, ms, ms, ms, ms, ms, 60) for ms in (ratio, 1.0))
     latency = Latency(ratio, ratio, ratio, "p50", "measured", "cpu", "onnxruntime", "1", 1, 60)
-    return Measurement(latency, replace(latency, ms=1.0, lo_ms=1.0, hi_ms=1.0), first, second, 0.0, 1)
+    return Measurement(latency, replace(latency, ms=1.0, lo_ms=1.0, hi_ms=1.0), first, second, 0.0, 1, (), ratio)
 
 
 def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
@@ -359,11 +359,11 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
         fake: Any = MeasuredProfiler.__new__(MeasuredProfiler)
         asked: list[int] = []
 
-        def in_turns(onnx: bytes, _: bytes, repeats: int) -> Measurement:
+        def measure(onnx: bytes, **_: Any) -> Measurement:
             asked.append(len(onnx))
             return timed(0.95)
-        fake._in_turns, fake.close, fake.reference = in_turns, search.profiler.close, b""
-        fake.measurer = SimpleNamespace(restart=lambda: None)
+        fake.close, fake.reference, fake.percentile = search.profiler.close, b"", "p50"
+        fake.measurer = SimpleNamespace(restart=lambda: None, measure=measure)
         monkeypatch.setattr(search, "profiler", fake)
         assert recommended(search, front) == [None]  # every point is over, each was loaded once
         [budget_ms] = outcome.budgets_ms
@@ -373,11 +373,12 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
         assert len(asked) == 3 * len(fitting)  # kept with the study
 
 
-def test_the_slowest_of_three_sessions_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slowest_of_three_sessions_counts() -> None:
     profiler: Any = MeasuredProfiler.__new__(MeasuredProfiler)
-    profiler.reference, ratios, started = b"", iter([0.48, 0.52, 0.49]), list[int]()
-    profiler.measurer = SimpleNamespace(restart=lambda: started.append(1))
-    monkeypatch.setattr(MeasuredProfiler, "_in_turns", lambda *_, **__: timed(next(ratios)))
+    profiler.reference, profiler.percentile = b"", "p50"
+    ratios, started = iter([0.48, 0.52, 0.49]), list[int]()
+    profiler.measurer = SimpleNamespace(restart=lambda: started.append(1),
+                                        measure=lambda *_, **__: timed(next(ratios)))
     assert profiler.measured_again(b"", 10.0) == pytest.approx(5.2)
     assert len(started) == 3
 

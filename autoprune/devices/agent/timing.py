@@ -11,14 +11,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from autoprune.devices.agent.facts import THROTTLED_NOW, throttle_bits, throttled
 from autoprune.devices.agent.refused import Refused
 
-__all__ = ["DRIFT", "NOISY", "drift", "make_inputs", "nodes", "runner", "statistics", "turn", "unthrottled"]
+__all__ = ["DRIFT", "NOISY", "Blocks", "make_inputs", "nodes", "runner", "statistics", "summary", "turn", "unthrottled"]
 
 NOISY, DRIFT = 1.1, 0.05  # p90/p10; second half against the first
+_BLOCK_S, _SHORTEST = 0.003, 3  # seconds, and runs, of one model before the other has its turn
+Blocks = list[list[float]]
+"""Milliseconds of runs that followed each other, block by block."""
 _FLOATS = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
 _INTS = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16", "tensor(int8)": "int8",
          "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32", "tensor(uint64)": "uint64",
@@ -151,30 +155,35 @@ def _warm_up(run: Callable[[], None], runs: int, seconds: float) -> float:
     return fastest
 
 
-def _time(runners: list[Callable[[], None]], request: dict[str, Any]) -> list[list[float]]:
-    """Milliseconds per run and model, in blocks A B B A …; the run after a switch refills caches and is dropped. Blocks
-    in which runs take far longer than the warm-up said (other programs, threads that wait for each other) end early.
+def _time(runners: list[Callable[[], None]], request: dict[str, Any]) -> list[Blocks]:
+    """Milliseconds per run, in blocks, of each model: A B B A …, all of about the same time, which is short beside what
+    other programs do to the machine's speed. The run after a switch refills caches and is dropped. Blocks in which runs
+    take far longer than the warm-up said (threads that wait for each other) end early.
     """
-    guess_s = [_warm_up(run, request["warmup_runs"], request["warmup_s"]) for run in runners]
-    min_runs, min_s = request["min_runs"], request["min_s"]
-    shortest = max(3, min_runs // 4)
-    block = [max(shortest, min(20_000, round(min_s / 8 / max(g, 1e-7)))) for g in guess_s]
-    times: list[list[float]] = [[] for _ in runners]
+    guess_s = [max(1e-7, _warm_up(run, request["warmup_runs"], request["warmup_s"])) for run in runners]
+    block_s = max(_BLOCK_S, _SHORTEST * max(guess_s))
+    length = [max(_SHORTEST, round(block_s / g)) for g in guess_s]
+    blocks: list[Blocks] = [[] for _ in runners]
     order = list(range(len(runners)))
-    while any(len(t) < min_runs or sum(t) < 1e3 * min_s for t in times):
+    runs, spent_ms = [0] * len(runners), [0.0] * len(runners)
+    while min(runs) < request["min_runs"] or min(spent_ms) < 1e3 * request["min_s"]:
+        _stop_if_abandoned()
         for which in order:
-            _stop_if_abandoned()
             if len(runners) > 1:
                 runners[which]()
+            block: list[float] = []
             start = time.perf_counter_ns()
-            for done in range(block[which]):
+            for done in range(length[which]):
                 before = time.perf_counter_ns()
-                runners[which]()
-                times[which].append((time.perf_counter_ns() - before) / 1e6)
-                if done + 1 >= shortest and time.perf_counter_ns() - start > 0.5e9 * min_s:
+                if done >= _SHORTEST and before - start > 2e9 * block_s:
                     break
+                runners[which]()
+                block.append((time.perf_counter_ns() - before) / 1e6)
+            blocks[which].append(block)
+            runs[which] += len(block)
+            spent_ms[which] += sum(block)
         order.reverse()
-    return times
+    return blocks
 
 
 def statistics(times_ms: list[float]) -> dict[str, float]:
@@ -186,13 +195,23 @@ def statistics(times_ms: list[float]) -> dict[str, float]:
             "n": len(times_ms)}
 
 
-def drift(times_ms: list[float], reference_ms: list[float] | None = None) -> float:
-    """Second half of the runs against the first, lower quartiles, as a signed fraction; over that of the reference."""
-    import numpy as np
+def ratios(blocks: Blocks, reference: Blocks) -> list[float]:
+    """Of the medians of blocks that followed each other."""
+    return [median(ours) / median(theirs) for ours, theirs in zip(blocks, reference, strict=True)]
 
-    half = len(times_ms) // 2
-    moved = float(np.quantile(times_ms[half:], 0.25) / np.quantile(times_ms[:half], 0.25)) if half else 1.0
-    return moved / (1 + drift(reference_ms)) - 1 if reference_ms else moved - 1
+
+def drift(values: list[float]) -> float:
+    """The median of the second half against that of the first, as a signed fraction."""
+    half = len(values) // 2
+    return median(values[half:]) / median(values[:half]) - 1 if half else 0.0
+
+
+def summary(blocks: list[Blocks]) -> dict[str, Any]:
+    """What is told of a candidate and, if it was timed in turns with one, of the reference."""
+    candidate, *reference = [[ms for block in of for ms in block] for of in blocks]
+    in_turns = ratios(*blocks) if reference else None
+    return {"candidate": statistics(candidate), "reference": statistics(reference[0]) if reference else None,
+            "ratio": median(in_turns) if in_turns else None, "drift": drift(in_turns or candidate)}
 
 
 def _calmest(runners: list[Callable[[], None]], request: dict[str, Any]) -> dict[str, Any]:
@@ -202,12 +221,10 @@ def _calmest(runners: list[Callable[[], None]], request: dict[str, Any]) -> dict
     """
     found: list[tuple[float, dict[str, Any]]] = []
     while len(found) <= request["repeats"]:
-        times = _time(runners, request)
-        moved, spread = drift(*times), statistics(times[0])
-        noise = spread["p90_ms"] / spread["p10_ms"] / NOISY if len(times) == 1 else 0.0
-        badness = max(noise, abs(moved) / DRIFT)
-        found.append((badness, {"candidate": spread, "drift": moved,
-                                "reference": statistics(times[1]) if len(times) > 1 else None}))
+        told = summary(_time(runners, request))
+        noise = 0.0 if told["reference"] else told["candidate"]["p90_ms"] / told["candidate"]["p10_ms"] / NOISY
+        badness = max(noise, abs(told["drift"]) / DRIFT)
+        found.append((badness, told))
         if badness <= 1:
             break
         time.sleep(min(0.5, request["min_s"]))  # let a neighbour finish, or the chip cool down

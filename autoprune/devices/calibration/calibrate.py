@@ -47,7 +47,8 @@ _INTERVAL = (0.05, 0.95)
 class Timed:
     """One net: its latency and the probe's in the same measurement (ms), its nodes with what the profiler saw (ms).
 
-    Latencies are lower quartiles of the runs: what other programs add comes in bursts. `spread` is the median over it.
+    The probe's is the lower quartile of its runs (what other programs add comes in bursts), the net's is that times
+    their ratio in turns. `spread` is the median of the net's runs over their lower quartile.
     """
 
     ms: float
@@ -102,8 +103,8 @@ def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int =
                           given=f"{len(nodes)} of {len(found.nodes)} nodes have the same names",
                           fix="install the same onnxruntime version on both")
     assert found.reference_stats is not None  # a reference was given
-    return Timed(found.stats.p25_ms, found.reference_stats.p25_ms, tuple(nodes),
-                 found.stats.p50_ms / found.stats.p25_ms)
+    probe_ms = found.reference_stats.p25_ms
+    return Timed(found.ratio * probe_ms, probe_ms, tuple(nodes), found.stats.p50_ms / found.stats.p25_ms)
 
 
 def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, threads: int | None = None,

@@ -14,7 +14,9 @@ import os
 import pickle
 import platform
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -66,7 +68,10 @@ def find_ray(address: str) -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Raises `ConfigError` when that is not possible."""
+    """Raises `ConfigError` when that is not possible. What a SIGTERM does here stays as it was: Ray would have it end
+    the process at once, and the search would leave no front.
+    """
+    ours = signal.getsignal(signal.SIGTERM)
     new = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **new)
@@ -74,6 +79,9 @@ def _connect(ray: Any, address: str) -> None:
         raise ConfigError("the cluster cannot be reached", given=f"--cluster {address}: {error}"[:400],
                           fix="ray start --head on the first machine, then ray start --address=HOST:6379 on others"
                           ) from error
+    finally:
+        if ours is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
 
 
 @dataclass

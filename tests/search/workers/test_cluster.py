@@ -106,6 +106,22 @@ def test_a_cluster_finds_what_one_process_finds(memory_path: Path) -> None:
             assert own[c.plan.digest].score == c.score
 
 
+def test_a_sigterm_still_ends_a_search_with_its_front(memory_path: Path) -> None:
+    """As the command line has it: the same as Ctrl-C."""
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        front = autoprune.search(
+            task_with("", memory_path), device="rpi4", budget="0.7x", run=str(memory_path / "run"), steps=1,
+            cluster="local", trials=1000,
+            on_progress=lambda p: os.kill(os.getpid(), signal.SIGTERM) if p.done == TRIALS else None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert TRIALS <= len(front.candidates) < 1000
+    assert (memory_path / "run" / "front.json").exists()
+
+
 def test_a_worker_killed_in_the_middle_of_a_task_is_replaced(memory_path: Path) -> None:
     front = search(task_with("once", memory_path), memory_path)
     assert (memory_path / "once").exists()
