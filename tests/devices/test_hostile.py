@@ -20,7 +20,8 @@ from autoprune.errors import AutopruneError, DeviceError
 
 STATS = {"min_ms": 1.0, "p10_ms": 1.15, "p25_ms": 1.18, "p50_ms": 1.2, "p90_ms": 1.25, "p99_ms": 1.4, "n": 20}
 ANSWER = {"candidate": STATS, "reference": STATS, "ratio": 0.5, "drift": 0.01, "attempts": 1,
-          "runtime_version": "1.31.1", "governor": "", "nodes": [{"name": "a", "op": "Conv", "ms": 0.5, "shape": [1, 8]}]}
+          "runtime_version": "1.31.1", "governor": "",
+          "nodes": [{"name": "a", "op": "Conv", "ms": 0.5, "shape": [1, 8]}]}
 NAN, INF = float("nan"), float("inf")
 
 anything = st.recursive(
@@ -41,7 +42,8 @@ def test_a_good_answer():
     {"candidate": None}, {"candidate": {**STATS, "p50_ms": NAN}}, {"candidate": {**STATS, "p99_ms": INF}},
     {"candidate": {**STATS, "min_ms": 0}}, {"candidate": {**STATS, "p10_ms": 5}}, {"candidate": {**STATS, "n": 0}},
     {"candidate": {**STATS, "n": True}}, {"candidate": {**STATS, "p50_ms": "1.2"}}, {"reference": []}, {"drift": NAN},
-    {"ratio": None}, {"ratio": 0}, {"drift": "x"}, {"drift": 10**400}, {"attempts": -1}, {"runtime_version": "1\x1b[2J"},
+    {"ratio": None}, {"ratio": 0}, {"drift": "x"}, {"drift": 10**400}, {"attempts": -1},
+    {"runtime_version": "1\x1b[2J"},
     {"runtime_version": "1" * 500}, {"governor": None}, {"nodes": None}, {"nodes": {}},
     {"nodes": [{"name": "a", "op": "Conv", "ms": -1}]}, {"nodes": [{"name": "a"}]},
     {"nodes": [{"name": "a" * 5000, "op": "Conv", "ms": 1}]}, {"nodes": [3]}])
