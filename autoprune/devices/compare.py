@@ -62,7 +62,7 @@ def timed_in_turns(found: Measurement) -> Comparison:
     assert theirs is not None
     ratios = [ratio, ours.p10_ms / theirs.p10_ms, ours.p50_ms / theirs.p50_ms, ours.p90_ms / theirs.p90_ms]
     return Comparison(found.latency, found.reference, ratio, min(ratios), max(ratios),
-                      "timed in turns in one measurement; the ratios at p10, p50 and p90 of the runs")
+                      "timed in turns in one measurement; neighbouring turns, and p10, p50 and p90 of all runs")
 
 
 def predicted(table: Sequence[tuple[Node, float]], reference: Sequence[tuple[Node, float]], error: ErrorFigures,

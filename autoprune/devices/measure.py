@@ -81,7 +81,8 @@ class Measurer:
 
         The defaults suit a search; for a number to quote use min_runs=30, min_s=1, warmup_s=0.5. Both models get the
         same `inputs`; without them, seeded random floats and zero integers with symbolic dimensions set to 1. Repeats
-        up to `repeats` times while noisy (p90/p10 > 1.1) or drifting (> 3 %); what remains is said in `notes`. With
+        up to `repeats` times while drifting (> 5 %: with a reference, of the ratio) or, without one, noisy
+        (p90/p10 > 1.1); what remains is said in `notes`. With
         `profile_runs` above 0 so many further runs, in a session of their own, tell the time of every node.
 
         Raises `DeviceError` when the model cannot be loaded or run, or the worker crashes or times out; `ConfigError`

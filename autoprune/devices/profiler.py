@@ -95,9 +95,9 @@ class PredictedProfiler(Profiler):
 class MeasuredProfiler(Profiler):
     """Measures on this machine or a remote one, in turns with `reference` (the dense model) once that is set.
 
-    A machine is not equally fast all day. So that candidates measured minutes apart can be compared, a latency is
-    scaled by what the dense model took in the same measurement against `baseline_ms`, what it took at first; without a
-    dense model, by what a fixed small one took. `last` is the latest measurement, with the time of each node.
+    A machine is not equally fast all day. So that candidates measured minutes apart can be compared, a latency is the
+    ratio to the dense model in the same measurement, times `baseline_ms`, what that took at first; without a dense
+    model, a fixed small one takes its place. `last` is the latest measurement, with the time of each node.
     """
 
     def __init__(self, device: Device, percentile: str = "p50", threads: int | None = None,
@@ -109,7 +109,7 @@ class MeasuredProfiler(Profiler):
         self.measurer = Measurer(device, threads, timeout_s)
 
     def latency(self, onnx_bytes: bytes) -> Latency:
-        """The measured percentile, with p10–p90 of the runs."""
+        """The ratio that was measured times the reference's percentile, with p10–p90 of the runs in proportion."""
         from autoprune.devices.calibration.nets import probe  # numpy, which importing this room does not need
 
         sentinel = probe() if self.reference is None else self.reference

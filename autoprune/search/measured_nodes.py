@@ -22,10 +22,11 @@ _KERNELS = Path(calibration.__file__).with_name("x86_64.toml")  # made by `autop
 
 
 def _stand_in(device: Device, machine: str) -> str:
-    """A device that resembles a measured one: it gives a plan's latency its shape, measurements the rest. Where models
-    are optimised as on the device it is kernels that were timed, which know what blocks of channels do; else a profile.
+    """A device that resembles a measured one: it gives a plan's latency its shape, measurements the rest. With blocks
+    of 16 channels, as this machine's runtime makes them, it is kernels that were timed (one thread); else a profile.
     """
-    if device.name not in _STAND_INS and same_layout(device, machine) and machine in ("x86_64", "AMD64"):
+    blocked = machine in ("x86_64", "AMD64") and device.alignment() == 16
+    if blocked and device.name not in _STAND_INS and same_layout(device, machine):
         return str(_KERNELS)
     return _STAND_INS.get(device.name, _STAND_INS.get(machine, "rpi4"))
 
@@ -50,14 +51,15 @@ class MeasuredNodes:
             self._table.learn(plan, measured)
 
     def read(self) -> Iterator[tuple[Plan, Measurement]]:
-        """What was kept, in order. A line that was cut short is left out."""
+        """What was kept, in order. A line that was cut short is left out, and one of a version that measured less."""
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError:
+                    found = Plan.from_json(row["plan"]), Measurement.from_json(row["measured"])
+                except (json.JSONDecodeError, KeyError, TypeError):
                     continue
-                yield Plan.from_json(row["plan"]), Measurement.from_json(row["measured"])
+                yield found
 
     def table(self, machine: str) -> PlanLatency:
         """Latency of plans without making them, learnt from all that was kept so far and from what will be. `machine`

@@ -38,6 +38,7 @@ _State = tuple[bool, ...]  # of each group that is one block of channels: whethe
 _PROBES, _MOST_PROBES, _DRAWS = 4, 10, 40
 _LEVELS = (1.0, 0.8, 0.6, 0.4, 0.25, 0.12)
 _TRUST = 0.02
+_RENUMBERED = ("ReorderInput", "ReorderOutput")  # whose names are others in every session of the runtime
 _CHECKS = (10_000, 10_001, 10_002, 10_003)  # seeds of plans that are no probes
 
 
@@ -131,7 +132,7 @@ class PlanLatency:
         total_ms = measured.latency.ms
         extra_ms = max(0.0, sum(n.ms for n in measured.nodes) - total_ms) / max(1, len(measured.nodes))
         taken = without_overhead((n.ms for n in measured.nodes), extra_ms)
-        timed = {n.name: ms for n, ms in zip(measured.nodes, taken, strict=True)}
+        timed = {n.name: ms for n, ms in zip(measured.nodes, taken, strict=True) if n.op not in _RENUMBERED}
         self._correction.learn(nodes, timed, total_ms)
 
     def prepare(self, choices: Mapping[str, Sequence[int]]) -> int:

@@ -1,4 +1,4 @@
-"""Time that does not depend on the machine: processor time of this thread, in seconds of a usual core."""
+"""Time that does not depend on the machine: processor time of this process, in seconds of a usual core."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ _T = TypeVar("_T")
 
 class Clock:
     """Runs from when it is made. A shared core is half as fast at times, when its neighbours work, and two machines
-    are not alike: every half second a fixed piece of training is timed (off the clock), and time counts by it.
+    are not alike: when it is read, every half second at most, a fixed piece of training is timed (off the clock), and
+    the time since counts by it.
     """
 
     def __init__(self) -> None:
         random = torch.Generator().manual_seed(0)
         self._images = torch.randn(64, 16, 16, 16, generator=random)
         self._weight = torch.randn(16, 16, 3, 3, generator=random, requires_grad=True)
-        self._read, self._spent = time.process_time(), 0.0
+        self._spent, self._told = 0.0, 0.0
         self._slow = self._slowness()
         self._read = time.process_time()
 
     @property
     def spent(self) -> float:
-        """Seconds."""
+        """Seconds; never fewer than before."""
         passed = time.process_time() - self._read
         if passed >= _EVERY_S:
             before, self._slow = self._slow, self._slowness()
             self._spent += passed / ((before + self._slow) / 2)
             self._read, passed = time.process_time(), 0.0
-        return self._spent + passed / self._slow
+        self._told = max(self._told, self._spent + passed / self._slow)
+        return self._told
 
     def off(self, work: Callable[[], _T]) -> _T:
         """What `work` gives; its time does not count."""

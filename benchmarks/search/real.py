@@ -66,7 +66,8 @@ def run(name: str, way: str, seed: int, seconds: float, device: Device) -> Run:
         pass
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"[:200]
-    row = {"task": name, "way": way, "seed": seed, "seconds": seconds, "dense_ms": world.ms(Plan()), "dense": dense,
+    row = {"task": name, "way": way, "seed": seed, "seconds": seconds, "device": device.name,
+           "dense_ms": world.ms(Plan()), "dense": dense,
            "error": error, "points": world.rows}
     return Run(row, {place: without_weights(world.models[place]) for place in wanted(row)})
 
@@ -79,13 +80,9 @@ def wanted(row: dict[str, Any]) -> list[int]:
 
 
 def measure(runs: list[Run], rounds: int) -> dict[str, dict[int, float]]:
-    """Shares of the dense latency by run and point: everything is timed, in random orders, task by task. Raises
-    `ValueError` for runs of a time when models were not kept.
+    """Shares of the dense latency by run (its digest) and point: everything is timed, in random orders, task by task.
     """
-    without = [r.name for r in runs if not r.models]
-    if without:
-        raise ValueError(f"no models to time: delete and run again {', '.join(without)}")
-    found: dict[str, dict[int, list[float]]] = {r.name: {place: [] for place in r.models} for r in runs}
+    found: dict[str, dict[int, list[float]]] = {r.digest: {place: [] for place in r.models} for r in runs}
     for task in dict.fromkeys(r.row["task"] for r in runs):
         jobs = [(r, place) for r in runs if r.row["task"] == task for place in r.models]
         order = [job for seed in range(rounds) for job in random.Random(seed).sample(jobs, len(jobs))]
@@ -94,19 +91,21 @@ def measure(runs: list[Run], rounds: int) -> dict[str, dict[int, float]]:
         with MeasuredProfiler(load_device("cpu"), threads=1,
                               reference=export_onnx(graph.dense(), graph.example_inputs)) as profiler:
             for done, (r, place) in enumerate(order):
-                found[r.name][place].append(profiler.ratio(runnable(r.models[place])))
+                found[r.digest][place].append(profiler.ratio(runnable(r.models[place])))
                 if done % 100 == 0:
                     print(task, done, "of", len(order), flush=True)
-    return {name: {place: round(float(np.median(shares)), 5) for place, shares in points.items()}
-            for name, points in found.items()}
+    return {digest: {place: round(float(np.median(shares)), 5) for place, shares in points.items()}
+            for digest, points in found.items()}
 
 
-def with_measured(runs: list[Run], measured: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def with_measured(runs: list[Run], measured: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of the runs, and in their points what was measured."""
+    rows = []
     for r in runs:
-        for place, share in measured.get(r.name, {}).items():
-            r.row["points"][int(place)]["measured"] = share
-    return [r.row for r in runs]
+        shares = {int(place): share for place, share in measured.get(r.digest, {}).items()}
+        points = [{**p, "measured": shares[k]} if k in shares else p for k, p in enumerate(r.row["points"])]
+        rows.append({**r.row, "points": points})
+    return rows
 
 
 def show(found: dict[str, Any]) -> None:
@@ -149,13 +148,13 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
     for seed, task, way in itertools.product(args.seeds, args.tasks, args.ways) if args.what == "run" else ():
-        if not (args.runs / f"{run_name(task, way, seed)}.tar.xz").is_file():
+        if not (args.runs / f"{run_name(task, way, seed, args.seconds)}.tar.xz").is_file():
             start = time.perf_counter()
             found = run(task, way, seed, args.seconds, load_device(args.device))
             found.write(args.runs)
             print(task, way, seed, len(found.row["points"]), "points", found.row["error"] or "",
                   f"{time.perf_counter() - start:.0f} s", flush=True)
-    runs = read_runs(args.runs)
+    runs = [r for r in read_runs(args.runs) if r.row["seconds"] == args.seconds]
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     if args.what == "measure":
         results = {"environment": environment(), "measured": measure(runs, args.rounds)}

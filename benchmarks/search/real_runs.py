@@ -5,6 +5,7 @@ A model is as fast with other weights of the same shapes, so a run can be timed 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import lzma
@@ -20,15 +21,15 @@ from onnx import TensorProto, numpy_helper
 
 from autoprune.files import replace_file
 
-__all__ = ["Run", "read_runs", "runnable"]
+__all__ = ["Run", "read_runs", "run_name", "runnable", "without_weights"]
 
 _LARGEST_KEPT = 8  # elements: shapes, limits, scales
 
 
 @dataclass(frozen=True)
 class Run:
-    """`row`: task, way, seed, seconds, the dense net's ms (predicted) and test score, and every point (`score.Point`);
-    `models`: ONNX of those points that are on a front, by their place, with weights left out.
+    """`row`: task, way, seed, seconds, the device that predicted, the dense net's ms (as predicted) and test score, and
+    every point (`score.Point`); `models`: ONNX of those points that are on a front, by their place, without weights.
     """
 
     row: dict[str, Any]
@@ -36,7 +37,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        return run_name(self.row["task"], self.row["way"], self.row["seed"])
+        return run_name(*(self.row[key] for key in ("task", "way", "seed", "seconds")))
+
+    @property
+    def digest(self) -> str:
+        """Of what was run: a run of the same name made anew has another one."""
+        return hashlib.sha256(json.dumps(self.row).encode()).hexdigest()[:16]
 
     def write(self, folder: Path) -> None:
         """Into `folder`/NAME.tar.xz; models of one net differ little, so that together they take a few kilobytes."""
@@ -51,8 +57,8 @@ class Run:
         replace_file(folder / f"{self.name}.tar.xz", lzma.compress(content.getvalue()))
 
 
-def run_name(task: str, way: str, seed: int) -> str:
-    return "-".join((task, *way.replace(",", "").split(), str(seed)))
+def run_name(task: str, way: str, seed: int, seconds: float) -> str:
+    return "-".join((task, *way.replace(",", "").split(), str(seed), f"{seconds:g}s"))
 
 
 def read_runs(folder: Path) -> list[Run]:

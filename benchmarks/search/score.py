@@ -46,7 +46,7 @@ def summary(rows: list[dict[str, Any]], early: float) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for task in dict.fromkeys(r["task"] for r in rows):
         mine = [r for r in rows if r["task"] == task]
-        measured, metric = all(is_timed(r) for r in mine), 0.5 * mine[0]["dense"]
+        measured, metric = all(is_timed(r, early) for r in mine), 0.5 * mine[0]["dense"]
         ends = [in_shares(r, front_of(r["points"]), measured) for r in mine]
         union = volume([p for front in ends for p in front], 1.0, metric)
         for r, end in zip(mine, ends, strict=True):
@@ -61,9 +61,10 @@ def summary(rows: list[dict[str, Any]], early: float) -> dict[str, Any]:
     return out
 
 
-def is_timed(row: dict[str, Any]) -> bool:
-    """Whether every member of the front was measured."""
-    return all("measured" in p for p in front_of(row["points"]))
+def is_timed(row: dict[str, Any], early: float) -> bool:
+    """Whether every member of the fronts, at the end and early, was measured."""
+    first = [p for p in row["points"] if p["s"] <= early * row["seconds"]]
+    return all("measured" in p for points in (row["points"], first) for p in front_of(points))
 
 
 def _at(front: Sequence[Point], ms: float) -> float | None:

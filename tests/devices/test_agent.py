@@ -80,6 +80,8 @@ def test_the_whole_agent_is_one_text_for_python_3_9():
             tree = ast.parse(part.value, feature_version=(3, 9))
             modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
             assert all(m.startswith("autoprune.devices.agent.") for m in modules if m.startswith("autoprune"))
+            zips = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "zip"]
+            assert not any(n.keywords for n in zips)  # `strict` came with 3.10
 
 
 def _put(cache: Cache, content: bytes, claimed: str | None = None) -> str:

@@ -161,12 +161,14 @@ def _time(runners: list[Callable[[], None]], request: dict[str, Any]) -> list[Bl
     take far longer than the warm-up said (threads that wait for each other) end early.
     """
     guess_s = [max(1e-7, _warm_up(run, request["warmup_runs"], request["warmup_s"])) for run in runners]
-    block_s = max(_BLOCK_S, _SHORTEST * max(guess_s))
-    length = [max(_SHORTEST, round(block_s / g)) for g in guess_s]
+    min_runs, min_s = request["min_runs"], request["min_s"]
+    shortest = max(_SHORTEST, min_runs // 8)
+    block_s = max(_BLOCK_S, shortest * max(guess_s))
+    length = [max(shortest, round(block_s / g)) for g in guess_s]
     blocks: list[Blocks] = [[] for _ in runners]
     order = list(range(len(runners)))
     runs, spent_ms = [0] * len(runners), [0.0] * len(runners)
-    while min(runs) < request["min_runs"] or min(spent_ms) < 1e3 * request["min_s"]:
+    while min(runs) < min_runs or min(spent_ms) < 1e3 * min_s:
         _stop_if_abandoned()
         for which in order:
             if len(runners) > 1:
@@ -175,7 +177,7 @@ def _time(runners: list[Callable[[], None]], request: dict[str, Any]) -> list[Bl
             start = time.perf_counter_ns()
             for done in range(length[which]):
                 before = time.perf_counter_ns()
-                if done >= _SHORTEST and before - start > 2e9 * block_s:
+                if done >= shortest and before - start > 2e9 * block_s:
                     break
                 runners[which]()
                 block.append((time.perf_counter_ns() - before) / 1e6)
@@ -195,12 +197,13 @@ def statistics(times_ms: list[float]) -> dict[str, float]:
             "n": len(times_ms)}
 
 
-def ratios(blocks: Blocks, reference: Blocks) -> list[float]:
+def _ratios(blocks: Blocks, reference: Blocks) -> list[float]:
     """Of the medians of blocks that followed each other."""
-    return [median(ours) / median(theirs) for ours, theirs in zip(blocks, reference, strict=True)]
+    pairs = zip(blocks, reference)  # noqa: B905 - a device may have Python 3.9
+    return [median(ours) / median(theirs) for ours, theirs in pairs]
 
 
-def drift(values: list[float]) -> float:
+def _drift(values: list[float]) -> float:
     """The median of the second half against that of the first, as a signed fraction."""
     half = len(values) // 2
     return median(values[half:]) / median(values[:half]) - 1 if half else 0.0
@@ -209,9 +212,9 @@ def drift(values: list[float]) -> float:
 def summary(blocks: list[Blocks]) -> dict[str, Any]:
     """What is told of a candidate and, if it was timed in turns with one, of the reference."""
     candidate, *reference = [[ms for block in of for ms in block] for of in blocks]
-    in_turns = ratios(*blocks) if reference else None
+    in_turns = _ratios(*blocks) if reference else None
     return {"candidate": statistics(candidate), "reference": statistics(reference[0]) if reference else None,
-            "ratio": median(in_turns) if in_turns else None, "drift": drift(in_turns or candidate)}
+            "ratio": median(in_turns) if in_turns else None, "drift": _drift(in_turns or candidate)}
 
 
 def _calmest(runners: list[Callable[[], None]], request: dict[str, Any]) -> dict[str, Any]:

@@ -47,8 +47,8 @@ _INTERVAL = (0.05, 0.95)
 class Timed:
     """One net: its latency and the probe's in the same measurement (ms), its nodes with what the profiler saw (ms).
 
-    The probe's is the lower quartile of its runs (what other programs add comes in bursts), the net's is that times
-    their ratio in turns. `spread` is the median of the net's runs over their lower quartile.
+    The probe's is the median of its runs, the net's is that times their ratio in turns. `spread` is the median of the
+    net's runs over their lower quartile: what other programs add comes in bursts.
     """
 
     ms: float
@@ -103,7 +103,7 @@ def time_net(measurer: Measurer, onnx_bytes: bytes, layout: bool, *, runs: int =
                           given=f"{len(nodes)} of {len(found.nodes)} nodes have the same names",
                           fix="install the same onnxruntime version on both")
     assert found.reference_stats is not None  # a reference was given
-    probe_ms = found.reference_stats.p25_ms
+    probe_ms = found.reference_stats.p50_ms
     return Timed(found.ratio * probe_ms, probe_ms, tuple(nodes), found.stats.p50_ms / found.stats.p25_ms)
 
 

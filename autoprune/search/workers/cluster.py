@@ -68,8 +68,8 @@ def find_ray(address: str) -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Raises `ConfigError` when that is not possible. What a SIGTERM does here stays as it was: Ray would have it end
-    the process at once, and the search would leave no front.
+    """Raises `ConfigError` when that is not possible. A handler of SIGTERM stays what it was: Ray's own would end the
+    process at once, and the search would leave no front.
     """
     ours = signal.getsignal(signal.SIGTERM)
     new = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
@@ -80,7 +80,7 @@ def _connect(ray: Any, address: str) -> None:
                           fix="ray start --head on the first machine, then ray start --address=HOST:6379 on others"
                           ) from error
     finally:
-        if ours is not None and threading.current_thread() is threading.main_thread():
+        if callable(ours) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ours)
 
 
