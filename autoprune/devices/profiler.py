@@ -45,11 +45,12 @@ class Profiler(ABC):
         """What each node takes, in execution order; empty where only whole models can be told. Not used by a search."""
         return []
 
-    def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> float | None:
-        """Milliseconds on the device itself, longer than for a candidate, where `dense_ms` is the dense model's latency
-        in the search; None where nothing can be measured. Asked of the points that a search would recommend.
+    def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> list[float]:
+        """Milliseconds on the device itself, once or several times and longer than for a candidate, where `dense_ms` is
+        the dense model's latency in the search; empty where nothing can be measured. Asked of the points that a search
+        would recommend.
         """
-        return None
+        return []
 
     def compare(self, onnx_bytes: bytes, reference: bytes) -> compare.Comparison:
         """How much longer `onnx_bytes` takes than `reference`; without an interval unless a subclass knows one."""
@@ -141,16 +142,16 @@ class MeasuredProfiler(Profiler):
                                       min_s=1.0, warmup_s=0.5, repeats=2)
         return compare.timed_in_turns(found)
 
-    def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> float | None:
-        """By its ratio to the dense model, in turns with it: the largest of three, each in a process of its own, since
-        sessions of the same model differ.
+    def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> list[float]:
+        """By its ratio to the dense model, in turns with it: three times, each in a process of its own, since sessions
+        of the same model differ.
         """
         ratios = []
         for _ in range(_AGAIN):
             self.measurer.restart()
             ratios.append(self.measurer.measure(onnx_bytes, reference=self._dense(), percentile=self.percentile,
                                                 min_runs=60, min_s=0.5, repeats=1).ratio)
-        return max(ratios) * dense_ms
+        return [ratio * dense_ms for ratio in ratios]
 
     def ratio(self, onnx_bytes: bytes) -> float:
         """Latency over that of `self.reference`, by `compare`; below 1 is faster."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from autoprune.errors import BudgetError
@@ -98,13 +100,22 @@ def recommended(search: Search, front: Front) -> list[int | None]:
 
 def _recommend(search: Search, front: Front) -> Point:
     """The point that `front.pick()` gives; where the device can be measured (a calibrated one, too) it is measured
-    again, longer, and a point that turns out to be over the budget is passed over for the next.
+    again, longer, and a point that turns out to be over the budget is passed over for the next: each time it was
+    measured it has to be under it, or, where no point is, in the middle of these.
 
     Raises `BudgetError` when no point is left.
     """
     if front.budget_ms is None:
         return front.pick()
-    known: dict[str, dict[str, float]] = dict(search.study.attributes.get("verified", {}))
+    try:
+        return _recommend_by(search, front, max)
+    except BudgetError:
+        return _recommend_by(search, front, median)
+
+
+def _recommend_by(search: Search, front: Front, of: Callable[[list[float]], float]) -> Point:
+    assert front.budget_ms is not None
+    known: dict[str, list[float]] = dict(search.study.attributes.get("verified_ms", {}))
     # only the front's own points: what they dominated has no weights any more
     remaining = replace(front, candidates=[p.candidate for p in front.points])
     while True:
@@ -113,12 +124,12 @@ def _recommend(search: Search, front: Front) -> Point:
         if key not in known:
             with search.pipeline.clock.time("measure"):
                 onnx = search.folder.int8(point.number) or search.pipeline.onnx(point.load())
-                ms = search.profiler.measured_again(onnx, front.dense.ms)
-            if ms is None:  # a prediction stays one
+                again_ms = search.profiler.measured_again(onnx, front.dense.ms)
+            if not again_ms:  # a prediction stays one
                 return point
-            known[key] = {"ms": ms}
-            search.study.note("verified", known)
-        if known[key]["ms"] <= _SURE * front.budget_ms:
+            known[key] = again_ms
+            search.study.note("verified_ms", known)
+        if of(known[key]) <= _SURE * front.budget_ms:
             return point
         rest = [c for c in remaining.candidates if c.number != point.number]
         remaining = replace(remaining, candidates=rest)

@@ -373,13 +373,35 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
         assert len(asked) == 3 * len(fitting)  # kept with the study
 
 
-def test_the_slowest_of_three_sessions_counts() -> None:
+@pytest.mark.parametrize("unsteady", [False, True])
+def test_a_point_that_is_over_the_budget_now_and_then_is_taken_where_no_other_is_left(
+        open_search: Open, monkeypatch: pytest.MonkeyPatch, unsteady: bool) -> None:
+    """The first one is within it two times of three; the next one always, or no more often."""
+    from autoprune.front.front import Front
+
+    with open_search(trials=8, budget="0.9x") as search:
+        outcome = search.run()
+        assert outcome.dense is not None
+        front = Front(search.folder.path, "tiny", "accuracy", True, "rpi4", "0.9x", outcome.budgets_ms[0], None,
+                      outcome.dense, outcome.candidates)
+        best = front.pick().number
+        asked: list[int] = []
+
+        def again(_: bytes, dense_ms: float) -> list[float]:
+            asked.append(len(asked))
+            return [0.5 * dense_ms, 0.5 * dense_ms, dense_ms if unsteady or len(asked) == 1 else 0.5 * dense_ms]
+        monkeypatch.setattr(search.profiler, "measured_again", again)
+        assert (recommended(search, front) == [best]) == unsteady
+        assert len(asked) >= 2
+
+
+def test_what_is_recommended_is_measured_in_three_processes() -> None:
     profiler: Any = MeasuredProfiler.__new__(MeasuredProfiler)
     profiler.reference, profiler.percentile = b"", "p50"
     ratios, started = iter([0.48, 0.52, 0.49]), list[int]()
     profiler.measurer = SimpleNamespace(restart=lambda: started.append(1),
                                         measure=lambda *_, **__: timed(next(ratios)))
-    assert profiler.measured_again(b"", 10.0) == pytest.approx(5.2)
+    assert profiler.measured_again(b"", 10.0) == pytest.approx([4.8, 5.2, 4.9])
     assert len(started) == 3
 
 

@@ -57,18 +57,18 @@ class CalibratedProfiler(Profiler):
         total_ms = self.correction.total_ms(predict_table(nodes, self.device, self.threads))
         return plain.scaled(total_ms / plain.ms)
 
-    def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> float | None:
-        """In turns with the calibration's probe, and scaled by it; None when nothing is to be measured or the device
-        cannot be reached now.
+    def measured_again(self, onnx_bytes: bytes, dense_ms: float) -> list[float]:
+        """Once, in turns with the calibration's probe, and scaled by it; empty when nothing is to be measured or the
+        device cannot be reached now.
         """
         calibration = self.device.calibration
         if self._measurer is None or calibration is None:
-            return None
+            return []
         try:
             timed = time_net(self._measurer, onnx_bytes, calibration.layout, runs=60, seconds=1.0, warmup_runs=10)
         except DeviceError:
-            return None
-        return timed.ms * calibration.probe_ms / timed.probe_ms
+            return []
+        return [timed.ms * calibration.probe_ms / timed.probe_ms]
 
     def learn(self, onnx_bytes: bytes) -> None:
         """Measure a variant of the model that is searched, and learn from it. Raises `DeviceError` when that fails."""
