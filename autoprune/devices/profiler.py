@@ -20,6 +20,7 @@ from autoprune.errors import ConfigError
 __all__ = ["MeasuredProfiler", "PredictedProfiler", "Profiler", "open_profiler"]
 
 _PROFILE_RUNS = 20
+_EACH_S, _FIRST_S = 0.3, 1.0  # of runs, of a candidate, and of the dense model at first: all else is a multiple of that
 _AGAIN = 3  # processes in which a recommended point is timed
 
 
@@ -114,9 +115,9 @@ class MeasuredProfiler(Profiler):
         from autoprune.devices.calibration.nets import probe  # numpy, which importing this room does not need
 
         sentinel = probe() if self.reference is None else self.reference
-        begins = self.reference is not None and self.baseline_ms is None  # all that follows is a multiple of it
+        begins = self.reference is not None and self.baseline_ms is None
         found = self.measurer.measure(onnx_bytes, reference=sentinel, percentile=self.percentile,
-                                      min_s=1.0 if begins else 0.3, profile_runs=_PROFILE_RUNS)
+                                      min_s=_FIRST_S if begins else _EACH_S, profile_runs=_PROFILE_RUNS)
         assert found.reference is not None  # one was given
         if self.reference is None:
             self._probe_ms = baseline_ms = self._probe_ms or found.reference.ms

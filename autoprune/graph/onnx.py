@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -14,7 +15,7 @@ from autoprune.graph.onnx_ready import exportable
 from autoprune.graph.quiet import quiet
 from autoprune.graph.trace import split_inputs, with_dynamic_batch
 
-__all__ = ["check_onnx", "export_onnx", "export_program", "proto_of"]
+__all__ = ["check_onnx", "export_onnx", "export_program"]
 
 
 def export_onnx(model: nn.Module, example_inputs: Any, *, dynamic_batch: bool = True, optimize: bool = True) -> bytes:
@@ -22,11 +23,13 @@ def export_onnx(model: nn.Module, example_inputs: Any, *, dynamic_batch: bool = 
 
     Raises `ModelError` with the exporter's reason.
     """
-    return cast(bytes, proto_of(export_program(model, example_inputs, dynamic_batch, optimize)).SerializeToString())
+    return cast(bytes, export_program(model, example_inputs, dynamic_batch, optimize).model_proto.SerializeToString())
 
 
 def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, optimize: bool) -> Any:
-    """The exporter's `ONNXProgram`; see `export_onnx`."""
+    """The exporter's `ONNXProgram`; see `export_onnx`. What it notes on every node is cleared: lines of the model's
+    source, and where that is on this machine.
+    """
     args, kwargs = split_inputs(example_inputs)
     model = exportable(model, example_inputs)
     modes = {m: m.training for m in model.modules()}
@@ -37,8 +40,11 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
             a, k, shapes = with_dynamic_batch(example_inputs) if dynamic else (args, kwargs, None)
             try:
                 with quiet():
-                    return torch.onnx.export(model, a, kwargs=k, dynamo=True, optimize=optimize, verbose=False,
-                                             dynamic_shapes=shapes)
+                    program = torch.onnx.export(model, a, kwargs=k, dynamo=True, optimize=optimize, verbose=False,
+                                                dynamic_shapes=shapes)
+                assert program is not None  # of `dynamo`
+                ClearMetadataAndDocStringPass()(program.model)
+                return program
             except Exception as error:  # the exporter raises its own and torch's many types
                 if not dynamic:
                     cause = error.__cause__ or error
@@ -50,29 +56,6 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
         for module, mode in modes.items():
             module.training = mode
     raise AssertionError("unreachable")
-
-
-def proto_of(program: Any) -> Any:
-    """The exporter's `ModelProto` without what it notes on every node, of no use to a runtime: lines of the model's
-    source and where they are on this machine, several times the size of a small graph.
-    """
-    proto = program.model_proto
-    for graph in [proto.graph, *proto.functions]:
-        _strip(graph)
-    return proto
-
-
-def _strip(graph: Any) -> None:
-    parts = [*graph.node, *graph.value_info]
-    if hasattr(graph, "initializer"):  # a function has none
-        parts += [*graph.initializer, *graph.input, *graph.output]
-    for part in [graph, *parts]:
-        del part.metadata_props[:]
-        part.ClearField("doc_string")
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-                _strip(inner)
 
 
 def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, tolerance: float = 1e-4) -> float:

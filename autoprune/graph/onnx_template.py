@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from autoprune.graph.branches import find_branches
 from autoprune.graph.dims import Dim, Expr, dims_of, resolve
 from autoprune.graph.kept import Kept
-from autoprune.graph.onnx import export_program, proto_of
+from autoprune.graph.onnx import export_program
 from autoprune.graph.onnx_bytes import array_of, serialize
 from autoprune.graph.onnx_sizes import CannotSlice, Sizes
 from autoprune.graph.onnx_tidy import drop_unused, settle_casts, settle_shapes, skip_repeats, split_directly
@@ -39,7 +39,7 @@ class OnnxTemplate:
 
     def __init__(self, graph: Graph):
         program = export_program(graph.dense(), graph.example_inputs, graph.captured.dynamic_batch, optimize=False)
-        proto = proto_of(program)
+        proto = program.model_proto
         if any(a.HasField("g") for n in proto.graph.node for a in n.attribute):
             raise CannotSlice("the exporter's graph has branches or loops; sizes inside them are not known")
         signature = program.exported_program.graph_signature

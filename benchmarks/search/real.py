@@ -5,7 +5,7 @@
     python benchmarks/search/real.py show
 
 Three small nets (`real_tasks.py`), the same recovery for all (least squares where the way allows it, norm
-recalibration, 24 steps of distillation). Time is processor time of one thread, corrected for what neighbours on the
+recalibration, 24 steps of distillation). Time is processor time, one thread, corrected for what neighbours on the
 core slow it down (`clock.py`); reading the test split, which no way is told of, is not counted. While they run, all
 ways are told the latencies that a calibration predicts (of an Intel Xeon, one thread: the one that ships). Every run
 is one file in `benchmarks/data/search_real/fronts` and is never run twice: delete the file to run it again. Several
@@ -67,8 +67,7 @@ def run(name: str, way: str, seed: int, seconds: float, device: Device) -> Run:
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"[:200]
     row = {"task": name, "way": way, "seed": seed, "seconds": seconds, "device": device.name,
-           "dense_ms": world.ms(Plan()), "dense": dense,
-           "error": error, "points": world.rows}
+           "dense_ms": world.ms(Plan()), "dense": dense, "error": error, "points": world.rows}
     return Run(row, {place: without_weights(world.models[place]) for place in wanted(row)})
 
 
@@ -80,8 +79,7 @@ def wanted(row: dict[str, Any]) -> list[int]:
 
 
 def measure(runs: list[Run], rounds: int) -> dict[str, dict[int, float]]:
-    """Shares of the dense latency by run (its digest) and point: everything is timed, in random orders, task by task.
-    """
+    """Shares of the dense latency by run (its digest) and point: all are timed, in random orders, task by task."""
     found: dict[str, dict[int, list[float]]] = {r.digest: {place: [] for place in r.models} for r in runs}
     for task in dict.fromkeys(r.row["task"] for r in runs):
         jobs = [(r, place) for r in runs if r.row["task"] == task for place in r.models]

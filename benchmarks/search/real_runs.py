@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import lzma
 import math
 import tarfile
 from dataclasses import dataclass
@@ -45,16 +44,16 @@ class Run:
         return hashlib.sha256(json.dumps(self.row).encode()).hexdigest()[:16]
 
     def write(self, folder: Path) -> None:
-        """Into `folder`/NAME.tar.xz; models of one net differ little, so that together they take a few kilobytes."""
+        """Into `folder`/NAME.tar.xz; models of one net differ little, and are compressed together."""
         content = io.BytesIO()
         files = {"run.json": json.dumps(self.row).encode(), **{f"{k}.onnx": v for k, v in self.models.items()}}
-        with tarfile.open(fileobj=content, mode="w") as archive:
+        with tarfile.open(fileobj=content, mode="w:xz") as archive:
             for name, data in files.items():
                 entry = tarfile.TarInfo(name)
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / f"{self.name}.tar.xz", lzma.compress(content.getvalue()))
+        replace_file(folder / f"{self.name}.tar.xz", content.getvalue())
 
 
 def run_name(task: str, way: str, seed: int, seconds: float) -> str:
@@ -66,7 +65,8 @@ def read_runs(folder: Path) -> list[Run]:
     found = []
     for file in sorted(folder.glob("*.tar.xz")):
         with tarfile.open(file) as archive:
-            files = {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
+            members = {m.name: archive.extractfile(m) for m in archive}
+            files = {name: content.read() for name, content in members.items() if content is not None}  # no folders
         found.append(Run(json.loads(files.pop("run.json")),
                          {int(name.removesuffix(".onnx")): data for name, data in files.items()}))
     return found

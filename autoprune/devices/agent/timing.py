@@ -10,6 +10,7 @@ import select
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from operator import truediv
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -169,8 +170,8 @@ def _time(runners: list[Callable[[], None]], request: dict[str, Any]) -> list[Bl
     order = list(range(len(runners)))
     runs, spent_ms = [0] * len(runners), [0.0] * len(runners)
     while min(runs) < min_runs or min(spent_ms) < 1e3 * min_s:
-        _stop_if_abandoned()
         for which in order:
+            _stop_if_abandoned()
             if len(runners) > 1:
                 runners[which]()
             block: list[float] = []
@@ -199,8 +200,7 @@ def statistics(times_ms: list[float]) -> dict[str, float]:
 
 def _ratios(blocks: Blocks, reference: Blocks) -> list[float]:
     """Of the medians of blocks that followed each other."""
-    pairs = zip(blocks, reference)  # noqa: B905 - a device may have Python 3.9
-    return [median(ours) / median(theirs) for ours, theirs in pairs]
+    return list(map(truediv, map(median, blocks), map(median, reference)))
 
 
 def _drift(values: list[float]) -> float:
