@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import CountingTask, tiny_task, write_user_file
@@ -34,6 +37,24 @@ def pytest_configure() -> None:
         folder = Path(tempfile.gettempdir()) / f"autoprune-tests-{os.getuid()}" / worker
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
+def seed_all(name: str) -> None:
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a test module draws as it is imported is the same each time."""
+    seed_all(collector.nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test or its fixtures draw is the same each time, whatever ran before."""
+    seed_all(item.nodeid)
 
 
 @dataclass(frozen=True)
