@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 
 from optuna.trial import Trial
 
@@ -21,6 +18,7 @@ from autoprune.graph.plan import Plan
 from autoprune.interrupts import noted_interrupts
 from autoprune.search.candidate import Candidate
 from autoprune.search.first_plans import first_plans, queue, reused_plans
+from autoprune.search.front_models import FrontModels
 from autoprune.search.halving import Halving
 from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import KnapsackSampler
@@ -86,6 +84,7 @@ class Search:
             self._opened = opened.pop_all()
         self.latencies = Latencies(self.pipeline, self.profiler, device, MeasuredNodes(folder.nodes, graph, device),
                                    self.workers.paused)
+        self.models = FrontModels(folder, self.study, self.reused, self.pipeline.dense)
         self._open: dict[int, Trial] = {}  # what is being evaluated
         self._jobs: dict[int, Job] = {}  # of these
         self.halving = Halving(1)
@@ -256,9 +255,9 @@ class Search:
             latency = self.latencies.of(plan)
             bar = self.halving.bar(latency.ms) if origin in _PROPOSED else None
             job = Job(trial.number, origin, plan, latency, self.folder.work / f"{trial.number:04d}", bar)
-            known = self._known(job)
+            known = self.models.at_hand(job, candidates)
             if known is not None:
-                return [known]
+                return [Done(job.number, known)]
         except ConfigError:
             raise  # a setting is wrong: every candidate would fail the same way
         except CANDIDATE_ERRORS as error:
@@ -300,54 +299,15 @@ class Search:
                 self._work[activity] = self._work.get(activity, 0.0) + seconds
         with self.pipeline.clock.time("write"):
             front = pareto([*self.study.candidates(), candidate])
-            if candidate in front:
-                self._keep_model(candidate, done.folder)
-            elif done.folder is not None:
-                shutil.rmtree(done.folder, ignore_errors=True)
+            self.models.settle(candidate, done.folder, front)
             self.study.tell(self._open[done.number], candidate, self.target_ms)
             del self._open[done.number]
-            self._drop_dominated(front)
+            self.models.drop_others(front)
         if len(self._device_problems) >= _DEVICE_PATIENCE:
             raise DeviceError(f"the device failed {_DEVICE_PATIENCE} candidates in a row, so the search stops here",
                               given=str(self._device_problems[-1]).partition("\n")[0],
                               fix=f"autoprune doctor --device {self.device.name}; the same command again resumes")
         return candidate
-
-    def _known(self, job: Job) -> Done | None:
-        """The candidate of a plan that another search evaluated, with its latency here; None where there is none, or
-        where it belongs on the front and its weights were not kept.
-        """
-        before = self.reused.candidates.get(job.plan.digest)
-        if before is None:
-            return None
-        found = replace(before, number=job.number, origin=job.origin, latency=job.latency, test=None, seconds={})
-        at_hand = _is_whole(found.plan) or self.reused.weights(before) is not None
-        wanted = found in pareto([*self.study.candidates(), found])
-        return None if wanted and not at_hand else Done(job.number, found)
-
-    def _keep_model(self, candidate: Candidate, folder: Path | None) -> None:
-        """The weights of a front member: those that were trained here, or those of another search with their test score
-        (the test split is read once).
-        """
-        if folder is not None:
-            self.folder.take_model(candidate.number, folder)
-            return
-        before = self.reused.candidates[candidate.plan.digest]
-        if _is_whole(candidate.plan):
-            self.folder.save_model(candidate.number, self.pipeline.dense)
-        else:
-            source = self.reused.weights(before)
-            assert source is not None  # `_known` has looked
-            self.folder.adopt_model(candidate.number, source)
-        if before.test is not None:
-            scores = self.study.attributes.get("test_scores", {})
-            self.study.note("test_scores", {**scores, str(candidate.number): before.test.to_json()})
-
-    def _drop_dominated(self, front: list[Candidate]) -> None:
-        keep = {c.number for c in front}
-        for folder in self.folder.candidates.iterdir():
-            if folder.name.isdigit() and int(folder.name) not in keep:
-                self.folder.drop_model(int(folder.name))
 
     def _parent(self, front: list[Candidate]) -> Candidate:
         """A front member at random, those that meet the budget first."""
@@ -380,8 +340,3 @@ class Search:
             left = min(left, self.timeout_s - elapsed) if left is not None else None
         best = max(fitting, key=lambda c: (c.quality, -c.ms), default=None)
         return Progress(len(candidates), self.trials, len(fitting), best, len(pareto(candidates)), elapsed, left, last)
-
-
-def _is_whole(plan: Plan) -> bool:
-    """Whether it is the model itself: its weights are at hand."""
-    return plan.is_dense and plan.precision == "fp32"

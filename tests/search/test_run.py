@@ -22,6 +22,7 @@ from autoprune.graph.plan import Plan
 from autoprune.methods.magnitude import L2
 from autoprune.search.candidate import Candidate
 from autoprune.search.finish import recommended, score_on_test
+from autoprune.search.front_models import FrontModels
 from autoprune.search.outcome import Progress, pareto
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import DENSE
@@ -201,7 +202,7 @@ def once_at(kind: type, name: str, at: int, error: BaseException, monkeypatch: p
 
 @pytest.mark.parametrize(("kind", "name", "after"), [
     (Pipeline, "recover", False), (Search, "_begin", True), (Search, "_record", True),
-    (Search, "_drop_dominated", False), (Study, "ask", True), (Study, "tell", False), (Study, "tell", True),
+    (FrontModels, "drop_others", False), (Study, "ask", True), (Study, "tell", False), (Study, "tell", True),
 ])
 def test_an_interrupted_search_keeps_what_was_told_and_resumes_to_exactly_n(
         open_search: Open, kind: type, name: str, after: bool) -> None:
