@@ -38,6 +38,10 @@ class Scale:
             return np.asarray(np.log(self.whole / np.maximum(values, _LEAST * self.whole)))
         return self.sign * (self.whole - values)
 
+    def lost(self, losses: Values) -> Values:
+        """The same losses in proportion to the metric."""
+        return np.asarray(1 - np.exp(-losses)) if self.logs else losses
+
 
 @dataclass(frozen=True)
 class Look:

@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial
 
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
+from autoprune.search.knapsack.aims import Aims
 from autoprune.search.knapsack.curves import Curve, Levels
 from autoprune.search.knapsack.decoder import Decoder, Pair
 from autoprune.search.knapsack.past import NOTE, Look, Past, Reader, front, method_names
@@ -45,9 +46,6 @@ _TRUSTS = (0.5, 0.75, 1.0, 0.5, 0.25)  # in the scan, of these in turn
 _OTHER = 5  # one plan in so many that are decoded from the scan is by another method than the first
 _CAUTION = 3  # candidates for each group, before draws are as wide as what is not known: short searches have no time
 _RECENT = 40  # candidates by which arms are judged
-_NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
-_BEYOND = 0.3  # of the way from the fastest useful candidate to the fastest plan
-_YOUNG = 30  # candidates, after which a search is half as young
 _WARM = 0.5  # how wide drafts are drawn at least, that are looked at before
 _AT = 0.95  # of a latency and up to it: plans that are compared by their looks
 _LATEST_LOOKS = 150  # of about the latency aimed at, that are learnt from
@@ -77,14 +75,14 @@ class KnapsackSampler(BaseSampler):
                  drafts: Callable[[], int] = lambda: 6, steady: bool = True):
         self._proposer, self._curves, self._look, self._drafts = proposer, dict(curves), look, drafts
         self._arms = tuple(arms)
-        self._dense_ms, self._targets_ms = dense_ms, [t for t in targets_ms if t < dense_ms]
+        self._dense_ms = dense_ms
         self._decoder = Decoder(curves, dense_ms, lambda levels: latency_ms(self._plan(levels)), shared)
         self._steady, self._names = steady, method_names(proposer)
         self._sane = [m for m in self._names if m != "random"] or self._names
         self._applies = np.array([*([m in c.methods for m in self._names] for c in proposer.choices.values()),
                                   *([m == self._names[0] for m in self._names] for _ in proposer.branches)])
-        self._top_ms = max(self._targets_ms, default=dense_ms)
-        self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._sane, self._top_ms, seed)
+        self._aims = Aims(self._decoder, [t for t in targets_ms if t < dense_ms])
+        self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._sane, self._aims.top_ms, seed)
         self._fit: Refit | None = None
         self._random = np.random.default_rng(seed)
         self._fallback = RandomSampler(seed=seed)
@@ -168,7 +166,8 @@ class KnapsackSampler(BaseSampler):
 
     def _scanned(self, past: Past) -> dict[str, Any]:
         """By the first method of the space, which is its best bet, and now and then by another one."""
-        levels = self._decoder.at(self._target(past), self._decoder.trusting(_TRUSTS[past.asked % len(_TRUSTS)]))
+        trusted = self._decoder.trusting(_TRUSTS[past.asked % len(_TRUSTS)])
+        levels = self._decoder.at(self._aims.next_ms(past, self._random), trusted)
         return self._parameters(levels, self._one(str(self._random.choice(self._sane))
                                                   if past.asked % _OTHER == _OTHER - 1 else self._sane[0]))
 
@@ -176,7 +175,7 @@ class KnapsackSampler(BaseSampler):
         """Of new drafts and what was looked at before, the plan of a latency that looks best. (The fit starts anew:
         what was seen about another latency is another set.)
         """
-        target_ms = self._target(past)
+        target_ms = self._aims.next_ms(past, self._random)
         near = sorted(past.looks, key=lambda seen: abs(np.log(seen.ms / target_ms)))[:_LATEST_LOOKS]
         fit = self._fitted([s.levels for s in near], [s.methods for s in near],
                            past.scale.losses(past.scale.sign * np.array([s.quality for s in near])))
@@ -201,7 +200,7 @@ class KnapsackSampler(BaseSampler):
     def _refit(self, past: Past) -> dict[str, Any]:
         self._fit = self._fitted(past.levels, past.methods, past.losses, self._fit)
         heat = float(self._random.uniform()) * self._known(len(past.losses))
-        return self._of(*self._drawn(self._fit, heat, self._target(past)))
+        return self._of(*self._drawn(self._fit, heat, self._aims.next_ms(past, self._random)))
 
     def _fitted(self, levels: Any, methods: Any, losses: Any, before: Refit | None = None) -> Refit:
         levels, methods = (np.array(a, dtype=np.int64).reshape(len(losses), len(self._curves))
@@ -230,32 +229,6 @@ class KnapsackSampler(BaseSampler):
         parent = members[int(self._random.integers(len(members)))]
         plan = self._plan(past.levels[parent], past.methods[parent])
         return self._proposer.vary(Candidate(0, "", plan))
-
-    # -- targets ------------------------------------------------------------------------------------------------------
-
-    def _target(self, past: Past) -> float:
-        """A latency: often just below a budget, otherwise in a gap of the front, by how much there is to win."""
-        if self._targets_ms and self._random.random() < _NEAR_BUDGET:
-            return float(self._random.choice(self._targets_ms) * self._random.uniform(0.85, 1.0))
-        low_ms, top_ms = self._fastest_useful(past), self._top_ms
-        members = [i for i in past.front() if low_ms < past.ms[i] < top_ms and past.losses[i] <= past.bearable]
-        edges = np.array([low_ms, *past.ms[members], top_ms])
-        losses = np.array([past.bearable, *past.losses[members], 0.0])
-        areas = np.diff(edges) * np.maximum(-np.diff(losses), 0.02 * past.bearable)
-        if self._random.random() < 0.3:
-            areas = np.diff(edges)
-        tried = np.histogram(past.ms * (1 + 1e-9), edges)[0]  # where nothing has come of many, others are due
-        areas = areas / (1 + tried)
-        young = 0.5 ** (len(past.losses) / _YOUNG)  # has to cover the range evenly: the largest gap, near its middle
-        odds = areas ** (1 + young)
-        gap = int(self._random.choice(len(odds), p=odds / odds.sum())) if odds.sum() > 0 else 0
-        part = 0.5 + (1 - 0.6 * young) * self._random.uniform(-0.5, 0.5)
-        return float(edges[gap] + part * (edges[gap + 1] - edges[gap]))
-
-    def _fastest_useful(self, past: Past) -> float:
-        """A little below the fastest candidate that does not lose too much: that edge is found out step by step."""
-        fastest_ms = float(past.ms[past.losses <= past.bearable].min(initial=self._top_ms))
-        return fastest_ms - _BEYOND * max(0.0, fastest_ms - self._decoder.least_ms)
 
     # -- plans --------------------------------------------------------------------------------------------------------
 

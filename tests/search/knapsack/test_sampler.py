@@ -194,7 +194,7 @@ def test_an_unbearable_plan_does_not_hide_the_steep_end(proposer: Proposer) -> N
     sampler, ms = make(proposer), np.array([0.8, 0.81, 1.0]) * dense_ms(proposer)
     zeros = np.zeros((3, 1), dtype=int)
     past = Past(frozenset(), zeros, zeros, np.array([2.0, 0.2, 0.0]), ms, [{}] * 3, 0.69, 3)
-    targets = np.array([sampler._target(past) for _ in range(200)])
+    targets = np.array([sampler._aims.next_ms(past, sampler._random) for _ in range(200)])
     assert (targets < ms[1]).mean() > 0.5
 
 
