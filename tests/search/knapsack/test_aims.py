@@ -51,6 +51,12 @@ def test_how_the_loss_grows_is_learnt() -> None:
     assert gentle.min() < steep.min() - 2
 
 
+def test_an_unbearable_plan_does_not_hide_the_steep_end() -> None:
+    """A fast plan that lost nearly everything, next to a good one: what lies below is still the place to look."""
+    found = aimed_at(Aims(decoder(4.0, 1.0, 0.0), ()), past((1, 2.0, 80.0), (1, 0.2, 81.0), (2, 0.0, 100.0)))
+    assert (found < 81).mean() > 0.5
+
+
 def test_of_budgets_and_of_what_lies_below_them() -> None:
     found = aimed_at(Aims(decoder(4.0, 1.0, 0.0), (50.0, 80.0)), past((1, 0.05, 60.0), (2, 0.0, 100.0)))
     near = ((found > 42) & (found <= 50)) | ((found > 68) & (found <= 80))

@@ -189,15 +189,6 @@ def test_nothing_is_looked_at_where_there_is_no_time(proposer: Proposer) -> None
     assert "look" in arms_of(study_of(proposer, sampler, 25, ""))  # its share goes to the fit
 
 
-def test_an_unbearable_plan_does_not_hide_the_steep_end(proposer: Proposer) -> None:
-    """A fast plan that lost nearly everything, next to a good one: what lies below is still the place to look."""
-    sampler, ms = make(proposer), np.array([0.8, 0.81, 1.0]) * dense_ms(proposer)
-    zeros = np.zeros((3, 1), dtype=int)
-    past = Past(frozenset(), zeros, zeros, np.array([2.0, 0.2, 0.0]), ms, [{}] * 3, 0.69, 3)
-    targets = np.array([sampler._aims.next_ms(past, sampler._random) for _ in range(200)])
-    assert (targets < ms[1]).mean() > 0.5
-
-
 def test_no_plan_is_proposed_twice_while_there_is_another(tiny_graph: Graph) -> None:
     small = Proposer(tiny_graph, Space("x", methods=("l1",), min_keep=0.5).choices(tiny_graph, 8), 0)
     count = 1
