@@ -1,7 +1,7 @@
 """Searches on real nets at equal time.
 
     python benchmarks/search/real.py run [--tasks …] [--ways …] [--seeds …]   # four minutes a run
-    python benchmarks/search/real.py measure --rounds 2                       # alone on the machine
+    python benchmarks/search/real.py measure [--tasks …] [--rounds 2]         # alone on the machine
     python benchmarks/search/real.py show
 
 Three small nets (`real_tasks.py`), the same recovery for all (least squares where the way allows it, norm
@@ -12,9 +12,9 @@ is one file in `benchmarks/data/search_real/fronts` and is never run twice: dele
 processes may run different seeds, tasks or ways at once.
 
 `measure` then times every member of every front, at the end and early, through onnxruntime on the machine that it runs
-on, each in turns with its dense net, `--rounds` times in other orders (the median counts), and scores go by these. A
-front is chosen on the search split and scored on the test split (`score.volume`), from the dense latency and half the
-dense metric, over all fronts of a task together (nHV); the regret is what is missing to 1.
+on, each in turns with its dense net, `--rounds` times in other orders (the median counts), all runs of a task together,
+and scores go by these. A front is chosen on the search split and scored on the test split (`score.volume`), from the
+dense latency and half the dense metric, over all fronts of a task together (nHV); the regret is what is missing to 1.
 """
 
 from __future__ import annotations
@@ -78,20 +78,19 @@ def wanted(row: dict[str, Any]) -> list[int]:
     return [place for place, p in enumerate(row["points"]) if id(p) in members]
 
 
-def measure(runs: list[Run], rounds: int) -> dict[str, dict[int, float]]:
-    """Shares of the dense latency by run (its digest) and point: all are timed, in random orders, task by task."""
+def measure(name: str, runs: list[Run], rounds: int) -> dict[str, dict[int, float]]:
+    """Shares of the dense latency by run (its digest) and point, of the runs of one task: all in random orders."""
     found: dict[str, dict[int, list[float]]] = {r.digest: {place: [] for place in r.models} for r in runs}
-    for task in dict.fromkeys(r.row["task"] for r in runs):
-        jobs = [(r, place) for r in runs if r.row["task"] == task for place in r.models]
-        order = [job for seed in range(rounds) for job in random.Random(seed).sample(jobs, len(jobs))]
-        net = trained(task)
-        graph = trace(net.model, net.example_inputs)
-        with MeasuredProfiler(load_device("cpu"), threads=1,
-                              reference=export_onnx(graph.dense(), graph.example_inputs)) as profiler:
-            for done, (r, place) in enumerate(order):
-                found[r.digest][place].append(profiler.ratio(runnable(r.models[place])))
-                if done % 100 == 0:
-                    print(task, done, "of", len(order), flush=True)
+    jobs = [(r, place) for r in runs for place in r.models]
+    order = [job for seed in range(rounds) for job in random.Random(seed).sample(jobs, len(jobs))]
+    net = trained(name)
+    graph = trace(net.model, net.example_inputs)
+    with MeasuredProfiler(load_device("cpu"), threads=1,
+                          reference=export_onnx(graph.dense(), graph.example_inputs)) as profiler:
+        for done, (r, place) in enumerate(order):
+            found[r.digest][place].append(profiler.ratio(runnable(r.models[place])))
+            if done % 100 == 0:
+                print(name, done, "of", len(order), flush=True)
     return {digest: {place: round(float(np.median(shares)), 5) for place, shares in points.items()}
             for digest, points in found.items()}
 
@@ -154,11 +153,15 @@ def main() -> None:
                   f"{time.perf_counter() - start:.0f} s", flush=True)
     runs = [r for r in read_runs(args.runs) if r.row["seconds"] == args.seconds]
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    if args.what == "measure":
-        results = {"environment": environment(), "measured": measure(runs, args.rounds)}
+    for task in args.tasks if args.what == "measure" else ():
+        of_task = [r for r in runs if r.row["task"] == task]
+        before = results if "measured" in results else {"environment": {}, "measured": {}}
+        measured = {r.digest: before["measured"][r.digest] for r in runs if r.digest in before["measured"]}
+        measured |= measure(task, of_task, args.rounds)
+        results = {"environment": {**before["environment"], task: environment()}, "measured": measured,
+                   "summary": summary(with_measured(runs, measured), EARLY)}
+        RESULTS.write_text(json.dumps(results) + "\n", encoding="utf-8")
     scores = summary(with_measured(runs, results.get("measured", {})), EARLY)
-    if args.what == "measure":
-        RESULTS.write_text(json.dumps({**results, "summary": scores}) + "\n", encoding="utf-8")
     show(scores)
 
 
