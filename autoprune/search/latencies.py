@@ -65,6 +65,12 @@ class Latencies:
         """The same in milliseconds."""
         return self.of(plan).ms
 
+    def again_ms(self, plan: Plan) -> list[float]:
+        """The same measured anew, each time in a process of its own; empty for a prediction. Raises `DeviceError`."""
+        with self._pipeline.clock.time("measure"), self._alone():
+            onnx = self._pipeline.deployed(self._any_units(plan))
+            return self._profiler.measured_again(onnx, self._known["fp32", (), ()].ms)
+
     def quick_ms(self, plan: Plan) -> float:
         """For many plans: the same, but the table's where that would be a measurement each (not in int8, which the
         table does not have).

@@ -29,6 +29,7 @@ from autoprune.search.measured_nodes import MeasuredNodes
 from autoprune.search.outcome import Outcome, Progress, pareto
 from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure
 from autoprune.search.propose import DENSE, Proposer
+from autoprune.search.repeats import Repeats
 from autoprune.search.reuse import Reused
 from autoprune.search.run_folder import RunFolder
 from autoprune.search.space import Space
@@ -84,6 +85,8 @@ class Search:
             self._opened = opened.pop_all()
         self.latencies = Latencies(self.pipeline, self.profiler, device, MeasuredNodes(folder.nodes, graph, device),
                                    self.workers.paused)
+        self.repeats = Repeats(self.study, self.latencies.again_ms)
+        self._sampler: KnapsackSampler | None = None
         self.models = FrontModels(folder, self.study, self.reused, self.pipeline.dense)
         self._open: dict[int, Trial] = {}  # what is being evaluated
         self._jobs: dict[int, Job] = {}  # of these
@@ -180,7 +183,7 @@ class Search:
             for plan in map(self.proposer.plan, self.proposer.controls().values()):
                 if plan.precision == "fp32":
                     self.latencies.of(plan)
-        sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
+        self._sampler = sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
             aims_ms = self.targets_ms or [0.5 * float(known)]
             at = None if sampler is None else lambda ms, methods: sampler.at(ms, methods=methods)
@@ -197,7 +200,7 @@ class Search:
             known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
             self.study.note("knapsack", known)
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
-        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.targets_ms, table.ms, known["shared"],
+        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.aims_ms, table.ms, known["shared"],
                                   self.seed + self.study.done_before, drafts=lambda: self.looks.count,
                                   steady=not self.device.is_measured,
                                   look=lambda plans: self.looks.at(plans, dense, self._until_s))
@@ -208,6 +211,11 @@ class Search:
     def targets_ms(self) -> list[float]:
         """What candidates aim at: the budgets, or a little under them where the device is measured."""
         return [ms * (_MEASURED_MARGIN if self.device.is_measured else 1.0) for ms in self.budgets_ms]
+
+    @property
+    def aims_ms(self) -> list[float]:
+        """The same, lower where candidates turned out to take longer when they are measured again."""
+        return [ms / self.repeats.excess(ms) for ms in self.targets_ms]
 
     @property
     def target_ms(self) -> float | None:
@@ -224,8 +232,11 @@ class Search:
 
     def _next(self) -> list[Done]:
         """Start one trial; what has ended with that: a candidate that is known already, or that the device failed."""
+        candidates = self.study.candidates()
+        if self.device.is_measured and self._sampler is not None and self.targets_ms \
+                and self.repeats.look(candidates, self.targets_ms):
+            self._sampler.aim_at(self.aims_ms)
         with self.pipeline.clock.time("ask"):
-            candidates = self.study.candidates()
             front = pareto(candidates)
             if self._skipped >= _PATIENCE and not self.study.waiting:
                 untried = self.proposer.untried({c.plan.digest for c in candidates} | self._evaluating()

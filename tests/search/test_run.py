@@ -426,6 +426,26 @@ def test_first_plans_of_a_measured_device_are_priced_by_its_table(open_search: O
     assert len(measured) == 5  # resumed: the dense model is the reference
 
 
+def test_it_aims_lower_where_candidates_take_longer_when_measured_again(open_search: Open,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(self: MeasuredProfiler, onnx: bytes) -> Latency:
+        self.last = None
+        return predict(nodes_for(onnx, load_device("x86-avx512")), load_device("x86-avx512"))
+
+    def again(self: MeasuredProfiler, onnx: bytes, dense_ms: float) -> list[float]:
+        return [measure(self, onnx).ms, 1.25 * measure(self, onnx).ms]
+    monkeypatch.setattr(MeasuredProfiler, "latency", measure)
+    monkeypatch.setattr(MeasuredProfiler, "measured_again", again)
+    with open_search(trials=18, device="cpu", budget="0.9x", sampler="knapsack") as search:
+        search.run()
+        assert search.aims_ms == pytest.approx([0.97 / 1.25 * search.budgets_ms[0]])
+        assert search._sampler is not None
+        assert search._sampler._aims.top_ms == pytest.approx(search.aims_ms[0])
+    with open_search(trials=18, device="cpu", budget="0.9x", sampler="knapsack") as search:
+        search.run()  # resumed: it knows
+        assert search.aims_ms == pytest.approx([0.97 / 1.25 * search.budgets_ms[0]])
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "knapsack"])
 def test_every_budget_is_aimed_at(open_search: Open, sampler: str) -> None:
     with open_search(trials=14, budget="0.5x,0.8x,0.65x", sampler=sampler) as search:

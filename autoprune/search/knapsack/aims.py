@@ -23,11 +23,18 @@ _SPREAD, _NOISE = 0.25, 0.01  # standard deviations of a loss: of its log, and o
 
 
 class Aims:
-    """targets_ms: the budgets below the dense latency, none for a whole front."""
+    """targets_ms: the budgets (those above the dense latency are met by anything), none for a whole front. `top_ms` is
+    the slowest that is aimed at.
+    """
 
     def __init__(self, decoder: Decoder, targets_ms: Sequence[float]):
-        self._decoder, self._targets_ms = decoder, targets_ms
-        self.top_ms = max(targets_ms, default=decoder.dense_ms)
+        self._decoder = decoder
+        self.aim_at(targets_ms)
+
+    def aim_at(self, targets_ms: Sequence[float]) -> None:
+        """From now on these are the budgets."""
+        self._targets_ms = [ms for ms in targets_ms if ms < self._decoder.dense_ms]
+        self.top_ms = max(self._targets_ms, default=self._decoder.dense_ms)
 
     def next_ms(self, past: Past, random: np.random.Generator) -> float:
         """A latency: often just below a budget, otherwise in a gap of the front, by how much there is to win."""

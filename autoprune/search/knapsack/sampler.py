@@ -81,7 +81,7 @@ class KnapsackSampler(BaseSampler):
         self._sane = [m for m in self._names if m != "random"] or self._names
         self._applies = np.array([*([m in c.methods for m in self._names] for c in proposer.choices.values()),
                                   *([m == self._names[0] for m in self._names] for _ in proposer.branches)])
-        self._aims = Aims(self._decoder, [t for t in targets_ms if t < dense_ms])
+        self._aims = Aims(self._decoder, targets_ms)
         self._reader, self._tilt = Reader(proposer), Tilt(self._decoder, self._sane, self._aims.top_ms, seed)
         self._fit: Refit | None = None
         self._random = np.random.default_rng(seed)
@@ -120,6 +120,10 @@ class KnapsackSampler(BaseSampler):
     def at(self, target_ms: float, methods: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Parameters of the plan that the scan's curves give for a latency."""
         return self._parameters(self._decoder.at(target_ms), methods or {})
+
+    def aim_at(self, targets_ms: Sequence[float]) -> None:
+        """From now on these are the budgets."""
+        self._aims.aim_at(targets_ms)
 
     # -- arms -----------------------------------------------------------------------------------------------------
 
