@@ -13,7 +13,7 @@ from autoprune.search.study import Study
 
 __all__ = ["Repeats"]
 
-_EVERY = 8  # candidates, one of them is measured again
+_EVERY = 12  # candidates: one of them is measured again, which takes as long as five candidates' measurements
 _MOST = 6  # of a search
 _CALM, _ENOUGH = 1.02, 2  # a device that repeats itself so well so often is not asked any more
 _NEAR = 0.75  # of a budget and up to it: what says something of it
