@@ -183,7 +183,7 @@ class Search:
             for plan in map(self.proposer.plan, self.proposer.controls().values()):
                 if plan.precision == "fp32":
                     self.latencies.of(plan)
-        self._sampler = sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
+        sampler = self._sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
         if not self.study.attributes.get("queued"):
             aims_ms = self.targets_ms or [0.5 * float(known)]
             at = None if sampler is None else lambda ms, methods: sampler.at(ms, methods=methods)
@@ -233,8 +233,8 @@ class Search:
     def _next(self) -> list[Done]:
         """Start one trial; what has ended with that: a candidate that is known already, or that the device failed."""
         candidates = self.study.candidates()
-        if self.device.is_measured and self._sampler is not None and self.targets_ms \
-                and self.repeats.look(candidates, self.targets_ms):
+        measured_for = self.targets_ms if self.device.is_measured else []
+        if self._sampler is not None and measured_for and self.repeats.look(candidates, measured_for):
             self._sampler.aim_at(self.aims_ms)
         with self.pipeline.clock.time("ask"):
             front = pareto(candidates)

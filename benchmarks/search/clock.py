@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 __all__ = ["Clock"]
 
-_USUAL_S = 0.009  # of `_work`, between candidates on a shared core of an Intel Xeon at 2.8 GHz
+_USUAL_S = 0.009  # of `_work`, a little below what a shared core of an Intel Xeon takes (0.010): no run is short
 _EVERY_S = 0.5  # of processor time
 _T = TypeVar("_T")
 

@@ -19,7 +19,10 @@ class FakeStudy:
         self.attributes: dict[str, Any] = {}
 
     def note(self, key: str, value: Any) -> None:
-        self.attributes[key] = {k: list(v) for k, v in value.items()}
+        self.attributes[key] = value
+
+    def candidates(self) -> list[Candidate]:
+        return candidates(100)
 
 
 def candidates(count: int) -> list[Candidate]:
@@ -63,15 +66,16 @@ def test_a_device_that_repeats_itself_is_left_alone() -> None:
 
 def test_each_budget_by_what_was_measured_near_it() -> None:
     study = FakeStudy()
-    study.note("repeats", {"1": (13.0, 1.2), "2": (29.0, 1.1), "3": (28.0, 0.95), "4": (12.0, 9.0), "5": (12.5, 1.0)})
+    study.attributes["verified_ms"] = {"3": [13.0, 1.2 * 13], "19": [1.1 * 29, 29.0], "18": [0.95 * 28], "2": [108.0],
+                                       "1": [11.0]}
     found = repeats(study, 1.0, [])
     assert found.excess(14.0) == pytest.approx(1.2)
     assert found.excess(30.0) == pytest.approx((1.1 + 0.95) / 2)
     assert found.excess(100.0) == pytest.approx(1.1)  # nothing is near it: all count
-    study.note("repeats", {"1": (13.0, 9.0)})
-    assert repeats(study, 1.0, []).excess(14.0) == pytest.approx(1.3)  # at most
-    study.note("repeats", {"1": (13.0, 0.8)})
-    assert repeats(study, 1.0, []).excess(14.0) == 1.0  # at least
+    study.attributes["verified_ms"] = {"3": [9.0 * 13]}
+    assert found.excess(14.0) == pytest.approx(1.3)  # at most
+    study.attributes["verified_ms"] = {"3": [0.8 * 13]}
+    assert found.excess(14.0) == 1.0  # at least
 
 
 @pytest.mark.parametrize("fails", [True, False])

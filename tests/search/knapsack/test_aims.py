@@ -83,11 +83,13 @@ def test_without_any_candidate() -> None:
 
 
 def test_what_there_is_to_win_is_counted_in_the_metric() -> None:
-    """Logs of losses are turned back before gaps are compared."""
+    """Logs of losses are turned back before gaps are compared: of the two here, 2.9 and 3.0 by logs, 1.7 and 2.3 by the
+    metric.
+    """
     scale = Scale(whole=0.8)
     assert scale.lost(scale.losses(np.array([0.8, 0.6, 0.2]))) == pytest.approx([0.0, 0.25, 0.75])
     assert Scale(sign=-1.0, whole=2.0, logs=False).lost(np.array([0.5])) == pytest.approx([0.5])
-    seen = past((1, 0.69, 30.0), (2, 0.4, 40.0), (3, 0.15, 52.0), (4, 0.0, 100.0))  # 3.1 and 3.0 ms of logs
+    seen = past((1, 0.69, 30.0), (2, 0.4, 40.0), (3, 0.15, 52.0), (4, 0.0, 100.0))
     found = aimed_at(Aims(decoder(9.0, 8.0, 4.0, 1.0, 0.0), ()), seen)
     steep, flat = ((found > a) & (found < b) for a, b in ((30, 40), (40, 52)))
     assert flat.mean() > 1.4 * steep.mean()
