@@ -20,6 +20,8 @@ from autoprune.cli.search import _close
 from autoprune.config import Settings
 from autoprune.errors import BudgetError, ConfigError, TaskError
 
+pytestmark = pytest.mark.system
+
 
 def rows(count: int = 2) -> torch.Tensor:
     return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))

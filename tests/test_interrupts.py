@@ -18,6 +18,8 @@ from autoprune.search.outcome import Progress
 from autoprune.search.storage import BatchedStorage
 from tests.tiny import tiny_task
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(autouse=True)
 def python_handles_ctrl_c() -> Iterator[None]:

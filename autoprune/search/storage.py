@@ -55,7 +55,7 @@ class BatchedStorage(RDBStorage):
     """Parameters wait in memory until the trial's next attribute or state is written, or trials are read.
 
     For one process that writes, through one study object: a kill between loses the parameters of a trial that has no
-    result, and what others changed in a trial that was read here is not seen.
+    result, and what others write is not seen, or late.
     """
 
     def __init__(self, url: str):
@@ -103,6 +103,11 @@ class BatchedStorage(RDBStorage):
         self._pending.append({"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal,
                               "distribution_json": _written(distribution)})
 
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        new = super()._create_new_trial(study_id, template_trial)
+        self._changed.add(new._trial_id)
+        return new
+
     def _writes(self, trial_id: int) -> None:
         self._changed.add(trial_id)
         self._fresh.pop(trial_id, None)
@@ -143,8 +148,8 @@ class BatchedStorage(RDBStorage):
 
     def _get_trials(self, study_id: int, states: Container[TrialState] | None, included_trial_ids: set[int],
                     trial_id_greater_than: int) -> list[FrozenTrial]:
-        """Of the trials that are asked for, those that are new or have changed: Optuna's cache keeps the others. All,
-        as long as it knows of none that has ended.
+        """Of the trials that are asked for, those that are new or have changed: Optuna's cache keeps the others, and
+        where there are none the database is not asked. All, as long as the cache knows of none that has ended.
         """
         self._flush()
         if states is not None:  # some of the trials: no later one would know which were read
@@ -155,13 +160,18 @@ class BatchedStorage(RDBStorage):
             known = [self._fresh[i] for i in included_trial_ids & self._changed & self._fresh.keys()
                      if i <= trial_id_greater_than]
             included_trial_ids = self._changed - {t._trial_id for t in known}
+            if not included_trial_ids:
+                return self._taken(known)
         found = super()._get_trials(study_id, None, included_trial_ids, trial_id_greater_than)
-        found = sorted([*found, *known], key=lambda t: t._trial_id)
-        for trial in found:
-            self._fresh.pop(trial._trial_id, None)
-        self._changed -= {t._trial_id for t in found}
         self._read_to[study_id] = max([trial_id_greater_than, *(t._trial_id for t in found)])
-        return found
+        return self._taken([*found, *known])
+
+    def _taken(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The same by number, which Optuna's cache has as they are from now on."""
+        for trial in trials:
+            self._fresh.pop(trial._trial_id, None)
+        self._changed -= {t._trial_id for t in trials}
+        return sorted(trials, key=lambda t: t._trial_id)
 
     def _build_frozen_trial_from_trial_model(self, trial: models.TrialModel) -> FrozenTrial:
         """As Optuna's own, but for parsing each distribution once."""

@@ -16,6 +16,8 @@ from autoprune.cli.main import run
 
 from .conftest import Fails
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def nets(user_file: Path) -> str:

@@ -17,6 +17,8 @@ import pytest
 from autoprune import __version__
 from autoprune.cli.main import run
 
+pytestmark = pytest.mark.system
+
 COMMANDS = [["search"], ["front"], ["pick"], ["report"], ["layers"], ["profile"], ["mask"], ["ticket"], ["dynamic"],
             ["devices", "list"], ["devices", "show"], ["devices", "new"], ["spaces", "list"], ["spaces", "show"],
             ["methods", "list"], ["methods", "show"], ["doctor"]]

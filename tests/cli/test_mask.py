@@ -16,6 +16,8 @@ from autoprune.recover import ticket
 
 from .conftest import Fails
 
+pytestmark = pytest.mark.system
+
 FILES = {"model.onnx", "model.pt2", "weights.safetensors", "weights.sparse.zip", "plan.json", "graph.json",
          "report.json"}
 

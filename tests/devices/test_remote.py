@@ -19,6 +19,8 @@ from autoprune.devices.worker_process import WorkerProcess
 from autoprune.errors import AutopruneError, ConfigError, DeviceError
 from autoprune.nas.oracle import LatencyOracle
 
+pytestmark = pytest.mark.system
+
 QUICK = {"min_runs": 8, "min_s": 0.0, "warmup_runs": 1, "warmup_s": 0.0, "repeats": 0}
 LONG = {"min_runs": 1, "min_s": 0.8, "warmup_runs": 1, "warmup_s": 0.0, "repeats": 0}
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def splits() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

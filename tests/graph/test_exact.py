@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,18 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
 
 
+@cache
+def traced(spec: Spec) -> tuple[nn.Module, Tensor, Graph]:
+    """A net, its input and its graph, none of which a test may change."""
+    net, x = make(spec)
+    return net, x, trace(net, x)
+
+
 # -- 1: identity --------------------------------------------------------------------------------------------------
 
 
 def check_identity(spec: Spec) -> None:
-    net, x = make(spec)
-    graph = trace(net, x)
+    net, x, graph = traced(spec)
     expected = net(x)
     assert torch.equal(graph.dense()(x), expected)
     everything = Plan({n: Cut(g.size, "l1", tuple(range(g.size))) for n, g in graph.groups.items()}, graph.fingerprint)
@@ -167,8 +174,7 @@ def test_pruning_twice_equals_pruning_once(spec: Spec, seed: int) -> None:
 
 def check_works(spec: Spec, seed: int, smallest: bool = False) -> nn.Module:
     """Runs for other batch sizes, trains one step, evaluates the same as before training when told so."""
-    net, x = make(spec)
-    graph = trace(net, x)
+    _, x, graph = traced(spec)
     plan = random_plan(graph, seed)
     if smallest:
         plan = Plan({n: Cut(1, "random") for n in graph.groups}, graph.fingerprint)
@@ -212,8 +218,7 @@ def test_one_unit_per_group_still_works(kind: str, block: str) -> None:
 
 @every_block
 def test_every_axis_is_in_a_group_or_says_why_not(kind: str, block: str) -> None:
-    net, x = make(Spec(kind, 8, (block,), "flatten", 0))
-    graph = trace(net, x)
+    net, _, graph = traced(Spec(kind, 8, (block,), "flatten", 0))
     for frozen in graph.frozen:
         assert frozen.what.strip()
         assert frozen.operator.strip()
@@ -233,8 +238,7 @@ def _shares_its_reason(graph: Graph, name: str) -> bool:
 @every_block
 def test_blocks_have_something_to_prune(kind: str, block: str) -> None:
     """Every block keeps the stem's units free; none freezes what it could cut."""
-    net, x = make(Spec(kind, 8, (block,), "mean", 0))
-    graph = trace(net, x)
+    _, _, graph = traced(Spec(kind, 8, (block,), "mean", 0))
     assert any(t[0] == "stem.weight" for g in graph.groups.values() for t in g.tensors)
 
 

@@ -20,6 +20,8 @@ from . import zoo, zoo_transformers
 from .apart import apart
 from .never_broken import check, quiet
 
+pytestmark = pytest.mark.system
+
 QUICK = ["densenet", "shufflenet", "unet", "fpn_ssd", "resnext", "csp_yolo", "ghostnet", "norms", "parametrised_norms",
          "autoencoder", "gmlp", "mha_weights_out", "fused_head_last", "grouped_query_flag", "rotary_pairs",
          "window_attention", "linear_attention", "lstm_deep_bidirectional", "lstm_projection", "cells", "no_batch_axis",

@@ -52,58 +52,74 @@ def images() -> Tensor:
 
 
 def scores(method: str, model: nn.Module, of: Any = loss) -> Tensor:
+    return ranking(model, of).scores("0", method)
+
+
+@functools.cache
+def ranking(model: nn.Module, of: Any) -> Ranking:
     graph = trace(model, images())
-    return Ranking(graph, gathered(graph, of)).scores("0", method)
+    return Ranking(graph, gathered(graph, of))
 
 
 def gathered(graph: Graph, of: Any = loss) -> Statistics:
     return collect(graph, [(images(), None)], of, needs=NEEDS)
 
 
-def permuted(model: nn.Sequential, order: Tensor) -> nn.Sequential:
-    out = copy.deepcopy(model)
+@functools.cache
+def order() -> Tensor:
+    return torch.randperm(UNITS, generator=torch.Generator().manual_seed(2))
+
+
+@functools.cache
+def permuted() -> nn.Sequential:
+    out = copy.deepcopy(net())
     with torch.no_grad():
         for name, t in out.state_dict().items():
-            t.copy_(t[:, order] if name == "3.weight" else t[order] if t.shape[:1] == (UNITS,) else t)
+            t.copy_(t[:, order()] if name == "3.weight" else t[order()] if t.shape[:1] == (UNITS,) else t)
     return out
+
+
+@functools.cache
+def rewritten(factor: float) -> nn.Sequential:
+    """Without its norm, all units' own weights times `factor`, those that read them divided by it."""
+    out = copy.deepcopy(net(norm=False))
+    with torch.no_grad():
+        out[0].weight.mul_(factor)
+        out[0].bias.mul_(factor)
+        out[3].weight.div_(factor)
+    return out
+
+
+def louder(model: nn.Module, inputs: Any, target: Any) -> Tensor:
+    return 64 * loss(model, inputs, target)
 
 
 @pytest.mark.parametrize("method", [m for m in ORDERED if m not in ("obd", "hap")])
 def test_permuting_the_units_permutes_the_scores(method: str) -> None:
-    order = torch.randperm(UNITS, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(scores(method, permuted(net(), order)), scores(method, net())[order],
-                               rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(scores(method, permuted()), scores(method, net())[order()], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["obd", "hap"])
 def test_permuting_the_units_permutes_the_scores_of_curvature(method: str) -> None:
     """With a diagonal that is exact: Hutchinson's signs belong to the place, not to the unit."""
-    order = torch.randperm(UNITS, generator=torch.Generator().manual_seed(2))
 
     def quadratic(model: nn.Module, inputs: Tensor, _: Any) -> Tensor:
         return sum((p.square().sum() for p in model.parameters()), torch.zeros(())) + 0 * model(inputs).sum()
 
-    torch.testing.assert_close(scores(method, permuted(net(), order), quadratic),
-                               scores(method, net(), quadratic)[order])
+    torch.testing.assert_close(scores(method, permuted(), quadratic), scores(method, net(), quadratic)[order()])
 
 
 @pytest.mark.parametrize("method", ALL)
 def test_the_size_of_the_loss_does_not_change_the_order(method: str) -> None:
-    larger = scores(method, net(), lambda m, x, y: 64 * loss(m, x, y))
-    assert torch.equal(larger.argsort(), scores(method, net()).argsort())
+    assert torch.equal(scores(method, net(), louder).argsort(), scores(method, net()).argsort())
 
 
 @pytest.mark.parametrize("method", HOMOGENEITY)
 def test_a_unit_that_is_only_written_differently_keeps_what_belongs_to_the_function(method: str) -> None:
     """With a ReLU, growing the weights of a unit by c and shrinking those that read it leaves what is computed."""
     factor = 2.0
-    other = copy.deepcopy(net(norm=False))
-    with torch.no_grad():
-        other[0].weight.mul_(factor)
-        other[0].bias.mul_(factor)
-        other[3].weight.div_(factor)
-    torch.testing.assert_close(scores(method, other), scores(method, net(norm=False)) * factor ** HOMOGENEITY[method],
-                               rtol=1e-3, atol=1e-9)
+    expected = scores(method, net(norm=False)) * factor ** HOMOGENEITY[method]
+    torch.testing.assert_close(scores(method, rewritten(factor)), expected, rtol=1e-3, atol=1e-9)
 
 
 def test_all_criteria_are_here() -> None:

@@ -9,7 +9,7 @@ from autoprune.graph.graph import trace
 from autoprune.graph.plan import Cut, Plan
 from autoprune.nas.oracle import LatencyOracle, measure, to_onnx_bytes
 
-pytestmark = pytest.mark.usefixtures("one_export_per_graph")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("one_export_per_graph")]
 
 
 def test_a_profile_answers_for_bytes_and_files(cnn, tmp_path):

@@ -15,6 +15,8 @@ from autoprune.search.workers.workers import Inline
 
 from .conftest import Open
 
+pytestmark = pytest.mark.system
+
 
 def test_without_halving_nobody_looks() -> None:
     assert Halving(1, [(10.0, 0.5)] * 20).bar(10.0) is None

@@ -26,6 +26,8 @@ from autoprune.search.workers import job
 from .conftest import Open
 from .test_run import check_resumed
 
+pytestmark = pytest.mark.system
+
 TRIALS = 5
 WRITES: list[tuple[Any, str]] = [
     (BatchedStorage, "_create_new_trial"), (BatchedStorage, "_write"), (RDBStorage, "set_trial_state_values"),

@@ -33,6 +33,8 @@ from autoprune.search.space import Space, load_space
 
 from .conftest import Open
 
+pytestmark = pytest.mark.system
+
 RECOVER = {"steps": 2, "lr": 1e-3, "calibration_batches": 1}
 MASKS = {"pattern": "weight", "sparsity": 0.75, "methods": ["magnitude", "wanda", "snip"], "skip": ["stem.*"]}
 MASKED = Space("masked", methods=("l1",), recover=RECOVER, masks=MASKS)

@@ -23,7 +23,8 @@ from autoprune.search.storage import check_storage, without_password
 from autoprune.search.study import Study
 
 BINARIES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-pytestmark = pytest.mark.skipif(BINARIES is None, reason="no PostgreSQL server (apt-get install postgresql)")
+pytestmark = [pytest.mark.system,
+              pytest.mark.skipif(BINARIES is None, reason="no PostgreSQL server (apt-get install postgresql)")]
 
 
 class Server:

@@ -20,6 +20,8 @@ from autoprune.search.reuse import Reused
 from autoprune.search.space import Choices
 from autoprune.tasks.score import Score
 
+pytestmark = pytest.mark.system
+
 STEPS = 1
 
 

@@ -32,6 +32,8 @@ from autoprune.search.study import Study
 
 from .conftest import Open
 
+pytestmark = pytest.mark.system
+
 RECOVER = {"steps": 1, "calibration_batches": 1}
 
 

@@ -112,6 +112,25 @@ def test_running_trials_are_not_read_again(url: str, read: list[int]) -> None:
     assert set(read) == {1}
 
 
+def test_where_nothing_was_written_the_database_is_not_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = BatchedStorage(url)
+    study = optuna.create_study(storage=storage, study_name="x")
+    study.tell(ask(study), 0.5)
+    running = ask(study)
+    before = study.trials
+    asked = mock.Mock(side_effect=optuna.storages.RDBStorage._get_trials)
+    monkeypatch.setattr(optuna.storages.RDBStorage, "_get_trials", lambda *of, **kw: asked(*of, **kw))
+    assert study.trials == before
+    assert not asked.called
+    storage.get_trial(running._trial_id)
+    assert study.trials == before
+    assert not asked.called
+    study.enqueue_trial({"a.keep": 0.25})
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING]
+    assert study.trials[2].system_attrs["fixed_params"] == {"a.keep": 0.25}
+    assert asked.call_count == 1
+
+
 def test_what_a_failed_read_missed_is_read_by_the_next(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = optuna.create_study(storage=BatchedStorage(url), study_name="x")
     study.tell(ask(study), 0.5)

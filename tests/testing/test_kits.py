@@ -21,6 +21,8 @@ from autoprune.tasks.score import Score
 from autoprune.tasks.task import Task
 from autoprune.testing import check_criterion, check_profiler, check_task
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def onnx_bytes() -> bytes:

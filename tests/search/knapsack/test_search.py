@@ -11,6 +11,8 @@ from autoprune.search.propose import DENSE
 
 from ..conftest import Open
 
+pytestmark = pytest.mark.system
+
 
 def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_search(trials=6, sampler="knapsack") as search:

@@ -30,7 +30,8 @@ from autoprune.search.workers.workers import Inline
 
 from ..conftest import Open
 
-pytestmark = pytest.mark.skipif(not forked.can_fork(), reason="forks are for Linux without an accelerator")
+pytestmark = [pytest.mark.system,
+              pytest.mark.skipif(not forked.can_fork(), reason="forks are for Linux without an accelerator")]
 AT = 2  # the trial that goes wrong
 
 
