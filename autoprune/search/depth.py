@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from autoprune.graph.plan import Plan
-from autoprune.search.damage import damage_of
+from autoprune.search.damage import damages
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import Proposer
 
@@ -43,11 +43,8 @@ def _without(proposer: Proposer, dropped: Sequence[str]) -> Plan:
 
 
 def _by_worth(pipeline: Pipeline, proposer: Proposer, latency_ms: Callable[[Plan], float]) -> list[str]:
-    [example, *_] = pipeline.calibration()
     dense_ms = latency_ms(Plan(model=proposer.graph.fingerprint))
-    worth: dict[str, float] = {}
-    for name in proposer.branches:
-        plan = Plan(model=proposer.graph.fingerprint, dropped=(name,))
-        saved = max(dense_ms - latency_ms(plan), _LEAST_SAVING * dense_ms)
-        worth[name] = damage_of(pipeline, plan, example) / saved
-    return sorted(worth, key=lambda name: worth[name])
+    plans = {name: Plan(model=proposer.graph.fingerprint, dropped=(name,)) for name in proposer.branches}
+    damage = damages(pipeline, plans)
+    saved = {name: max(dense_ms - latency_ms(plan), _LEAST_SAVING * dense_ms) for name, plan in plans.items()}
+    return sorted(plans, key=lambda name: damage[name] / saved[name])

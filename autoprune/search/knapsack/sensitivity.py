@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from autoprune.graph.plan import Cut, Plan
-from autoprune.search.damage import damage_of
+from autoprune.search.damage import damages
 from autoprune.search.knapsack.curves import Curve, Levels
 from autoprune.search.knapsack.decoder import Pair, pairs
 from autoprune.search.pipeline import Pipeline
@@ -26,29 +26,27 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency,
     their latency). A residual branch that may be dropped is a group of one unit, named `BRANCH.drop` as its parameter
     is; what it shares with the groups inside it are pairs like any others.
 
-    Damage is the divergence from the dense model's outputs (as in distillation) on one batch of training data, norms
-    recalibrated, nothing fine-tuned, at up to three widths per group, fewer for many groups; latency is `table`'s, at
+    Damage (`damage.py`) is looked at at up to three widths per group, fewer for many groups; latency is `table`'s, at
     all widths where that is cheap.
     """
     shares = _SHARES if len(choices) * 3 <= _EVALUATIONS else (0.5, 1.0) if len(choices) * 2 <= _EVALUATIONS else (0.6,)
     dense_ms = table.ms(Plan())
-    [example, *_] = pipeline.calibration()
-    nothing = damage_of(pipeline, Plan(), example)  # what one batch of statistics does by itself
-    curves: dict[str, Curve] = {}
+    plans: dict[tuple[str, int], Plan] = {}
+    widths: dict[str, tuple[int, ...]] = {}
+    saved: dict[str, dict[int, float]] = {}
     for name, c in choices.items():
         method = next((m for m in c.methods if m != "random"), c.methods[0])
         some = {_width(c, share) for share in shares} - {c.widths[-1]}
-        saved = {w: dense_ms - table.ms(Plan({name: Cut(w, method)}))
-                 for w in (some if table.exact else c.widths[:-1])}
-        damage: dict[int, float] = {}
-        for width in sorted(some):
-            plan = Plan({name: Cut(width, method)}, pipeline.graph.fingerprint)
-            damage[width] = max(0.0, damage_of(pipeline, plan, example) - nothing)
-        curves[name] = Curve.through(c.widths, damage, saved)
-    for name in branches:
-        plan = Plan(model=pipeline.graph.fingerprint, dropped=(name,))
-        lost = max(0.0, damage_of(pipeline, plan, example) - nothing)
-        curves[f"{name}.drop"] = Curve.through((0, 1), {0: lost}, {0: dense_ms - table.ms(plan)})
+        plans |= {(name, w): Plan({name: Cut(w, method)}, pipeline.graph.fingerprint) for w in sorted(some)}
+        widths[name] = c.widths
+        saved[name] = {w: dense_ms - table.ms(Plan({name: Cut(w, method)}))
+                       for w in (some if table.exact else c.widths[:-1])}
+    for branch in branches:
+        name, plan = f"{branch}.drop", Plan(model=pipeline.graph.fingerprint, dropped=(branch,))
+        plans[name, 0], widths[name], saved[name] = plan, (0, 1), {0: dense_ms - table.ms(plan)}
+    damage = damages(pipeline, plans)
+    curves = {name: Curve.through(w, {width: d for (n, width), d in damage.items() if n == name}, saved[name])
+              for name, w in widths.items()}
     least = _LEAST * statistics.median(c.damage[0] for c in curves.values())
     curves = {name: c.plus(least) for name, c in curves.items()}
 
