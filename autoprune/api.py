@@ -205,11 +205,12 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
     from autoprune.front.report import write_report
     from autoprune.search.finish import recommended, score_on_test, tune, with_tuned
     from autoprune.search.pipeline import CANDIDATE_ERRORS, failure
+    from autoprune.tasks.task import NotFinite
 
+    if outcome.interrupted and (outcome.dense is None or len(outcome.budgets_ms) < len(runner.budgets)):
+        raise KeyboardInterrupt  # before anything was asked
     if outcome.dense is None:
         reasons = {c.reason for c in outcome.candidates if c.status == "failed"}
-        if outcome.interrupted:
-            raise KeyboardInterrupt
         raise ConfigError("the dense model itself could not be evaluated", given="; ".join(map(str, reasons)))
     outcome = with_tuned(runner, outcome)
     front = _front(runner, outcome, configuration, settings)
@@ -219,12 +220,12 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
             say("fine-tuning the recommended model for longer")
             try:
                 outcome = tune(runner, outcome, number)
-            except ConfigError:
-                raise  # of a disk that is full, say
             except CANDIDATE_ERRORS as error:
+                if isinstance(error, ConfigError) and not isinstance(error, NotFinite):
+                    raise  # of a disk that is full, say
                 say(f"it stays as it was: {failure(error)}")
         say("reading the test split for the front")
-        outcome = score_on_test(runner, outcome)
+        outcome = score_on_test(runner, outcome, say)
     front = _front(runner, outcome, configuration, settings)
     # tuning may have made one budget's point better than a larger budget's
     first, *others = recommended(runner, replace(front, candidates=[c for c in front.candidates if c.number in chosen]))

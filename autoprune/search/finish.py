@@ -12,6 +12,7 @@ from autoprune.search.candidate import Candidate
 from autoprune.search.outcome import Outcome, pareto
 from autoprune.search.run import Search
 from autoprune.tasks.score import Score
+from autoprune.tasks.task import NotFinite
 
 if TYPE_CHECKING:
     from autoprune.front.front import Front, Point
@@ -21,10 +22,11 @@ __all__ = ["recommended", "score_on_test", "tune", "with_tuned"]
 _SURE = 0.99  # of a budget: what measures nearer to it may well be over it the next time
 
 
-def score_on_test(search: Search, outcome: Outcome) -> Outcome:
+def score_on_test(search: Search, outcome: Outcome, say: Callable[[str], None] = lambda _: None) -> Outcome:
     """The same outcome with test scores on the dense model and on the front.
 
-    Scores are kept with the study, so that a resumed search reads the test split only for points that are new.
+    Scores are kept with the study, so that a resumed search reads the test split only for points that are new. A point
+    whose score is no number there has none, and `say` hears of it.
     """
     known = {int(k): Score.from_json(v) for k, v in search.study.attributes.get("test_scores", {}).items()}
     wanted = {c.number for c in pareto(outcome.candidates)}
@@ -34,9 +36,13 @@ def score_on_test(search: Search, outcome: Outcome) -> Outcome:
     for candidate in outcome.candidates:
         if candidate.number in wanted:
             if candidate.number not in known:
-                known[candidate.number] = _score(search, candidate)
+                try:
+                    known[candidate.number] = _score(search, candidate)
+                except NotFinite as error:
+                    say(f"trial {candidate.number} has no test score: {error.message}")
                 search.study.note("test_scores", {str(k): v.to_json() for k, v in known.items()})
-            candidate = candidate.with_test(known[candidate.number])
+            if candidate.number in known:
+                candidate = candidate.with_test(known[candidate.number])
         scored.append(candidate)
     dense = outcome.dense and next(c for c in scored if c.number == outcome.dense.number)
     return replace(outcome, candidates=scored, dense=dense)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -30,7 +32,7 @@ from autoprune.methods.registry import criterion, refitted_groups
 from autoprune.methods.statistics import GRAM, Statistics
 from autoprune.recover.cycles import shrink
 from autoprune.recover.features import Features, unchanged
-from autoprune.recover.finetune import Example, Extras, examples, finetune
+from autoprune.recover.finetune import Example, Extras, FineTune, distillation, examples, finetune
 from autoprune.recover.norms import recalibrate
 from autoprune.recover.penalties import penalty_of
 from autoprune.recover.recovery import Recovery
@@ -40,7 +42,7 @@ from autoprune.search.candidate import Candidate
 from autoprune.search.space import Space
 from autoprune.tasks.score import Score
 from autoprune.tasks.task import Task
-from autoprune.tasks.tensors import halves
+from autoprune.tasks.tensors import evaluating, halves, sample_count
 
 __all__ = ["CANDIDATE_ERRORS", "Clock", "Pipeline", "failure"]
 
@@ -179,15 +181,30 @@ class Pipeline:
                               steps=0 if plan.is_dense else self.settings.steps)
         return candidate, model, int8
 
-    def look(self, plan: Plan, samples: int = _LOOK_SAMPLES) -> float:
-        """The quality (higher is better) of the untrained model, readers refitted and norms recalibrated, on at most so
-        many samples of the search split. Raises `AutopruneError` when the candidate fails.
+    def look(self, plan: Plan) -> float:
+        """The quality (higher is better) of the untrained model, readers refitted and norms recalibrated: minus its
+        divergence on a few training batches, −inf where that is no number. Not the metric on the search split: what was
+        chosen by that would look better on it than it is. Raises `AutopruneError` when the candidate fails.
         """
         model = self.prune(plan)
         with self.clock.time("look"):
             self.recalibrate(model)
-            score = self.task.evaluate(model, "validation", limit=samples)
-        return score.value if score.higher_is_better else -score.value
+            divergence = self.divergence(model, self._looked_at())
+        return -divergence if math.isfinite(divergence) else -math.inf
+
+    def divergence(self, model: PrunedModule, data: Sequence[Example]) -> float:
+        """How far the outputs are from the dense model's, the mean of training batches: as in distillation, at a
+        temperature of 1; the task's own loss where the outputs cannot be compared.
+        """
+        with evaluating(model), torch.no_grad(), on_accelerator(model):
+            return statistics.fmean(self._divergence(model, example) for example in data)
+
+    def _divergence(self, model: PrunedModule, example: Example) -> float:
+        outputs = self.task.forward(model, example.inputs)
+        student = self.task.logits(outputs)
+        if student is None or example.teacher is None:
+            return float(self.task.loss(outputs, example.target))
+        return float(distillation(student, example.teacher, FineTune(temperature=1.0)))
 
     def _compressed_bytes(self, model: PrunedModule, int8: bytes | None) -> int:
         """Bytes of what is deployed, without zeros where they cost anything and zipped; 0 in a space without masks."""
@@ -222,6 +239,15 @@ class Pipeline:
     def calibration(self) -> list[Example]:
         """The batches that norms are recalibrated on, with the dense model's logits."""
         return self._fine_tuning_examples()[: max(1, self.recovery.calibration_batches)]
+
+    def _looked_at(self) -> list[Example]:
+        """As many of the training batches as have enough samples together."""
+        data, samples = self._fine_tuning_examples(), 0
+        for i, example in enumerate(data):
+            samples += sample_count(example.inputs)
+            if samples >= _LOOK_SAMPLES:
+                return data[:i + 1]
+        return data
 
     def recalibrate(self, model: PrunedModule, batches: int | None = None) -> None:
         """Set the norms' statistics to those of the first `batches` batches (of the space's number of them)."""
@@ -277,7 +303,7 @@ class Pipeline:
     def _fine_tuning_examples(self) -> list[Example]:
         if self._examples is None:
             steps = max(self.settings.steps, self.recovery.penalty.steps)
-            limit = max(self.recovery.calibration_batches, min(steps, _SAMPLE_BATCHES))
+            limit = max(1, self.recovery.calibration_batches, min(steps, _SAMPLE_BATCHES))
             with _seeded(self.seed):  # the same batches in every process, also of shuffled data
                 self._examples = examples(self.task, self.dense, self.task.split("train"), limit)
         return self._examples

@@ -200,6 +200,11 @@ class Search:
             known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
             self.study.note("knapsack", known)
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
+        widths = {**{n: c.widths for n, c in self.proposer.choices.items()},
+                  **{f"{b}.drop": (0, 1) for b in self.proposer.branches}}
+        if {name: c.widths for name, c in curves.items()} != widths:
+            raise ConfigError("the study in this folder was begun with other widths to choose from",
+                              allowed="the same --reuse as then", fix="--run DIR for a new folder")
         sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.aims_ms, table.ms, known["shared"],
                                   self.seed + self.study.done_before, drafts=lambda: self.looks.count,
                                   steady=not self.device.is_measured,

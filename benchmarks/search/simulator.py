@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ class Task:
                                self.look if looks else None, lambda: looks)
 
     def look(self, plans: Sequence[Plan]) -> list[float]:
-        return [self.net.metric(*self.net.read(plan)) for plan in plans]
+        return [math.log(self.net.metric(*self.net.read(plan))) for plan in plans]
 
     def score(self, points: list[tuple[float, float]], seen: list[float]) -> dict[int, float]:
         return {n: hypervolume(points[:n], seen[:n]) / self.best for n in AT}

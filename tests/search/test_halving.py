@@ -72,9 +72,3 @@ def test_a_search_trains_what_looks_best_and_resumes(open_search: Open, workers:
         assert len(search.run().candidates) == 15
 
 
-def test_a_look_is_the_score_without_training(open_search: Open) -> None:
-    with open_search(trials=1, recover={"steps": 0, "calibration_batches": 2}) as search:
-        plan = search.proposer.plan(search.proposer.uniform(0.5, "l1"))
-        scored = search.pipeline.evaluate(1, "x", plan, search.latencies.of(plan))[0].score
-        assert scored is not None
-        assert search.pipeline.look(plan) == scored.value

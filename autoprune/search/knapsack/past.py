@@ -45,9 +45,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Look:
-    """A plan whose untrained model was looked at: levels and methods [groups]; quality is the metric, higher is better
-    (minus the metric of one that is minimised).
-    """
+    """A plan whose untrained model was looked at: levels and methods [groups]; quality is minus its damage."""
 
     digest: str
     levels: Levels

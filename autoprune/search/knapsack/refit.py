@@ -51,7 +51,8 @@ class Refit:
             self._taken, self._level_logs = taken[some], self._logs[every, levels[some]]
             self._methods, self._losses = methods[some], losses[some]
             self._centre = float(np.median(self._taken.sum(1)))
-            self._middle = max(float(np.median(self._losses)), 1e-9)
+            positive = self._losses[self._losses > 0]  # a plan may well be better than the dense model
+            self._middle = float(np.median(positive)) if len(positive) else 1e-9
             self._floor, steps = (_FIRST_NOISE * self._middle) ** 2, _STEPS
             if before is not None and len(before._noise):
                 self._best, self._spread, self._floor = before._best, before._spread.copy(), before._floor

@@ -52,7 +52,7 @@ _LATEST_LOOKS = 150  # of about the latency aimed at, that are learnt from
 _TRIES = 12  # to propose a plan that the study does not hold
 
 Looking = Callable[[Sequence[Plan]], Sequence[float]]
-"""The quality of each of some plans' untrained models, higher is better; not finite where one fails."""
+"""Minus the damage of each of some plans' untrained models; not finite where one fails."""
 
 Proposal = tuple[dict[str, Any], dict[str, Any]]
 """Parameters of a trial, and what is noted of where they come from."""
@@ -181,8 +181,7 @@ class KnapsackSampler(BaseSampler):
         """
         target_ms = self._aims.next_ms(past, self._random)
         near = sorted(past.looks, key=lambda seen: abs(np.log(seen.ms / target_ms)))[:_LATEST_LOOKS]
-        fit = self._fitted([s.levels for s in near], [s.methods for s in near],
-                           past.scale.losses(past.scale.sign * np.array([s.quality for s in near])))
+        fit = self._fitted([s.levels for s in near], [s.methods for s in near], [-s.quality for s in near])
         known = {*past.digests, *(seen.digest for seen in past.looks)}
         drafts = dict[str, tuple[Plan, Levels, Levels]]()
         for heat in np.linspace(0, max(_WARM, self._known(len(near))), count):
@@ -210,7 +209,7 @@ class KnapsackSampler(BaseSampler):
         levels, methods = (np.array(a, dtype=np.int64).reshape(len(losses), len(self._curves))
                            for a in (levels, methods))
         return Refit(self._decoder.damage, self._decoder.shares, self._decoder.direction, len(self._names), levels,
-                     methods, losses, before)
+                     methods, np.array(losses, dtype=np.float64), before)
 
     def _known(self, count: int) -> float:
         """How much of what is open may be drawn after so many plans, at most 1."""

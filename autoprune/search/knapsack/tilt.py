@@ -29,7 +29,8 @@ class Tilt:
     """
 
     def __init__(self, decoder: Decoder, methods: Sequence[str], top_ms: float, seed: int | None):
-        self._decoder, self._told, self._least_ms = decoder, 0, min(decoder.least_ms, top_ms)
+        self._decoder, self._told, self._top_ms = decoder, 0, top_ms
+        self._least_ms = min(decoder.least_ms, top_ms)
         self._space: dict[str, BaseDistribution] = {
             "ms": FloatDistribution(self._least_ms, top_ms),
             **{f"z{i}": FloatDistribution(-_STEEPEST, _STEEPEST) for i in range(_COSINES + 3)},
@@ -47,7 +48,8 @@ class Tilt:
         """The numbers to try next."""
         tried = [(i, note["latent"]) for i, note in enumerate(past.notes) if "latent" in note]
         for i, latent in tried[self._told:]:
-            known = {**latent, "ms": max(latent["ms"], self._least_ms)}  # on a device that is learnt it was another one
+            ms = min(max(latent["ms"], self._least_ms), self._top_ms)  # these may have been others then
+            known = {**latent, "ms": ms}
             self._study.add_trial(create_trial(values=[past.losses[i], past.ms[i]], params=known,
                                                distributions=self._space))
         self._told = len(tried)

@@ -123,7 +123,7 @@ def arms_of(study: optuna.Study) -> list[str]:
 def test_the_scan_comes_first_and_every_arm_has_its_share(proposer: Proposer) -> None:
     arms = arms_of(study_of(proposer, make(proposer, look=lambda plan: -loss_of(proposer, plan, "")), 80, ""))
     assert set(arms[:8]) == {"start"}
-    assert all(arms[15:].count(arm) >= 2 for arm in ARMS)
+    assert all(arm in arms[15:] for arm in ARMS)
 
 
 def test_an_arm_that_wins_gets_more(proposer: Proposer) -> None:
@@ -142,7 +142,7 @@ def test_looks_teach_it_what_candidates_would(proposer: Proposer) -> None:
     precious = max(proposer.choices, key=lambda n: proposer.choices[n].widths[-1])
     kept = {}
     for looks in (True, False):
-        look = (lambda plan: float(np.exp(-0.02 * loss_of(proposer, plan, precious)))) if looks else None
+        look = (lambda plan: -0.02 * loss_of(proposer, plan, precious)) if looks else None
         study = study_of(proposer, make(proposer, 0.7 * dense_ms(proposer), look=look), 10, precious)
         kept[looks] = np.mean([t.params[f"{precious}.keep"] for t in study.trials])
     assert kept[True] > kept[False] + 0.1
@@ -152,7 +152,7 @@ def test_of_the_looks_at_a_latency_the_best_is_proposed(proposer: Proposer) -> N
     seen: dict[str, float] = {}
 
     def look(plan: Plan) -> float:
-        seen[plan.digest] = float(len(seen) % 4)
+        seen[plan.digest] = -float(len(seen) % 4)
         return seen[plan.digest]
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=make(proposer, arms=("look",), look=look))
     plan = proposer.suggest(study.ask())
@@ -163,10 +163,10 @@ def test_of_the_looks_at_a_latency_the_best_is_proposed(proposer: Proposer) -> N
 
 def test_looks_of_before_are_proposed_by_a_resumed_search(proposer: Proposer) -> None:
     """Nothing that the second sampler looks at is as good, so it takes what the trials of the first one hold."""
-    study = study_of(proposer, make(proposer, arms=("look",), look=lambda _: 1.0), 8, "")
+    study = study_of(proposer, make(proposer, arms=("look",), look=lambda _: -1.0), 8, "")
     before = {look[0] for t in study.trials for look in looks_of(t)} - {proposer.plan(t.params).digest
                                                                        for t in study.trials}
-    study.sampler = make(proposer, arms=("look",), look=lambda _: -1.0, seed=1)
+    study.sampler = make(proposer, arms=("look",), look=lambda _: -2.0, seed=1)
     proposed = {proposer.suggest(study.ask()).digest for _ in range(20)}
     own = {look[0] for t in study.trials[8:] for look in looks_of(t)}
     assert len(proposed & before - own) >= 2
