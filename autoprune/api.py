@@ -200,9 +200,6 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
 def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], settings: Settings,
             say: Callable[[str], None]) -> Front:
     """Test scores, the recommended points with their files, `front.json` and `report.html`."""
-    import json
-
-    from autoprune.front.report import write_report
     from autoprune.search.finish import recommended, score_on_test, tune, with_tuned
     from autoprune.search.pipeline import CANDIDATE_ERRORS, failure
     from autoprune.tasks.task import NotFinite
@@ -211,6 +208,9 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
         raise KeyboardInterrupt  # before anything was asked
     if outcome.dense is None:
         reasons = {c.reason for c in outcome.candidates if c.status == "failed"}
+        if not reasons:
+            raise ConfigError("the time was up before the dense model was evaluated",
+                              given=f"--timeout {settings.timeout}", fix="a longer --timeout; the same command resumes")
         raise ConfigError("the dense model itself could not be evaluated", given="; ".join(map(str, reasons)))
     outcome = with_tuned(runner, outcome)
     front = _front(runner, outcome, configuration, settings)
@@ -230,12 +230,22 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
     # tuning may have made one budget's point better than a larger budget's
     first, *others = recommended(runner, replace(front, candidates=[c for c in front.candidates if c.number in chosen]))
     front = replace(front, recommended=first, further=dict(zip(front.further, others, strict=True)))
+    _write(runner, front)  # what an export that fails does not take away
     for number in sorted(chosen & {first, *others}) if not outcome.interrupted else ():
         say("exporting the recommended model")
         with runner.pipeline.clock.time("export"):
             point = front.pick(trial=number)
             model = point.load()
             export(front, point, runner.graph.example_inputs, model=model, onnx=runner.pipeline.maker.optimized(model))
+    return _write(runner, front)
+
+
+def _write(runner: Search, front: Front) -> Front:
+    """`front.json` and `report.html`; the front, with what the time went to so far."""
+    import json
+
+    from autoprune.front.report import write_report
+
     front = replace(front, seconds=runner.total_seconds())
     runner.folder.write("front.json", json.dumps(front.to_json()))
     write_report(front, runner.folder.path / "report.html")

@@ -46,7 +46,7 @@ def call_object(function: Any, spec: str, what: str) -> Any:
     """`function()`; whatever it raises becomes a `TaskError` that shows it. `what`: "the model factory", …"""
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise user_error(error, f"{what} raised an exception", spec) from error
 
 
@@ -112,7 +112,7 @@ def _module_of_file(where: str, spec: str) -> ModuleType:
     sys.modules[name] = module  # before running it: dataclasses look their own module up
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _import_error(error, where, spec) from error
     return module
@@ -128,17 +128,20 @@ def _module_of_name(where: str, spec: str) -> ModuleType:
                             allowed="an installed module, one in the current folder, or path/file.py:name",
                             fix=f"check with: python -c 'import {where}'") from error
         raise _import_error(error, where, spec) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_error(error, where, spec) from error
 
 
-def _import_error(error: Exception, where: str, spec: str) -> TaskError:
+def _import_error(error: BaseException, where: str, spec: str) -> TaskError:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return TaskError(f"{where} imports {error.name!r}, which is not installed", given=spec,
                          fix=f"install the package that provides {package!r}, for example: pip install {package}")
     if isinstance(error, SyntaxError):
         return TaskError(f"{where} is not valid Python", given=f"{spec}\n           {error}", fix="correct that line")
+    if isinstance(error, SystemExit):  # a script: it would have ended this process, as if all were well
+        return user_error(error, f"{where} ends the process while it is imported", spec,
+                          fix='put what runs the script under `if __name__ == "__main__":`')
     return user_error(error, f"{where} raised an exception while it was imported", spec)
 
 

@@ -18,7 +18,7 @@ import autoprune
 from autoprune.api import run_settings
 from autoprune.cli.search import _close
 from autoprune.config import Settings
-from autoprune.errors import BudgetError, ConfigError, TaskError
+from autoprune.errors import BudgetError, ConfigError, ModelError, TaskError
 
 pytestmark = pytest.mark.system
 
@@ -99,6 +99,36 @@ def test_a_tuning_that_fails_costs_nothing_but_itself(memory_path: Path, quick_e
     assert front.recommended is not None
     assert (memory_path / "a" / "front.json").is_file()
     assert (memory_path / "a" / "picked" / f"{front.recommended:04d}" / "model.onnx").is_file()
+
+
+def test_an_export_that_fails_takes_no_front_away(memory_path: Path, quick_export: None, monkeypatch: pytest.MonkeyPatch
+                                                  ) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ModelError("onnxruntime and torch differ")
+
+    monkeypatch.setattr("autoprune.api.export", broken)
+    task = autoprune.Task(trained(), train=batches(3, 2), validation=batches(2, 3), test=batches(2, 4))
+    settings = Settings(device="rpi4", budget="0.8x", trials=4, steps=1, run=str(memory_path / "a"))
+    with pytest.raises(ModelError, match="differ"):
+        run_settings(settings, task)
+    front = autoprune.load_front(str(memory_path / "a"))
+    assert front.recommended is not None
+    assert (memory_path / "a" / "report.html").is_file()
+
+
+def test_a_test_score_that_is_no_number_is_left_out(memory_path: Path, quick_export: None) -> None:
+    """A correlation, say, where the target does not vary."""
+    def metric(outputs: Any, target: Any) -> float:
+        return float("nan") if len(target) == 3 else float((outputs.argmax(1) == target).float().mean())
+
+    task = autoprune.Task(trained(), train=batches(3, 2), validation=batches(2, 3),
+                          test=[(x[:3], y[:3]) for x, y in batches(1, 4)], metric=metric)
+    stages: list[str] = []
+    settings = Settings(device="rpi4", budget="0.8x", trials=4, steps=1, run=str(memory_path / "a"))
+    front, _ = run_settings(settings, task, on_stage=stages.append)
+    assert front.recommended is not None
+    assert any("has no test score" in stage for stage in stages)
+    assert all(c.test is None for c in front.candidates)
 
 
 def test_search_twice_front_and_load(memory_path: Path, quick_export: None) -> None:

@@ -104,6 +104,17 @@ def test_a_raising_factory_shows_type_message_and_line(user_file: Path) -> None:
     assert "in broken: return layers[3]" in text
 
 
+def test_a_script_that_ends_the_process_is_an_error(tmp_path: Path) -> None:
+    """And not the end of autoprune, with exit code 0 and no word."""
+    path = write(tmp_path, "script.py", "import sys\n\nvalue = 1\nsys.exit(0)\n")
+    with pytest.raises(TaskError, match="ends the process") as caught:
+        load_object(f"{path}:value")
+    assert "__main__" in str(caught.value)
+    path = write(tmp_path, "leaves.py", "import sys\n\ndef make():\n    sys.exit(2)\n")
+    with pytest.raises(TaskError, match="the model factory raised"):
+        call_object(load_object(f"{path}:make"), f"{path}:make", "the model factory")
+
+
 def test_options() -> None:
     defaults = {"size": 32, "flip": False, "column": None}
     assert parse_options("name", defaults) == ("name", defaults)

@@ -34,8 +34,8 @@ def front(
         assert c.latency is not None
         assert c.score is not None
         fits = "" if found.budget_ms is None else "yes" if c.ms <= found.budget_ms else "no"
-        rows.append([c.number, c.origin, c.plan.precision, str(c.latency), fits, round(c.score.value, 4),
-                     round(c.test.value, 4) if c.test else "", f"{found.dense.ms / c.ms:.2f}x",
+        rows.append([c.number, c.origin, c.plan.precision, str(c.latency), fits, _short(c.score.value),
+                     _short(c.test.value) if c.test else "", f"{found.dense.ms / c.ms:.2f}x",
                      f"{100 * c.macs / max(found.dense.macs, 1):.0f} %",
                      f"{100 * c.params / max(found.dense.params, 1):.0f} %",
                      *([size(c.compressed_bytes)] if zipped else []),
@@ -49,3 +49,8 @@ def front(
         note(f"note: {text}")
     if (gap := gap_sentence(found)) is not None:
         note(f"note: {gap}")
+
+
+def _short(value: float) -> float:
+    """With five digits that count: a squared error may be small."""
+    return float(f"{value:.5g}")

@@ -53,6 +53,10 @@ def pick(
                               f"autoprune.load_front({run!r})")
     model = int8 = None
     if finetune:
+        if s.get("task_fingerprint") not in (None, task.fingerprint()):
+            raise ConfigError("the model or the data is not what the search had",
+                              given=f"{s.get('model')}, {s.get('data')}",
+                              fix="the files and the folder of then; without --finetune it is exported as it was")
         note(f"fine-tuning for {steps} steps …")
         model, int8, point = api.finetune_point(found, point, task, steps)
     note("exporting …")

@@ -23,7 +23,8 @@ def search(
                                                    "path/file.py:factory. Your code is run.")] = None,
     data: Annotated[str | None, typer.Option(help="folder:PATH, sklearn:digits, pkg.mod:loaders or "
                                                   "path/file.py:loaders.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Name or module:function; accuracy by default.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Name or module:function (higher is better, unless it "
+                                                   "has higher_is_better = False); accuracy by default.")] = None,
     loss: Annotated[str | None, typer.Option(help="Name or module:function; cross_entropy by default.")] = None,
     device: Annotated[str | None, typer.Option(help="Name, device file or ssh://user@host; cpu by default.")] = None,
     budget: Annotated[str | None, typer.Option(help="20ms, 1500us, 50fps, 0.5x (of dense), optionally @p90; several "
@@ -138,7 +139,7 @@ def _close(front: Front, interrupted: bool) -> None:
 
 def _chosen(front: Front, budget: str | None, number: int | None) -> Point | None:
     """Tell what is recommended for a budget, or why nothing is."""
-    from autoprune.front.words import size
+    from autoprune.front.words import difference, size
 
     if number is None:
         try:
@@ -151,9 +152,9 @@ def _chosen(front: Front, budget: str | None, number: int | None) -> Point | Non
         return None
     point = front.pick(trial=number)
     c = point.candidate
-    drop = 100 * ((front.dense.test or front.dense.score).value - point.score.value)  # type: ignore[union-attr]
-    sign = drop if front.higher_is_better else -drop
-    change = f"{abs(sign):.1f} points {'below' if sign >= 0 else 'above'} dense"
+    drop = (front.dense.test or front.dense.score).value - point.score.value  # type: ignore[union-attr]
+    worse = drop if front.higher_is_better else -drop
+    change = f"{difference(point.score, abs(drop))} {'worse' if worse > 0 else 'better'} than dense"
     precision = "" if c.plan.precision == "fp32" else f"{c.plan.precision}, "
     result(f"recommended{f' for {budget}' if front.further else ''}: trial {c.number}, {precision}{c.latency}, "
            f"{point.score}, {change}, {front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")

@@ -22,6 +22,11 @@ from autoprune.search.candidate import INT8_FILE
 
 __all__ = ["export_model", "export_point"]
 
+_PASSIVE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "And", "Or", "Equal", "Less", "Greater",
+            "LessOrEqual", "GreaterOrEqual", "Not", "Trilu", "Cast", "Expand", "Tile", "Reshape", "Unsqueeze",
+            "Squeeze", "Slice", "Concat"}
+"""Operators that read constants like masks, which an export folds and no parameter holds."""
+
 
 def export_point(front: Front, point: Point, model: PrunedModule, example_inputs: Any, folder: str | os.PathLike[str],
                  int8: bytes | None = None, onnx: bytes | None = None) -> dict[str, Any]:
@@ -66,7 +71,9 @@ def _check_sizes(onnx_bytes: bytes, model: nn.Module) -> None:
     """An export that still has the dense sizes must not leave the house (ultralytics #16806)."""
     import onnx
 
-    held = sum(int(np.prod(i.dims)) for i in onnx.load_from_string(onnx_bytes).graph.initializer if len(i.dims) > 1)
+    graph = onnx.load_from_string(onnx_bytes).graph
+    read = {name for node in graph.node if node.op_type not in _PASSIVE for name in node.input}
+    held = sum(int(np.prod(i.dims)) for i in graph.initializer if len(i.dims) > 1 and i.name in read)
     own = sum(t.numel() for t in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values())
     if held > own * 1.01 + 4096:
         raise ModelError("the exported ONNX model is larger than the pruned model", given=f"{held:,} elements",

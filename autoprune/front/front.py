@@ -155,7 +155,12 @@ class Front:
         fitting = points
         limit = None
         if budget is not None:
-            limit = parse_budget(budget).resolve_ms(self.dense.ms)
+            asked = parse_budget(budget)
+            known = {p.latency.percentile for p in points} if "@" in budget else set()
+            if known - {asked.percentile}:
+                raise ConfigError("the latencies of this search are of another percentile", given=budget,
+                                  allowed=", ".join(sorted(known)), fix=f"autoprune search --budget {budget}")
+            limit = asked.resolve_ms(self.dense.ms)
             fitting = [p for p in fitting if p.candidate.ms <= limit]
         allowed = parse_drop(max_drop) if max_drop is not None else None
         if allowed is not None:

@@ -93,7 +93,7 @@ class Search:
         self.halving = Halving(1)
         self.looks = Looks(self.pipeline, self.workers, folder.work)
         self._looked_at: set[str] = set()  # digests of plans that were not worth training
-        self._start = time.monotonic()
+        self._start = self._ready = time.monotonic()
         self._done_before = 0
         self._skipped = 0
         self._exhausted = False
@@ -112,6 +112,7 @@ class Search:
         try:
             with noted_interrupts() as interrupts:
                 self._prepare()
+                self._ready = time.monotonic()
                 self._done_before = len(self.study.candidates())
                 tell(self._progress(None))
                 while not interrupts and (self.looks.ended or self._wants_more() or (
@@ -144,7 +145,7 @@ class Search:
         if self.timeout_s is None:
             return math.inf
         longest_s = max((c.seconds.get("total", 0.0) for c in self.study.candidates()), default=0.0)
-        return self._start + self.timeout_s + max(_GRACE_S, longest_s)
+        return max(self._start + self.timeout_s, self._ready) + max(_GRACE_S, longest_s)
 
     def close(self) -> None:
         self._opened.close()
@@ -152,9 +153,9 @@ class Search:
     def total_seconds(self) -> dict[str, float]:
         """Wall clock by activity over all sessions of this study; "other" is what was none of them."""
         before = self._seconds_before
-        mine = dict(self.pipeline.clock.seconds)
-        waited_s, work_s = mine.pop("candidates", 0.0), self._work.pop("total", 0.0)
-        for activity, seconds in self._work.items():  # of several processes at once: what they had of the wait
+        mine, work = dict(self.pipeline.clock.seconds), dict(self._work)
+        waited_s, work_s = mine.pop("candidates", 0.0), work.pop("total", 0.0)
+        for activity, seconds in work.items():  # of several processes at once: what they had of the wait
             mine[activity] = mine.get(activity, 0.0) + min(1.0, waited_s / work_s) * seconds
         mine["other"] = max(0.0, time.monotonic() - self._start - sum(mine.values()))
         total = {k: round(before.get(k, 0.0) + mine.get(k, 0.0), 2) for k in {**before, **mine}}
@@ -231,7 +232,8 @@ class Search:
         """Whether another candidate is to be started now."""
         if self._exhausted or len(self.study.candidates()) + len(self._open) >= self.trials:
             return False
-        if self.timeout_s is not None and time.monotonic() - self._start > self.timeout_s:
+        begun = self.study.candidates() or self._open  # without the dense model there would be nothing to show
+        if self.timeout_s is not None and begun and time.monotonic() - self._start > self.timeout_s:
             return False
         return self.workers.room > 0
 

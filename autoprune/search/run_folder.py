@@ -109,7 +109,10 @@ class RunFolder:
         return self.candidates / f"{number:04d}"
 
     def open(self, configuration: Mapping[str, Any], *, fresh: bool = False) -> RunFolder:
-        """Create the folder or resume it; refuses another configuration, another schema or a second search."""
+        """Create the folder or resume it; refuses a folder that is something else's, another configuration, another
+        schema or a second search.
+        """
+        self._refuse_others()
         try:
             self.candidates.mkdir(parents=True, exist_ok=True)
             self._hold()
@@ -125,6 +128,17 @@ class RunFolder:
             raise
         return self
 
+    def _refuse_others(self) -> None:
+        """A folder without a search's configuration may not hold what a search would write over, or remove."""
+        if (self.path / "config.toml").exists():
+            return
+        there = [name for name in _OWN if (self.path / name).exists()]
+        if self.candidates.is_dir() and not any(self.candidates.iterdir()):
+            there.remove("candidates")
+        if there:
+            raise ConfigError("this folder is not a search's: it has no config.toml, but what a search would overwrite",
+                              given=f"{self.path}: {', '.join(there)}", fix="--run DIR for a new folder")
+
     def _settle(self, wanted: Mapping[str, Any], fresh: bool) -> None:
         """Compare the configuration with what is there, and write it: what may differ is what this search goes by."""
         before = self._read()
@@ -132,9 +146,9 @@ class RunFolder:
             self._clear()
         elif before is not None and (self._storage is not None or (self.path / "study.db").exists()):
             self._compare(before, wanted)
-        else:
+        self.write("config.toml", to_toml(wanted))  # first: it says that the folder is a search's
+        if not (self.path / "env.json").exists():
             self.write("env.json", json.dumps(environment(), indent=1))
-        self.write("config.toml", to_toml(wanted))
 
     def _read(self) -> dict[str, Any] | None:
         """The configuration that is there. A `config.toml` of something else is not to be touched."""

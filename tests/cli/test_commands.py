@@ -192,6 +192,17 @@ def test_pick_with_a_longer_fine_tune(finished: Any, tmp_path: Path, capsys: pyt
     assert any(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True))
 
 
+def test_pick_fine_tunes_on_the_data_of_the_search(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprune.tasks.task import Task
+
+    monkeypatch.setattr(Task, "fingerprint", lambda self: "another")
+    arguments = ["pick", str(finished.run), "--trial", str(finished.front.recommended), "--output", str(tmp_path)]
+    assert run([*arguments, "--finetune", "--steps", "1"]) == 2
+    assert "not what the search had" in capsys.readouterr().err
+    assert run(arguments) == 0
+
+
 def test_the_first_ctrl_c_prints_the_front_and_exits_130(finished: Any, memory_path: Path, quick_export: None,
                                                           capsys: pytest.CaptureFixture[str],
                                                           monkeypatch: pytest.MonkeyPatch) -> None:

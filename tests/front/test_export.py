@@ -87,6 +87,27 @@ def test_the_sizes_in_the_onnx_are_the_pruned_ones(exported: Any) -> None:
     assert {s[0] for s in shapes} == {8, 12}
 
 
+class Masked(torch.nn.Module):
+    """Attention whose mask is made in `forward`: the exporter makes a constant of it, larger than the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.out = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = torch.full((x.shape[1], x.shape[1]), -1e9).triu(1)
+        scores = self.q(x) @ x.transpose(1, 2) + mask
+        out: torch.Tensor = self.out(scores.softmax(-1) @ x)
+        return out
+
+
+def test_a_mask_that_the_export_folds_is_no_weight() -> None:
+    model, x = Masked().eval(), torch.randn(2, 96, 4)
+    folded = export_onnx(model, x)
+    assert max(int(np.prod(i.dims)) for i in onnx.load_from_string(folded).graph.initializer) == 96 * 96
+    _check_sizes(folded, model)
+
+
 def test_a_dense_export_of_a_pruned_model_is_refused(exported: Any, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     from autoprune.front import export

@@ -138,6 +138,12 @@ def test_bad_budgets_are_refused(front: Front, budget: str) -> None:
         front.pick(budget=budget)
 
 
+def test_a_percentile_that_was_not_measured_is_refused(front: Front) -> None:
+    with pytest.raises(ConfigError, match="another percentile"):
+        front.pick(budget="1s@p99")
+    assert front.pick(budget="1s@p50").number == front.pick(budget="1s").number
+
+
 def test_a_metric_where_less_is_better() -> None:
     def loss(number: int, ms: float, value: float) -> Candidate:
         return replace(candidate(number, ms, 0.5), score=score(value, metric="mse", higher_is_better=False))

@@ -173,6 +173,21 @@ def test_outputs_without_classes_get_the_squared_error(shape: tuple[int, ...]) -
     assert float(distillation(a, b, FineTune())) == pytest.approx(float((a - b).square().mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize("target", [torch.tensor([[0.5, -2.0, 7.0]] * 4), torch.tensor([[1, 0, 1], [0, 0, 0]] * 2)],
+                         ids=["regression", "labels"])
+def test_outputs_with_a_target_each_get_the_squared_error(target: torch.Tensor) -> None:
+    """A softmax over them would not see that all are off by the same."""
+    teacher = torch.randn(4, 3)
+    assert float(distillation(teacher + 5, teacher, FineTune(), target)) == pytest.approx(25.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("target", [None, torch.tensor([0, 2, 1, 1]), torch.tensor([[0.1, 0.9, 0.0]] * 4), {"y": 1}],
+                         ids=["none", "classes", "shares", "dict"])
+def test_scores_of_classes_are_compared_as_distributions(target: Any) -> None:
+    teacher = torch.randn(4, 3)
+    assert float(distillation(teacher + 5, teacher, FineTune(), target)) == pytest.approx(0.0, abs=1e-5)
+
+
 def test_the_weight_ofdistillation_mixes_the_two_losses(task: ToyTask) -> None:
     """One step from the same weights: the loss is linear in `distill`."""
     def first(distill: float) -> float:

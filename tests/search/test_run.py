@@ -168,7 +168,7 @@ def test_a_device_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_searc
 def test_a_timeout_ends_the_search_and_more_time_goes_on(open_search: Open) -> None:
     with open_search(trials=50, timeout_s=1e-9) as search:
         outcome = search.run()
-        assert outcome.candidates == []
+        assert [c.origin for c in outcome.candidates] == [DENSE]  # or there would be nothing to tell
         assert not outcome.interrupted
     with open_search(trials=3) as search:
         assert len(search.run().candidates) == 3

@@ -124,6 +124,29 @@ def test_a_folder_with_a_configuration_of_something_else_is_left_alone(tmp_path:
     assert (tmp_path / "config.toml").read_text() == 'title = "my site"\n'
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", ["work/mine.txt", "candidates/mine.txt", "picked/mine.txt", "env.json", "report.html"])
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, name: str, fresh: bool) -> None:
+    """Somebody's own folder, `--run .`: what a search clears away there was never a search's."""
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("years of work")
+    with pytest.raises(ConfigError, match="not a search's") as caught:
+        RunFolder(tmp_path).open(CONFIGURATION, fresh=fresh)
+    assert name.partition("/")[0] in str(caught.value)
+    assert mine.read_text() == "years of work"
+    assert [p.name for p in tmp_path.iterdir()] == [name.partition("/")[0]]
+
+
+def test_a_folder_with_other_files_or_an_abandoned_start_may_be_used(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "candidates").mkdir()
+    (tmp_path / ".lock").touch()
+    with RunFolder(tmp_path).open(CONFIGURATION):
+        assert (tmp_path / "env.json").is_file()
+    assert (tmp_path / "thesis.tex").is_file()
+
+
 def test_a_broken_configuration_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("schema = \n")
     with pytest.raises(ConfigError, match="cannot be read"):
