@@ -13,6 +13,7 @@ from autoprune.search.knapsack.past import Past
 __all__ = ["Aims"]
 
 _NEAR_BUDGET = 0.5  # share of the proposals that aim just below a budget
+_OVER_LEAST = 1.15
 _YOUNG = 30  # candidates, after which a search is half as young
 _LEAST = 0.02  # of what is lost at most: a gap's height
 _EVEN = 0.3  # share of the proposals by gaps that go by their width alone
@@ -32,8 +33,10 @@ class Aims:
         self.aim_at(targets_ms)
 
     def aim_at(self, targets_ms: Sequence[float]) -> None:
-        """From now on these are the budgets."""
-        self._targets_ms = [ms for ms in targets_ms if ms < self._decoder.dense_ms]
+        """From now on these are the budgets; one that no plan meets is aimed at from above the fastest plan."""
+        dense_ms, least_ms = self._decoder.dense_ms, self._decoder.least_ms
+        self._targets_ms = [ms if ms >= least_ms else min(_OVER_LEAST * least_ms, dense_ms)
+                            for ms in targets_ms if ms < dense_ms]
         self.top_ms = max(self._targets_ms, default=self._decoder.dense_ms)
 
     def next_ms(self, past: Past, random: np.random.Generator) -> float:
