@@ -33,16 +33,16 @@ class Aims:
         self.aim_at(targets_ms)
 
     def aim_at(self, targets_ms: Sequence[float]) -> None:
-        """From now on these are the budgets; one that no plan meets is aimed at from above the fastest plan."""
-        dense_ms, least_ms = self._decoder.dense_ms, self._decoder.least_ms
-        self._targets_ms = [ms if ms >= least_ms else min(_OVER_LEAST * least_ms, dense_ms)
-                            for ms in targets_ms if ms < dense_ms]
+        """From now on these are the budgets."""
+        self._targets_ms = [ms for ms in targets_ms if ms < self._decoder.dense_ms]
         self.top_ms = max(self._targets_ms, default=self._decoder.dense_ms)
 
     def next_ms(self, past: Past, random: np.random.Generator) -> float:
         """A latency: often just below a budget, otherwise in a gap of the front, by how much there is to win."""
         if self._targets_ms and random.random() < _NEAR_BUDGET:
-            return float(random.choice(self._targets_ms) * random.uniform(0.85, 1.0))
+            target_ms, least_ms = float(random.choice(self._targets_ms)), self._decoder.least_ms
+            return float(target_ms * random.uniform(0.85, 1.0) if target_ms >= least_ms  # or all are the fastest plan
+                         else min(least_ms * random.uniform(1.0, _OVER_LEAST), self._decoder.dense_ms))
         low_ms, low_loss = self._edge(past)
         members = [i for i in past.front() if low_ms < past.ms[i] < self.top_ms and past.losses[i] <= past.bearable]
         edges = np.array([low_ms, *past.ms[members], self.top_ms])

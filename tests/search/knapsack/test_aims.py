@@ -60,9 +60,10 @@ def test_an_unbearable_plan_does_not_hide_the_steep_end() -> None:
 def test_a_budget_that_no_plan_meets_is_aimed_at_from_above_the_fastest_plan() -> None:
     """At it everything decodes to the same widths, and soon no plan is new."""
     found = aimed_at(Aims(decoder(4.0, 1.0, 0.0), (5.0,)), past((0, 0.3, 20.5), (2, 0.0, 100.0)))
-    assert ((found >= 0.97 * LEAST_MS) & (found <= 1.15 * LEAST_MS)).all()
-    assert (found > LEAST_MS).mean() > 0.5
-    assert found.std() > 0.2
+    above = found[found >= LEAST_MS]
+    assert 0.4 < len(above) / len(found) < 0.6
+    assert (above <= 1.15 * LEAST_MS).all()
+    assert above.std() > 0.2
 
 
 def test_of_budgets_and_of_what_lies_below_them() -> None:
