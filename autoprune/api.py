@@ -201,8 +201,7 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
             say: Callable[[str], None]) -> Front:
     """Test scores, the recommended points with their files, `front.json` and `report.html`."""
     from autoprune.search.finish import recommended, score_on_test, tune, with_tuned
-    from autoprune.search.pipeline import CANDIDATE_ERRORS, failure
-    from autoprune.tasks.task import NotFinite
+    from autoprune.search.pipeline import CANDIDATE_ERRORS, failure, is_everyones
 
     if outcome.interrupted and (outcome.dense is None or len(outcome.budgets_ms) < len(runner.budgets)):
         raise KeyboardInterrupt  # before anything was asked
@@ -221,7 +220,7 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
             try:
                 outcome = tune(runner, outcome, number)
             except CANDIDATE_ERRORS as error:
-                if isinstance(error, ConfigError) and not isinstance(error, NotFinite):
+                if is_everyones(error):
                     raise  # of a disk that is full, say
                 say(f"it stays as it was: {failure(error)}")
         say("reading the test split for the front")

@@ -152,9 +152,8 @@ def _chosen(front: Front, budget: str | None, number: int | None) -> Point | Non
         return None
     point = front.pick(trial=number)
     c = point.candidate
-    drop = (front.dense.test or front.dense.score).value - point.score.value  # type: ignore[union-attr]
-    worse = drop if front.higher_is_better else -drop
-    change = f"{difference(point.score, abs(drop))} {'worse' if worse >= 0 else 'better'} than dense"
+    drop = front.test_drop(c)
+    change = f"{difference(point.score, abs(drop))} {'worse' if drop >= 0 else 'better'} than dense"
     precision = "" if c.plan.precision == "fp32" else f"{c.plan.precision}, "
     result(f"recommended{f' for {budget}' if front.further else ''}: trial {c.number}, {precision}{c.latency}, "
            f"{point.score}, {change}, {front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")

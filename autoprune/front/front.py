@@ -110,6 +110,12 @@ class Front:
         """How much worse than the dense model, in the metric's own units, on the search split; negative: better."""
         return self.dense.quality - candidate.quality
 
+    def test_drop(self, candidate: Candidate) -> float:
+        """The same on the test split, where both were scored there."""
+        if candidate.test is None or self.dense.test is None:
+            return self.drop(candidate)
+        return replace(self.dense, score=self.dense.test).quality - replace(candidate, score=candidate.test).quality
+
     @property
     def selection_gap(self) -> float | None:
         """How much better the front looks on the split that it was chosen on than on the test split, in the metric's

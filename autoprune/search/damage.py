@@ -6,10 +6,9 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
-from autoprune.errors import ConfigError
 from autoprune.graph.plan import Plan
 from autoprune.recover.finetune import Example
-from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline
+from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, is_everyones
 
 __all__ = ["damage_of", "damages"]
 
@@ -26,9 +25,9 @@ def damages(pipeline: Pipeline, plans: Mapping[_Key, Plan]) -> dict[_Key, float]
     for key, plan in plans.items():
         try:
             found[key] = damage_of(pipeline, plan, example) - nothing
-        except ConfigError:
-            raise  # a setting is wrong: every candidate would fail the same way
         except CANDIDATE_ERRORS as error:
+            if is_everyones(error):
+                raise
             found[key], problem = math.nan, error
     known = [d for d in found.values() if math.isfinite(d)]
     if problem is not None and not known:

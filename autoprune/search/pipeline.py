@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 
@@ -41,10 +41,10 @@ from autoprune.recover.start import early_graph, read_checkpoint, reinitialise
 from autoprune.search.candidate import Candidate
 from autoprune.search.space import Space
 from autoprune.tasks.score import Score
-from autoprune.tasks.task import Task
+from autoprune.tasks.task import NotFinite, Task
 from autoprune.tasks.tensors import evaluating, halves, sample_count
 
-__all__ = ["CANDIDATE_ERRORS", "Clock", "Pipeline", "failure"]
+__all__ = ["CANDIDATE_ERRORS", "Clock", "Pipeline", "failure", "is_everyones"]
 
 CANDIDATE_ERRORS = (AutopruneError, RuntimeError, ValueError, ArithmeticError)
 """What a candidate may fail with; a `ConfigError` is every candidate's, and ends the search."""
@@ -324,6 +324,11 @@ def _needs(methods: Iterable[str]) -> frozenset[str]:
 def _channels_last(model: PrunedModule) -> PrunedModule:
     """Convolution weights with channels innermost: evaluating the example took 2.5 s instead of 3.5 s."""
     return cast(PrunedModule, model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
+def is_everyones(error: BaseException) -> TypeGuard[ConfigError]:
+    """Whether every candidate would fail with it: what is wrong is a setting, not that one metric is no number."""
+    return isinstance(error, ConfigError) and not isinstance(error, NotFinite)
 
 
 def failure(error: BaseException) -> str:

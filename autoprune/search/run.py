@@ -22,7 +22,7 @@ from autoprune.search.front_models import FrontModels
 from autoprune.search.halving import Halving
 from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import KnapsackSampler
-from autoprune.search.knapsack.sensitivity import scan
+from autoprune.search.knapsack.sensitivity import scan, scanned_widths
 from autoprune.search.latencies import Latencies
 from autoprune.search.looks import Looks
 from autoprune.search.measured_nodes import MeasuredNodes
@@ -201,9 +201,8 @@ class Search:
             known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
             self.study.note("knapsack", known)
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
-        widths = {**{n: c.widths for n, c in self.proposer.choices.items()},
-                  **{f"{b}.drop": (0, 1) for b in self.proposer.branches}}
-        if {name: c.widths for name, c in curves.items()} != widths:
+        widths = {name: c.widths for name, c in curves.items()}
+        if widths != scanned_widths(self.proposer.choices, self.proposer.branches):
             raise ConfigError("the study in this folder was begun with other widths to choose from",
                               allowed="the same --reuse as then", fix="--run DIR for a new folder")
         sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.aims_ms, table.ms, known["shared"],

@@ -94,9 +94,15 @@ class Maker:
         keep = [plan.cuts[n].keep if n in plan.cuts else c.widths[-1] for n, c in self.groups.items()]
         chosen = [self.methods.index(plan.cuts[n].method) if n in plan.cuts else -1 for n in self.groups]
         return {"from": source, "keep": keep, "method": chosen, "ms": round(found.ms, 4),
-                "look": round(self.world.pipeline.look(plan), 5),
+                "look": round(self._look(plan), 5),
                 "seen": round(found.score.value, 5), "test": round(self.world.task.evaluate(model, "test").value, 5),
                 "s": found.seconds["total"]}
+
+    def _look(self, plan: Plan) -> float:
+        """The untrained model's score on the search split."""
+        model = self.world.pipeline.prune(plan)
+        self.world.pipeline.recalibrate(model)
+        return self.world.task.evaluate(model, "validation", limit=1024).value
 
     def _own(self, seed: int) -> list[dict[str, Any]]:
         self.world.seed, rows = seed, list[dict[str, Any]]()

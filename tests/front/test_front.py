@@ -208,6 +208,14 @@ def test_a_folder_without_a_front(tmp_path: Path) -> None:
         load_front(tmp_path / "nowhere")
 
 
+def test_what_is_lost_is_told_of_one_split() -> None:
+    point = candidate(1, 3.0, 0.9)
+    assert front_of([dense(test=0.97), point]).test_drop(point) == pytest.approx(dense().quality - 0.9)
+    tested = candidate(1, 3.0, 0.9, test=0.95)
+    assert front_of([dense(test=0.97), tested]).test_drop(tested) == pytest.approx(0.02)
+    assert front_of([dense(), tested]).test_drop(tested) == pytest.approx(dense().quality - 0.9)
+
+
 def test_scores_of_points_prefer_the_test_split() -> None:
     front = front_of([dense(test=0.97), candidate(1, 3.0, 0.9)])
     by_number = {p.number: p for p in front.points}

@@ -72,3 +72,9 @@ def test_a_search_trains_what_looks_best_and_resumes(open_search: Open, workers:
         assert len(search.run().candidates) == 15
 
 
+def test_looks_that_are_no_number_set_no_bar() -> None:
+    halving = Halving(2, [(10.0, -math.inf)] * 10)
+    assert halving.bar(10.0) == -math.inf
+    for quality in (0.2, 0.4, 0.6):
+        halving.add(10.0, quality, stopped=False)
+    assert halving.bar(10.0) == pytest.approx(0.4)

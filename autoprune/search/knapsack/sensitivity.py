@@ -13,7 +13,7 @@ from autoprune.search.pipeline import Pipeline
 from autoprune.search.plan_latency import PlanLatency
 from autoprune.search.space import Choices
 
-__all__ = ["scan"]
+__all__ = ["scan", "scanned_widths"]
 
 _SHARES = (0.25, 0.5, 0.75)  # of the way from the whole group to its least width
 _LEAST = 0.1  # of the median damage: what a group costs at least, however little one batch shows of it
@@ -32,21 +32,19 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency,
     shares = _SHARES if len(choices) * 3 <= _EVALUATIONS else (0.5, 1.0) if len(choices) * 2 <= _EVALUATIONS else (0.6,)
     dense_ms = table.ms(Plan())
     plans: dict[tuple[str, int], Plan] = {}
-    widths: dict[str, tuple[int, ...]] = {}
     saved: dict[str, dict[int, float]] = {}
     for name, c in choices.items():
         method = next((m for m in c.methods if m != "random"), c.methods[0])
         some = {_width(c, share) for share in shares} - {c.widths[-1]}
         plans |= {(name, w): Plan({name: Cut(w, method)}, pipeline.graph.fingerprint) for w in sorted(some)}
-        widths[name] = c.widths
         saved[name] = {w: dense_ms - table.ms(Plan({name: Cut(w, method)}))
                        for w in (some if table.exact else c.widths[:-1])}
     for branch in branches:
         name, plan = f"{branch}.drop", Plan(model=pipeline.graph.fingerprint, dropped=(branch,))
-        plans[name, 0], widths[name], saved[name] = plan, (0, 1), {0: dense_ms - table.ms(plan)}
+        plans[name, 0], saved[name] = plan, {0: dense_ms - table.ms(plan)}
     damage = damages(pipeline, plans)
     curves = {name: Curve.through(w, {width: d for (n, width), d in damage.items() if n == name}, saved[name])
-              for name, w in widths.items()}
+              for name, w in scanned_widths(choices, branches).items()}
     least = _LEAST * statistics.median(c.damage[0] for c in curves.values())
     curves = {name: c.plus(least) for name, c in curves.items()}
 
@@ -56,6 +54,11 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency,
         return table.ms(Plan(cuts, dropped=tuple(b for b, stay in stays if not stay)))
 
     return curves, [] if table.exact else pairs(curves, dense_ms, latency_ms)
+
+
+def scanned_widths(choices: Mapping[str, Choices], branches: Sequence[str] = ()) -> dict[str, tuple[int, ...]]:
+    """The widths of each curve: a branch goes or stays."""
+    return {**{name: c.widths for name, c in choices.items()}, **{f"{branch}.drop": (0, 1) for branch in branches}}
 
 
 def _width(choices: Choices, share: float) -> int:

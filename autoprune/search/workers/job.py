@@ -10,12 +10,11 @@ import torch
 
 from autoprune import errors
 from autoprune.devices.latency import Latency
-from autoprune.errors import AutopruneError, ConfigError
+from autoprune.errors import AutopruneError
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
-from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure
+from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure, is_everyones
 from autoprune.search.run_folder import write_model
-from autoprune.tasks.task import NotFinite
 
 __all__ = ["Done", "Job", "evaluate", "failed", "from_json", "to_json"]
 
@@ -64,7 +63,7 @@ def evaluate(pipeline: Pipeline, job: Job) -> Done:
         candidate, model, int8 = pipeline.evaluate(job.number, job.origin, job.plan, job.latency)
         write_model(job.folder, model, int8)
     except (*CANDIDATE_ERRORS, MemoryError) as error:
-        if isinstance(error, ConfigError) and not isinstance(error, NotFinite):
+        if is_everyones(error):
             return Done(job.number, None, fatal=error)
         candidate = failed(job.number, job.origin, job.plan, failure(error))
         return Done(job.number, candidate, out_of_memory=_is_memory(error), look=look)

@@ -55,6 +55,15 @@ def test_losses_below_zero_and_of_no_loss_do_not_break_it() -> None:
         assert np.isfinite(factors).all()
 
 
+def test_candidates_that_lost_nothing_do_not_hide_what_the_others_lost() -> None:
+    """Where a budget is generous, most are as good as the dense model, or better."""
+    random = np.random.default_rng(0)
+    levels, methods, losses = candidates(random, 120)
+    losses = np.where(losses < np.quantile(losses, 0.6), -0.001, losses)
+    damage, _ = Refit(SCAN, SHARES, EVEN, METHODS, levels, methods, losses).draw(random, 0.0)
+    assert damage[0, 3] > 3 * np.median(damage[1:, 3])
+
+
 def test_levels_that_a_group_does_not_have_stay_out_of_reach() -> None:
     scan = SCAN.copy()
     scan[0, :3] = np.inf

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from autoprune.errors import ConfigError
 from autoprune.graph.plan import Plan
 from autoprune.search.damage import damage_of
 from autoprune.search.knapsack.past import NOTE
@@ -78,3 +81,13 @@ def test_damage_is_measured_against_the_recalibrated_dense_model(open_search: Op
         assert 0 <= nothing < 0.1
         half = Plan.uniform(search.graph, 0.25)
         assert damage_of(search.pipeline, half, example) > nothing
+
+
+def test_a_study_that_was_begun_with_other_widths_is_refused(open_search: Open) -> None:
+    """Its curves would price one width as another."""
+    with open_search(trials=3, sampler="knapsack") as search:
+        search.run()
+        space = replace(search.space, min_keep=0.5)
+    with open_search(trials=6, sampler="knapsack", space=space) as search, \
+            pytest.raises(ConfigError, match="other widths"):
+        search.run()
