@@ -37,10 +37,7 @@ def damages(pipeline: Pipeline, plans: Mapping[_Key, Plan]) -> dict[_Key, float]
 
 
 def damage_of(pipeline: Pipeline, plan: Plan, example: Example) -> float:
-    """Divergence of the outputs from the dense model's on one batch, norms recalibrated on it, nothing fine-tuned; also
-    the dense model itself has some.
-    """
+    """Divergence of the outputs from the dense model's on one batch, nothing fine-tuned. Dense models have some."""
     model = pipeline.prune(plan)
     with pipeline.clock.time("scan"):
-        pipeline.recalibrate(model, batches=1)
         return pipeline.divergence(model, [example])

@@ -15,9 +15,9 @@ from autoprune.search.space import Choices
 
 __all__ = ["scan", "scanned_widths"]
 
-_SHARES = (0.25, 0.5, 0.75)  # of the way from the whole group to its least width
+_SHARES = (0.5, 0.75)  # of the way from the whole group to its least width; lesser ones hardly move a curve
 _LEAST = 0.1  # of the median damage: what a group costs at least, however little one batch shows of it
-_EVALUATIONS = 60  # at most, by leaving out levels and then by looking at fewer examples
+_EVALUATIONS = 60  # at two widths, at most
 
 
 def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency, branches: Sequence[str] = ()
@@ -26,10 +26,10 @@ def scan(pipeline: Pipeline, choices: Mapping[str, Choices], table: PlanLatency,
     their latency). A residual branch that may be dropped is a group of one unit, named `BRANCH.drop` as its parameter
     is; what it shares with the groups inside it are pairs like any others.
 
-    Damage (`damage.py`) is looked at at up to three widths per group, fewer for many groups; latency is `table`'s, at
+    Damage (`damage.py`) is looked at at two widths per group, one for many groups; latency is `table`'s, at
     all widths where that is cheap.
     """
-    shares = _SHARES if len(choices) * 3 <= _EVALUATIONS else (0.5, 1.0) if len(choices) * 2 <= _EVALUATIONS else (0.6,)
+    shares = _SHARES if len(choices) * len(_SHARES) <= _EVALUATIONS else (0.6,)
     dense_ms = table.ms(Plan())
     plans: dict[tuple[str, int], Plan] = {}
     saved: dict[str, dict[int, float]] = {}
