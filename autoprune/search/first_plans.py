@@ -50,7 +50,7 @@ def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, re
 
 def queue(study: Study, proposer: Proposer, plans: dict[str, dict[str, Any]]) -> None:
     """Queue what the study does not hold yet; of those that are the same plan only the first."""
-    have, seen = study.queued_or_done(), set()
+    have, seen = study.queued_or_done(), {c.plan.digest for c in study.candidates()}
     for origin, parameters in plans.items():
         digest = proposer.plan(parameters, origin).digest
         if origin not in have and digest not in seen:

@@ -185,7 +185,9 @@ class Search:
                 if plan.precision == "fp32":
                     self.latencies.of(plan)
         sampler = self._sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
-        if not self.study.attributes.get("queued"):
+        if self.study.attributes.get("queued"):  # this session may be the first that reuses something
+            queue(self.study, self.proposer, reused_plans(self.proposer, self.reused, self.latencies))
+        else:
             aims_ms = self.targets_ms or [0.5 * float(known)]
             at = None if sampler is None else lambda ms, methods: sampler.at(ms, methods=methods)
             queue(self.study, self.proposer, first_plans(

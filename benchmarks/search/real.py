@@ -52,6 +52,7 @@ from world import TimeUp, World
 RESULTS = Path(__file__).parents[1] / "results" / "search_real.json"
 RUNS, DEVICE = NETS / "fronts", Path(calibration.__file__).with_name("x86_64.toml")
 EARLY = 0.3  # of the time: the second look
+_EACH_S = 0.2  # that a file is timed for in a round, and the dense net between: several rounds say more than long ones
 
 
 def run(name: str, way: str, seed: int, seconds: float, device: Device) -> Run:
@@ -88,7 +89,8 @@ def measure(name: str, runs: list[Run], rounds: int) -> dict[str, dict[int, floa
     with MeasuredProfiler(load_device("cpu"), threads=1,
                           reference=export_onnx(graph.dense(), graph.example_inputs)) as profiler:
         for done, (r, place) in enumerate(order):
-            found[r.digest][place].append(profiler.ratio(runnable(r.models[place])))
+            found[r.digest][place].append(profiler.measurer.measure(
+                runnable(r.models[place]), reference=profiler.reference, min_s=_EACH_S, repeats=1).ratio)
             if done % 100 == 0:
                 print(name, done, "of", len(order), flush=True)
     return {digest: {place: round(float(np.median(shares)), 5) for place, shares in points.items()}
@@ -135,7 +137,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "measure", "show"))
     parser.add_argument("--device", default=str(DEVICE), help="what predicts latencies")
     parser.add_argument("--seconds", type=float, default=240.0)
-    parser.add_argument("--rounds", type=int, default=1, help="of measuring")
+    parser.add_argument("--rounds", type=int, default=2, help="of measuring")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
