@@ -50,7 +50,8 @@ def first_plans(pipeline: Pipeline, proposer: Proposer, latencies: Latencies, re
 
 def queue(study: Study, proposer: Proposer, plans: dict[str, dict[str, Any]]) -> None:
     """Queue what the study does not hold yet; of those that are the same plan only the first."""
-    have, seen = study.queued_or_done(), {c.plan.digest for c in study.candidates()}
+    have = study.queued_or_done()
+    seen = {*(c.plan.digest for c in study.candidates()), *(proposer.plan(p).digest for p in study.queued)}
     for origin, parameters in plans.items():
         digest = proposer.plan(parameters, origin).digest
         if origin not in have and digest not in seen:

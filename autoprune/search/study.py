@@ -140,12 +140,17 @@ class Study:
         return {t.user_attrs["origin"] for t in self._trials() if "origin" in t.user_attrs
                 and (t.state == TrialState.WAITING or "candidate" in t.user_attrs)}
 
+    @property
+    def queued(self) -> list[dict[str, Any]]:
+        """Parameters of the plans that wait."""
+        return [t.system_attrs["fixed_params"] for t in self._trials() if t.state == TrialState.WAITING]
+
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
     @property
     def waiting(self) -> int:
-        return sum(t.state == TrialState.WAITING for t in self._trials())
+        return len(self.queued)
 
     def ask(self) -> Trial:
         with warnings.catch_warnings():
