@@ -246,14 +246,14 @@ class Search:
             self._sampler.aim_at(self.aims_ms)
         with self.pipeline.clock.time("ask"):
             front = pareto(candidates)
-            if self._skipped >= _PATIENCE and not self.study.waiting:
+            if self._skipped >= _PATIENCE and not self.study.queued:
                 untried = self.proposer.untried({c.plan.digest for c in candidates} | self._evaluating()
                                                 | self._looked_at)
                 if untried is None:
                     self._exhausted = True
                     return []
                 self.study.enqueue("random plan", untried)
-            elif not self._knapsack and not self.study.waiting and front \
+            elif not self._knapsack and not self.study.queued and front \
                     and (len(candidates) + len(self._open)) % _VARY_EVERY == 0:
                 self.study.enqueue("variation of the front", self.proposer.vary(self._parent(front)))
             trial = self.study.ask()

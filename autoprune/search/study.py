@@ -148,10 +148,6 @@ class Study:
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
-    @property
-    def waiting(self) -> int:
-        return len(self.queued)
-
     def ask(self) -> Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

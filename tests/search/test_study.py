@@ -134,7 +134,7 @@ def test_repair_fails_what_the_sampler_proposed(url: str) -> None:
         suggest(study.ask())
     with closing(reopened(url)) as study:
         assert study.repair(4.0) == [0]
-        assert study.waiting == 0
+        assert study.queued == []
         assert study.candidates() == []
     assert states(url) == [TrialState.FAIL]
 
@@ -152,7 +152,7 @@ def test_a_queued_trial_goes_back_to_its_place_with_its_parameters(url: str, pro
     with closing(reopened(url)) as study:
         assert study.repair(4.0) == [0]
         assert study.queued_or_done() == {"control: dense", "control: uniform 0.5"}
-        assert study.waiting == 2
+        assert len(study.queued) == 2
         for origin, keep in (("control: dense", 0.5), ("control: uniform 0.5", 0.75)):
             trial = study.ask()
             suggest(trial)

@@ -74,7 +74,7 @@ def test_looks_that_fail_end_no_search(open_search: Open, monkeypatch: pytest.Mo
         assert len(search.run().candidates) == 12
 
 
-def test_damage_is_measured_against_the_recalibrated_dense_model(open_search: Open) -> None:
+def test_damage_is_measured_against_what_the_dense_model_has(open_search: Open) -> None:
     with open_search(trials=1, sampler="knapsack") as search:
         example = search.pipeline.calibration()[0]
         nothing = damage_of(search.pipeline, Plan(), example)
