@@ -137,9 +137,12 @@ class Pipeline:
         return self.int8(model) or self.onnx(model)
 
     def recover(self, model: PrunedModule, steps: int, cycle: int = 0) -> None:
-        """Recalibrate norms, set the masks of the model's plan, fine-tune `model` in place, and recalibrate again."""
+        """Set the masks of the model's plan, fine-tune `model` in place, and recalibrate its norms: before that, too,
+        where something reads them.
+        """
         with self.clock.time("train"):
-            self.recalibrate(model)
+            if model.plan.masks or self.settings.patience:
+                self.recalibrate(model)
             if model.plan.masks:
                 mask_planned(model, self.graph.example_inputs, self.task, self.calibration(), self.seed
                              ).make_permanent()
