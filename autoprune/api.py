@@ -99,7 +99,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
         from autoprune.search.study import forget
 
         if fresh and settings.storage is not None:
-            forget(folder.storage, folder.study)
+            forget(folder.storage, folder.study, folder.place)
         runner = Search(task, graph, device, space, folder, budgets=budgets, trials=trials, timeout_s=timeout_s,
                         seed=settings.seed, sampler=settings.sampler, threads=settings.threads, reused=reused,
                         workers=workers)
@@ -150,6 +150,8 @@ def _prepare(settings: Settings, task: Task | None, say: Callable[[str], None]) 
         say("loading model and data")
         task = load_task(settings.model, settings.data, settings.metric, settings.loss)
     task.check()
+    for text in task.notes:
+        say(text)
     say("tracing the model")
     return task, trace(task.model, task.example_inputs)
 
@@ -200,18 +202,15 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
 def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], settings: Settings,
             say: Callable[[str], None]) -> Front:
     """Test scores, the recommended points with their files, `front.json` and `report.html`."""
-    from autoprune.search.finish import recommended, score_on_test, tune, with_tuned
+    from autoprune.search.finish import current, recommended, score_on_test, tune
     from autoprune.search.pipeline import CANDIDATE_ERRORS, failure, is_everyones
 
     if outcome.interrupted and (outcome.dense is None or len(outcome.budgets_ms) < len(runner.budgets)):
         raise KeyboardInterrupt  # before anything was asked
     if outcome.dense is None:
-        reasons = {c.reason for c in outcome.candidates if c.status == "failed"}
-        if not reasons:
-            raise ConfigError("the time was up before the dense model was evaluated",
-                              given=f"--timeout {settings.timeout}", fix="a longer --timeout; the same command resumes")
-        raise ConfigError("the dense model itself could not be evaluated", given="; ".join(map(str, reasons)))
-    outcome = with_tuned(runner, outcome)
+        raise ConfigError("the time was up before the dense model was evaluated",
+                          given=f"--timeout {settings.timeout}", fix="a longer --timeout; the same command resumes")
+    outcome = current(runner, outcome)
     front = _front(runner, outcome, configuration, settings)
     chosen = {n for n in recommended(runner, front) if n is not None}
     if not outcome.interrupted:
@@ -223,12 +222,14 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
                 if is_everyones(error):
                     raise  # of a disk that is full, say
                 say(f"it stays as it was: {failure(error)}")
-        say("reading the test split for the front")
-        outcome = score_on_test(runner, outcome, say)
-    front = _front(runner, outcome, configuration, settings)
+        if runner.task.has_test:
+            say("reading the test split for the front")
+            outcome = score_on_test(runner, outcome, say)
+    front = _front(runner, current(runner, outcome), configuration, settings)
     # tuning may have made one budget's point better than a larger budget's
     first, *others = recommended(runner, replace(front, candidates=[c for c in front.candidates if c.number in chosen]))
-    front = replace(front, recommended=first, further=dict(zip(front.further, others, strict=True)))
+    front = replace(_front(runner, current(runner, outcome), configuration, settings),
+                    recommended=first, further=dict(zip(front.further, others, strict=True)))
     _write(runner, front)  # what an export that fails does not take away
     for number in sorted(chosen & {first, *others}) if not outcome.interrupted else ():
         say("exporting the recommended model")
@@ -263,7 +264,7 @@ def _front(runner: Search, outcome: Outcome, configuration: dict[str, Any], sett
         budget_ms=next(iter(outcome.budgets_ms), None), further=dict.fromkeys(texts[1:]),
         max_drop=settings.max_drop, dense=outcome.dense, candidates=outcome.candidates,
         environment=environment(), settings=configuration,
-        groups={n: g.size for n, g in runner.graph.groups.items()})
+        groups={n: g.size for n, g in runner.graph.groups.items()}, notes=runner.task.notes)
 
 
 def export(front: Front, point: Point, example_inputs: Any, folder: str | os.PathLike[str] | None = None,
@@ -311,7 +312,8 @@ def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[
         int8 = quantize(export_onnx(model, task.example_inputs), task.example_inputs, seen)
         deployed = OnnxModule(int8, model, task.example_inputs)
     candidate = replace(point.candidate, steps=point.candidate.steps + steps,
-                        score=task.evaluate(deployed, "validation"), test=task.evaluate(deployed, "test"))
+                        score=task.evaluate(deployed, "validation"),
+                        test=task.evaluate(deployed, "test") if task.has_test else None)
     return model, int8, Point(candidate, point.run)
 
 

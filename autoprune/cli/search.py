@@ -115,7 +115,7 @@ def _close(front: Front, interrupted: bool) -> None:
     chosen = [_chosen(front, budget, number) for budget, number in
               ((front.budget, front.recommended), *front.further.items())]
     points = [p for p in chosen if p is not None]
-    for text in latency_notes(p.candidate for p in points or front.points):
+    for text in (*front.notes, *latency_notes(p.candidate for p in points or front.points)):
         note(f"note: {text}")
     if not points:
         result(f"files: {front.run} (report.html, front.json)")
@@ -139,7 +139,7 @@ def _close(front: Front, interrupted: bool) -> None:
 
 def _chosen(front: Front, budget: str | None, number: int | None) -> Point | None:
     """Tell what is recommended for a budget, or why nothing is."""
-    from autoprune.front.words import difference, size
+    from autoprune.front.words import again_sentence, difference, size
 
     if number is None:
         try:
@@ -157,6 +157,8 @@ def _chosen(front: Front, budget: str | None, number: int | None) -> Point | Non
     precision = "" if c.plan.precision == "fp32" else f"{c.plan.precision}, "
     result(f"recommended{f' for {budget}' if front.further else ''}: trial {c.number}, {precision}{c.latency}, "
            f"{point.score}, {change}, {front.dense.ms / c.ms:.2f}x faster than dense ({front.dense.latency})")
+    if (again := again_sentence(c, front.budgets_ms.get(budget or ""))) is not None:
+        result(f"time:  {again}")
     if c.compressed_bytes:
         result(f"size:  {size(c.compressed_bytes)} without zeros and zipped; dense "
                f"{size(front.dense.compressed_bytes)}")

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoprune.errors import ConfigError, ModelError
+from autoprune.errors import ModelError
+from autoprune.files import writing
 from autoprune.front.front import Front, Point
+from autoprune.front.words import again_sentence
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.onnx import check_onnx, export_onnx
 from autoprune.graph.trace import with_dynamic_batch
@@ -33,7 +35,8 @@ def export_point(front: Front, point: Point, model: PrunedModule, example_inputs
     """Write a point of a front: everything of `export_model`, and `card.md`."""
     facts = export_model(model, example_inputs, folder, int8, onnx)
     card = _card(front, point, facts)
-    (Path(folder) / "card.md").write_text(card, encoding="utf-8")
+    with writing("the export", Path(folder)):
+        (Path(folder) / "card.md").write_text(card, encoding="utf-8")
     return facts
 
 
@@ -47,13 +50,14 @@ def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.Path
     against the pruned model's. Raises `ModelError` when either check fails.
     """
     path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        model.eval()
-        model.save(path)
-    except OSError as error:
-        raise ConfigError("the export folder cannot be written", given=f"{path}: {error.strerror or error}",
-                          fix="--output DIR with a folder you may write to") from error
+    with writing("the export", path, fix="free some space, or --output DIR with a folder you may write to"):
+        return _write_files(model.eval(), example_inputs, path, int8, onnx)
+
+
+def _write_files(model: PrunedModule, example_inputs: Any, path: Path, int8: bytes | None, onnx: bytes | None
+                 ) -> dict[str, Any]:
+    path.mkdir(parents=True, exist_ok=True)
+    model.save(path)
     onnx_bytes = onnx or export_onnx(model, example_inputs)
     difference = check_onnx(onnx_bytes, model, example_inputs)
     _check_sizes(onnx_bytes, model)
@@ -114,8 +118,12 @@ def _card(front: Front, point: Point, facts: dict[str, Any]) -> str:
         f"{ratio:.2f}x faster than dense by the same source. onnxruntime and torch differ by "
         f"{facts['onnx_difference']:.1e} (relative).", "",
     ]
+    if front.notes:
+        lines += ["On the scores:", "", *(f"- {note}" for note in front.notes), ""]
     if c.latency is not None and c.latency.notes:
         lines += ["On this latency:", "", *(f"- {note}" for note in c.latency.notes), ""]
+    if (again := again_sentence(c, None)) is not None:
+        lines += [f"{again[0].upper()}{again[1:]}.", ""]
     if c.latency is not None and c.latency.source == "profile":
         deployed = INT8_FILE if c.plan.precision == "int8" else "model.onnx"
         lines += [f"The latency is a prediction from a device profile, not a measurement. Measure `{deployed}` on the "

@@ -71,7 +71,7 @@ class Front:
     candidates: all of them, in order; points: the ones that no other dominates on the search split, by latency;
     dense: the model that came in; budget_ms: the budget in milliseconds, if there was one; recommended: number of the
     point that the search recommends, None when nothing meets the budget; further: the same for every budget after the
-    first, by its text.
+    first, by its text; notes: what has to be known of the data before the scores are trusted.
     """
 
     run: Path
@@ -90,6 +90,7 @@ class Front:
     environment: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def points(self) -> list[Point]:
@@ -222,7 +223,7 @@ class Front:
             "recommended": self.recommended, "further": dict(self.further), "dense": self.dense.to_json(),
             "points": [p.number for p in self.points], "candidates": [c.to_json() for c in self.candidates],
             "selection_gap": self.selection_gap, "seconds": dict(self.seconds), "environment": dict(self.environment),
-            "settings": dict(self.settings), "groups": dict(self.groups),
+            "settings": dict(self.settings), "groups": dict(self.groups), "notes": list(self.notes),
         }
 
     @classmethod
@@ -241,7 +242,7 @@ class Front:
         return cls(Path(run), data["task"], data["metric"], data["higher_is_better"], data["device"], data["budget"],
                    data["budget_ms"], data["max_drop"], Candidate.from_json(data["dense"]),
                    [Candidate.from_json(c) for c in data["candidates"]], data["recommended"], data.get("further", {}),
-                   data["seconds"], data["environment"], data["settings"], data["groups"])
+                   data["seconds"], data["environment"], data["settings"], data["groups"], tuple(data.get("notes", ())))
 
 
 def load_front(run: str | os.PathLike[str]) -> Front:

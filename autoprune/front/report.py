@@ -129,6 +129,8 @@ def _answer(view: View) -> str:
         text += f"; {words.difference(score, abs(drop))} {side} than dense ({score.split})"
     if front.budget_ms is not None and latency.ms <= front.budget_ms < latency.hi_ms:
         text += ". Its interval reaches above the budget"
+    if (again := words.again_sentence(chosen, front.budget_ms)) is not None:
+        text += f". {again[0].upper()}{again[1:]}"
     if view.why == "recommended":
         return f'<p class="answer"><b>Recommended: trial {chosen.number}.</b> {escape(text)}.</p>'
     if front.budget is None and front.max_drop is None:
@@ -147,8 +149,8 @@ def _front_section(view: View) -> str:
     if view.tested:
         said.append("Candidates were ranked on the "
                     f"{view.split} split; the test split was read after the search, for the front.")
-    if (gap := words.gap_sentence(view.front)) is not None:
-        said.append(gap[0].upper() + gap[1:] + ".")
+    gap = words.gap_sentence(view.front)
+    said += [text[0].upper() + text[1:] + "." for text in (*view.front.notes, *([gap] if gap else []))]
     return (f"<h2>The front</h2>\n<p class=note>{escape(' '.join(said))} Bars up and down are one standard error.</p>\n"
             + _embed(front_figure(view), "front", first=True))
 

@@ -11,9 +11,9 @@ from autoprune.front.front import Front
 from autoprune.search.candidate import Candidate
 from autoprune.tasks.score import FRACTIONS, Score
 
-__all__ = ["budget_text", "cut_lines", "difference", "duration", "gap_sentence", "interval", "latency_notes",
-           "latency_text", "milliseconds", "number", "plural", "scaled", "score_text", "share", "shortened", "size",
-           "source_sentence", "source_word", "value_text"]
+__all__ = ["again_sentence", "budget_text", "cut_lines", "difference", "duration", "gap_sentence", "interval",
+           "latency_notes", "latency_text", "milliseconds", "number", "plural", "scaled", "score_text", "share", "shortened",
+           "size", "source_sentence", "source_word", "value_text"]
 
 _MANY = 2000  # samples from which a second decimal of a percentage means something
 _SOURCES = {"measured": "measured", "calibrated": "predicted, calibrated", "profile": "predicted"}
@@ -151,6 +151,16 @@ def budget_text(budget: str, ms: float) -> str:
     """`20ms`, or `0.5x = 4.21 ms` where the milliseconds are not in the text itself."""
     in_ms = budget.partition("@")[0].strip().endswith("ms")
     return budget if in_ms else f"{budget} = {milliseconds(ms)}"
+
+
+def again_sentence(candidate: Candidate, budget_ms: float | None) -> str | None:
+    """What a point took when it was measured again before it was recommended; None when it was not."""
+    if not candidate.again_ms:
+        return None
+    times = ", ".join(number(ms) for ms in candidate.again_ms)
+    text = f"measured again, each time in a new process: {times} ms"
+    over = budget_ms is not None and max(candidate.again_ms) > budget_ms
+    return text + (", not each time within the budget; no point was" if over else "")
 
 
 def source_sentence(device: str, latencies: list[Latency]) -> str:

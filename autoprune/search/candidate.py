@@ -22,6 +22,7 @@ class Candidate:
 
     number: of the trial in the study; origin: "control: …" for the models that always run, "search" otherwise;
     score: on the search split, after `steps` fine-tuning steps; test: on the test split, for front points only;
+    again_ms: its latency measured again, each time in a process of its own, for points that were to be recommended;
     macs (1 per multiply-add), params, size_bytes: of the pruned model, the bytes in the plan's precision;
     compressed_bytes: without zeros and zipped, 0 where no candidate wears masks; seconds: wall clock by activity;
     status: "ok" or "failed", with the reason.
@@ -36,6 +37,7 @@ class Candidate:
     test: Score | None = None
     steps: int = 0
     latency: Latency | None = None
+    again_ms: tuple[float, ...] = ()
     macs: int = 0
     params: int = 0
     size_bytes: int = 0
@@ -59,9 +61,6 @@ class Candidate:
         return (self.quality >= other.quality and self.ms <= other.ms
                 and (self.quality > other.quality or self.ms < other.ms))
 
-    def with_test(self, score: Score) -> Candidate:
-        return replace(self, test=score)
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; kept indices are left out (they are in the candidate's `plan.json`)."""
         plan = replace(self.plan, cuts={n: Cut(c.keep, c.method) for n, c in self.plan.cuts.items()})
@@ -69,8 +68,9 @@ class Candidate:
             "number": self.number, "origin": self.origin, "plan": plan.to_json(), "status": self.status,
             "reason": self.reason, "score": self.score.to_json() if self.score else None,
             "test": self.test.to_json() if self.test else None, "steps": self.steps,
-            "latency": self.latency.to_json() if self.latency else None, "macs": self.macs, "params": self.params,
-            "size_bytes": self.size_bytes, "compressed_bytes": self.compressed_bytes, "seconds": dict(self.seconds),
+            "latency": self.latency.to_json() if self.latency else None, "again_ms": list(self.again_ms),
+            "macs": self.macs, "params": self.params, "size_bytes": self.size_bytes,
+            "compressed_bytes": self.compressed_bytes, "seconds": dict(self.seconds),
         }
 
     @classmethod
@@ -79,4 +79,4 @@ class Candidate:
         values["plan"] = Plan.from_json(values["plan"])
         for key, kind in (("score", Score), ("test", Score), ("latency", Latency)):
             values[key] = kind.from_json(values[key]) if values.get(key) else None
-        return cls(**values)
+        return cls(**{**values, "again_ms": tuple(values.get("again_ms", ()))})

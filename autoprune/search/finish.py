@@ -7,17 +7,16 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from autoprune.errors import BudgetError
+from autoprune.errors import BudgetError, TaskError
 from autoprune.search.candidate import Candidate
 from autoprune.search.outcome import Outcome, pareto
 from autoprune.search.run import Search
 from autoprune.tasks.score import Score
-from autoprune.tasks.task import NotFinite
 
 if TYPE_CHECKING:
     from autoprune.front.front import Front, Point
 
-__all__ = ["recommended", "score_on_test", "tune", "with_tuned"]
+__all__ = ["current", "recommended", "score_on_test", "tune"]
 
 _SURE = 0.99  # of a budget: what measures nearer to it may well be over it the next time
 
@@ -26,39 +25,48 @@ def score_on_test(search: Search, outcome: Outcome, say: Callable[[str], None] =
     """The same outcome with test scores on the dense model and on the front.
 
     Scores are kept with the study, so that a resumed search reads the test split only for points that are new. A point
-    whose score is no number there has none, and `say` hears of it.
+    that cannot be scored there has none, and `say` hears of it.
     """
-    known = {int(k): Score.from_json(v) for k, v in search.study.attributes.get("test_scores", {}).items()}
-    wanted = {c.number for c in pareto(outcome.candidates)}
-    if outcome.dense is not None:
-        wanted.add(outcome.dense.number)
-    scored: list[Candidate] = []
-    for candidate in outcome.candidates:
-        if candidate.number in wanted:
-            if candidate.number not in known:
-                try:
-                    known[candidate.number] = _score(search, candidate)
-                except NotFinite as error:
-                    say(f"trial {candidate.number} has no test score: {error.message}")
-                search.study.note("test_scores", {str(k): v.to_json() for k, v in known.items()})
-            if candidate.number in known:
-                candidate = candidate.with_test(known[candidate.number])
-        scored.append(candidate)
-    dense = outcome.dense and next(c for c in scored if c.number == outcome.dense.number)
-    return replace(outcome, candidates=scored, dense=dense)
+    known = dict(search.study.attributes.get("test_scores", {}))
+    for candidate in (c for c in outcome.candidates if c.number in _shown(outcome) and str(c.number) not in known):
+        try:
+            known[str(candidate.number)] = _score(search, candidate).to_json()
+        except TaskError as error:
+            say(f"trial {candidate.number} has no test score: {error.message}")
+        search.study.note("test_scores", known)
+    return current(search, outcome)
 
 
-def with_tuned(search: Search, outcome: Outcome) -> Outcome:
-    """The outcome with the scores that points have since they were tuned."""
-    tuned = search.study.attributes.get("tuned", {})
+def _shown(outcome: Outcome) -> set[int]:
+    """Numbers of the front's candidates and of the dense model."""
+    dense = set() if outcome.dense is None else {outcome.dense.number}
+    return dense | {c.number for c in pareto(outcome.candidates)}
 
-    def current(c: Candidate) -> Candidate:
+
+def current(search: Search, outcome: Outcome) -> Outcome:
+    """The outcome with what became of its candidates after they were evaluated, as far as the study knows: scores of
+    those that were tuned, test scores of the front, repeated measurements.
+    """
+    tuned, tests, again_ms = (search.study.attributes.get(key, {}) for key in ("tuned", "test_scores", "verified_ms"))
+
+    def after_tuning(c: Candidate) -> Candidate:
         found = tuned.get(str(c.number))
+        if found is not None and found["steps"] > c.steps:
+            search.folder.settle_tuned(c.number)
         if found is None or not search.folder.candidate(c.number).is_dir():
             return c
         return replace(c, score=Score.from_json(found["score"]), steps=found["steps"])
 
-    return replace(outcome, candidates=[current(c) for c in outcome.candidates])
+    outcome = replace(outcome, candidates=[after_tuning(c) for c in outcome.candidates])
+    shown = _shown(outcome)
+
+    def with_rest(c: Candidate) -> Candidate:
+        test = tests.get(str(c.number)) if c.number in shown else None
+        return replace(c, test=test and Score.from_json(test), again_ms=tuple(again_ms.get(str(c.number), ())))
+
+    candidates = [with_rest(c) for c in outcome.candidates]
+    dense = outcome.dense and next(c for c in candidates if c.number == outcome.dense.number)
+    return replace(outcome, candidates=candidates, dense=dense)
 
 
 def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
@@ -82,13 +90,13 @@ def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
     if better.quality < candidate.quality:
         better = candidate
     else:
-        search.folder.save_model(number, model, int8)
+        search.folder.save_tuned(number, model, int8)
+        tests = search.study.attributes.get("test_scores", {})
+        search.study.note("test_scores", {k: v for k, v in tests.items() if k != str(number)})
     assert better.score is not None
     tuned[str(number)] = {"score": better.score.to_json(), "steps": better.steps}
-    scores = {k: v for k, v in search.study.attributes.get("test_scores", {}).items() if k != str(number)}
-    search.study.note("test_scores", scores)
-    search.study.note("tuned", tuned)
-    return with_tuned(search, outcome)
+    search.study.note("tuned", tuned)  # from here on the tuned weights are the candidate's
+    return current(search, outcome)
 
 
 def recommended(search: Search, front: Front) -> list[int | None]:

@@ -10,6 +10,7 @@ from autoprune.devices import calibration
 from autoprune.devices.calibration.calibrate import same_layout
 from autoprune.devices.device import Device
 from autoprune.devices.measurement import Measurement
+from autoprune.files import writing
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.plan_latency import PlanLatency
@@ -41,7 +42,7 @@ class MeasuredNodes:
     def keep(self, plan: Plan, measured: Measurement) -> None:
         """Write a measurement down, and learn from it."""
         line = json.dumps({"plan": plan.to_json(), "measured": measured.to_json()})
-        with self.path.open("a+b") as file:
+        with writing("what was measured", self.path, len(line)), self.path.open("a+b") as file:
             if file.tell():
                 file.seek(-1, 2)
                 if file.read() != b"\n":  # the process died in the middle of a line

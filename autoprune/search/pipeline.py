@@ -16,7 +16,7 @@ import torch
 
 from autoprune.accelerator import on_accelerator
 from autoprune.devices.latency import Latency
-from autoprune.errors import AutopruneError, ConfigError
+from autoprune.errors import AutopruneError, ConfigError, TaskError
 from autoprune.graph.graph import Graph
 from autoprune.graph.macs import count
 from autoprune.graph.module import PrunedModule
@@ -41,7 +41,7 @@ from autoprune.recover.start import early_graph, read_checkpoint, reinitialise
 from autoprune.search.candidate import Candidate
 from autoprune.search.space import Space
 from autoprune.tasks.score import Score
-from autoprune.tasks.task import NotFinite, Task
+from autoprune.tasks.task import Task
 from autoprune.tasks.tensors import evaluating, halves, sample_count
 
 __all__ = ["CANDIDATE_ERRORS", "Clock", "Pipeline", "failure", "is_everyones"]
@@ -338,8 +338,10 @@ def _channels_last(model: PrunedModule) -> PrunedModule:
 
 
 def is_everyones(error: BaseException) -> TypeGuard[ConfigError]:
-    """Whether every candidate would fail with it: what is wrong is a setting, not that one metric is no number."""
-    return isinstance(error, ConfigError) and not isinstance(error, NotFinite)
+    """Whether every candidate would fail with it: a setting is wrong, or the disk full. What data, loss and metric
+    raise (`TaskError`) may be one candidate's alone.
+    """
+    return isinstance(error, ConfigError) and not isinstance(error, TaskError)
 
 
 def failure(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoprune.devices.latency import Latency
+from autoprune.errors import DeviceError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
@@ -59,15 +60,29 @@ class Reused:
         found = {name for c in self.candidates.values() for name in c.plan.dropped}
         return [name for name in graph.branches if name in found]
 
-    def meets(self, targets_ms: Sequence[float], ms_of: Callable[[Plan], float]) -> bool:
+    def meets(self, targets_ms: Sequence[float], latency_of: Callable[[Plan], Latency]) -> bool:
         """Whether each of these latencies has a candidate at or just below it on this device."""
-        have_ms = [ms_of(c.plan) for c in self.candidates.values()]
+        have_ms = [c.ms for c in self._timed(latency_of)]
         return all(any(_NEAR * target <= ms <= target for ms in have_ms) for target in targets_ms)
 
     def in_order(self, latency_of: Callable[[Plan], Latency]) -> list[Candidate]:
         """Those that no other dominates on this device first, the dense model before all. So one without weights that
         is on the front when its turn comes belongs there, and its weights are worth training again.
         """
-        first = {c.plan.digest for c in pareto([replace(c, latency=latency_of(c.plan))
-                                                for c in self.candidates.values()])}
+        first = {c.plan.digest for c in pareto(self._timed(latency_of))}
         return sorted(self.candidates.values(), key=lambda c: (c.origin != DENSE, c.plan.digest not in first, c.number))
+
+    def _timed(self, latency_of: Callable[[Plan], Latency]) -> list[Candidate]:
+        """With their latency on this device. What it cannot run has none: that candidate fails when its turn comes.
+        Raises `DeviceError` when it can run none.
+        """
+        out, problem = [], None
+        for c in self.candidates.values():
+            try:
+                out.append(replace(c, latency=latency_of(c.plan)))
+            except DeviceError as error:
+                out.append(replace(c, latency=None))
+                problem = error
+        if problem is not None and all(c.latency is None for c in out):
+            raise problem
+        return out

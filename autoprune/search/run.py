@@ -12,7 +12,7 @@ from optuna.trial import Trial
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import open_profiler
-from autoprune.errors import ConfigError, DeviceError, ModelError
+from autoprune.errors import AutopruneError, ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.interrupts import noted_interrupts
@@ -44,7 +44,7 @@ __all__ = ["Search"]
 _BEYOND_REUSED = 2  # candidates at the budgets, which another device had elsewhere
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
 _PROPOSED = ("search", "variation of the front")  # origins of what may be dropped
-_DEVICE_PATIENCE = 3  # candidates in a row that the device may fail
+_IN_A_ROW = 3  # candidates that the device, or the task's data and metric, may fail
 _PATIENCE = 25  # proposals in a row that are not worth evaluating, before any plan that is new will do
 _VARY_EVERY = 2  # candidates: a variation of the front; the knapsack sampler proposes them itself
 _GRACE_S = 60.0  # for candidates that run when the time is up, at least
@@ -99,6 +99,7 @@ class Search:
         self._exhausted = False
         self._work: dict[str, float] = {}  # seconds by activity that other processes spent on candidates
         self._device_problems: list[DeviceError] = []  # of the latest candidates
+        self._suspects: list[AutopruneError] = []  # likewise
         self._seconds_before: dict[str, float] = dict(self.study.attributes.get("seconds", {}))
         self.budgets_ms: tuple[float, ...] = ()
 
@@ -163,6 +164,7 @@ class Search:
         return total
 
     def _prepare(self) -> None:
+        self._check_methods()
         known = self.study.attributes.get("dense_ms")
         dense = self.latencies.dense(known)
         if known is None:
@@ -175,9 +177,11 @@ class Search:
         looks = self.study.looks()
         self.halving = Halving(self.space.halving, [(ms, quality) for ms, quality, _ in looks])
         self._looked_at = {digest for _, _, digest in looks}
+        known_plans = len(self.reused.candidates)
         if self._wanted is None:
-            self.trials += 0 if self.reused.meets(self.targets_ms, self.latencies.ms) else _BEYOND_REUSED
-        if self.trials <= len(self.reused.candidates):  # nothing is proposed: no scan, and no other first plans
+            known_plans += self._own_plans()
+            self.trials = known_plans + (0 if self.reused.meets(self.targets_ms, self.latencies.of) else _BEYOND_REUSED)
+        if self.trials <= known_plans:  # nothing is proposed: no scan, and no other first plans
             queue(self.study, self.proposer, reused_plans(self.proposer, self.reused, self.latencies))
             return
         if self.device.is_measured and not self.study.attributes.get("queued"):  # the table's first lessons
@@ -195,6 +199,21 @@ class Search:
                 self.space.rankings, at))
             self.study.note("queued", True)
 
+    def _check_methods(self) -> None:
+        """A study's choices stay what they were: Optuna demands it, and so does what was learnt of them."""
+        methods = {name: list(c.methods) for name, c in self.proposer.choices.items()}
+        if self.study.attributes.get("methods", methods) != methods:
+            raise _other_choices("methods")
+        self.study.note("methods", methods)
+
+    def _own_plans(self) -> int:
+        """How many plans the study had evaluated that `reused` does not have, when it was first given."""
+        noted, key = dict(self.study.attributes.get("before_reuse", {})), str(self.reused.folder.resolve())
+        if key not in noted:
+            noted[key] = sum(c.plan.digest not in self.reused.candidates for c in self.study.candidates())
+            self.study.note("before_reuse", noted)
+        return int(noted[key])
+
     def _knapsack_sampler(self, dense: Latency, dense_ms: float) -> KnapsackSampler:
         """The sampler, on curves that are scanned once per study."""
         table, known = self.latencies.table(self._threads, self._percentile), self.study.attributes.get("knapsack")
@@ -205,8 +224,7 @@ class Search:
         curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
         widths = {name: c.widths for name, c in curves.items()}
         if widths != scanned_widths(self.proposer.choices, self.proposer.branches):
-            raise ConfigError("the study in this folder was begun with other widths to choose from",
-                              allowed="the same --reuse as then", fix="--run DIR for a new folder")
+            raise _other_choices("widths")
         sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.aims_ms, table.ms, known["shared"],
                                   self.seed + self.study.done_before, drafts=lambda: self.looks.count,
                                   steady=not self.device.is_measured,
@@ -302,6 +320,9 @@ class Search:
         """Write down what became of a trial; None for one that was given up after a look."""
         if done.fatal is not None:
             raise done.fatal
+        if done.candidate is not None and done.candidate.status == "failed" and done.candidate.origin == DENSE:
+            raise ConfigError("the dense model itself could not be evaluated", given=done.candidate.reason,
+                              fix="once that is put right, the same command tries again")
         if done.number < 0:  # a look that nothing waits for any more
             return None
         job, candidate = self._jobs.pop(done.number, None), done.candidate
@@ -322,8 +343,11 @@ class Search:
             self.study.tell(self._open[done.number], candidate, self.target_ms)
             del self._open[done.number]
             self.models.drop_others(front)
-        if len(self._device_problems) >= _DEVICE_PATIENCE:
-            raise DeviceError(f"the device failed {_DEVICE_PATIENCE} candidates in a row, so the search stops here",
+        self._suspects = [] if done.suspect is None else [*self._suspects, done.suspect]
+        if len(self._suspects) >= _IN_A_ROW:
+            raise self._suspects[-1]
+        if len(self._device_problems) >= _IN_A_ROW:
+            raise DeviceError(f"the device failed {_IN_A_ROW} candidates in a row, so the search stops here",
                               given=str(self._device_problems[-1]).partition("\n")[0],
                               fix=f"autoprune doctor --device {self.device.name}; the same command again resumes")
         return candidate
@@ -359,3 +383,8 @@ class Search:
             left = min(left, self.timeout_s - elapsed) if left is not None else None
         best = max(fitting, key=lambda c: (c.quality, -c.ms), default=None)
         return Progress(len(candidates), self.trials, len(fitting), best, len(pareto(candidates)), elapsed, left, last)
+
+
+def _other_choices(what: str) -> ConfigError:
+    return ConfigError(f"the study in this folder was begun with other {what} to choose from",
+                       allowed="the same --reuse as then", fix="--run DIR for a new folder")

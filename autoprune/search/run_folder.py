@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from autoprune.config import differences, to_toml
 from autoprune.errors import ConfigError
-from autoprune.files import replace_file
+from autoprune.files import replace_file, writing
 from autoprune.graph.module import PrunedModule
 from autoprune.search.candidate import INT8_FILE
 
@@ -50,17 +50,12 @@ def write_model(target: Path, model: PrunedModule, int8: bytes | None = None) ->
     """
     temporary = target.with_name(target.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with writing("a candidate's weights", target, sum(t.numel() * t.element_size() for t in model.tensors().values())):
         model.save(temporary)
         if int8 is not None:
             (temporary / INT8_FILE).write_bytes(int8)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-    except OSError as error:
-        size = sum(t.numel() * t.element_size() for t in model.tensors().values())
-        raise ConfigError("a candidate's weights cannot be written", given=f"{target}: {error.strerror or error}",
-                          allowed=f"{size:,} bytes free", fix="free some space, then run the same command again"
-                          ) from error
 
 
 class RunFolder:
@@ -144,7 +139,7 @@ class RunFolder:
         before = self._read()
         if fresh:
             self._clear()
-        elif before is not None and (self._storage is not None or (self.path / "study.db").exists()):
+        elif before is not None and (self._storage or before.get("storage") or (self.path / "study.db").exists()):
             self._compare(before, wanted)
         self.write("config.toml", to_toml(wanted))  # first: it says that the folder is a search's
         if not (self.path / "env.json").exists():
@@ -176,8 +171,10 @@ class RunFolder:
                               fix="--run DIR for a new folder, or --fresh to throw the old results away")
 
     def _clear(self) -> None:
-        """Remove what a search writes, and nothing else that may lie in the folder."""
-        for item in (self.path / name for name in _OWN):
+        """Remove what a search writes, and nothing else that may lie in the folder. It stays the same folder: its id
+        says which study of a database may go with it.
+        """
+        for item in (self.path / name for name in _OWN if name != "id"):
             if item.is_dir():
                 shutil.rmtree(item)
             else:
@@ -203,25 +200,34 @@ class RunFolder:
         """Write a candidate's model, and its ONNX in int8; a folder that is there is complete."""
         write_model(self.candidate(number), model, int8)
 
+    def save_tuned(self, number: int, model: PrunedModule, int8: bytes | None = None) -> None:
+        """Write what a candidate's model became beside it; `settle_tuned` puts it in its place."""
+        write_model(self._tuned(number), model, int8)
+
+    def settle_tuned(self, number: int) -> None:
+        """Nothing happens where nothing waits; a kill in the middle leaves what waits, whole."""
+        if self._tuned(number).is_dir():
+            self.take_model(number, self._tuned(number))
+
+    def _tuned(self, number: int) -> Path:
+        return self.candidate(number).with_suffix(".tuned")
+
     def take_model(self, number: int, folder: Path) -> None:
-        """Make a folder that `write_model` wrote in `work` the candidate's."""
+        """Make a folder that `write_model` wrote the candidate's."""
         target = self.candidate(number)
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
+        with writing("a candidate's weights", target):
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
 
     def adopt_model(self, number: int, source: Path) -> None:
         """Copy a candidate's files from another run; a folder that is there is complete."""
         target = self.candidate(number)
         temporary = target.with_name(target.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        try:
+        with writing(f"a candidate's weights from {source}", target):
             shutil.copytree(source, temporary)
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
-        except OSError as error:
-            raise ConfigError("a candidate's weights cannot be copied",
-                              given=f"{source} → {target}: {error.strerror or error}",
-                              fix="free some space, then run the same command again") from error
 
     def int8(self, number: int) -> bytes | None:
         """A candidate's ONNX in int8; None when it is deployed in fp32."""
@@ -230,17 +236,13 @@ class RunFolder:
 
     def drop_model(self, number: int) -> None:
         """Remove the weights of a candidate that others dominate; its plan and scores stay in the study."""
-        shutil.rmtree(self.candidate(number), ignore_errors=True)
+        for folder in (self.candidate(number), self._tuned(number)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def write(self, name: str, text: str) -> None:
         """Replace a file in one step."""
-        try:
+        with writing("a file of the run folder", self.path / name, len(text)):
             replace_file(self.path / name, text)
-        except OSError as error:
-            raise ConfigError("a file of the run folder cannot be written",
-                              given=f"{self.path / name}: {error.strerror or error}",
-                              allowed=f"{len(text):,} bytes free",
-                              fix="free some space, then run the same command again") from error
 
     def close(self) -> None:
         if self._lock is not None:

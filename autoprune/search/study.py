@@ -36,16 +36,28 @@ def _sampler(name: str, seed: int) -> BaseSampler:
         return optuna.samplers.RandomSampler(seed=seed)  # "knapsack" until its curves are known (`Study.use`)
 
 
-def forget(storage: str, name: str) -> None:
-    """Delete a study from a database; nothing happens where there is none. Raises `ConfigError`."""
+def forget(storage: str, name: str, place: str | None) -> None:
+    """Delete a study from a database; nothing happens where there is none. Raises `ConfigError`, also where it belongs
+    to another `place`.
+    """
     with storage_errors(storage):
         opened = BatchedStorage(storage)
         try:
             opened.hold(name)
             with contextlib.suppress(KeyError):
+                _check_place(optuna.load_study(study_name=name, storage=opened), place)
                 optuna.delete_study(study_name=name, storage=opened)
         finally:
             opened.close()
+
+
+def _check_place(study: optuna.Study, place: str | None) -> None:
+    """Refuse a study of a database that another folder has the candidates of. Raises `ConfigError`."""
+    known = study.user_attrs.get("place", place)
+    if known != place:
+        raise ConfigError(f"the study {study.study_name!r} belongs to another run folder", given=place, allowed=known,
+                          fix="--run DIR with a name that nobody else uses; if that folder is gone for good: "
+                              f"optuna delete-study --study-name {study.study_name} --storage URL")
 
 
 def join_population(study: optuna.Study, trial: Trial) -> None:
@@ -76,7 +88,8 @@ class Study:
                 self._study = optuna.create_study(storage=self._storage, study_name=name, directions=directions,
                                                   sampler=_sampler(sampler, seed), load_if_exists=True)
                 if place is not None:
-                    self._belongs_to(place)
+                    _check_place(self._study, place)
+                    self.note("place", place)
             except BaseException:
                 self._storage.close()
                 raise
@@ -88,15 +101,6 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names(["metric", "latency_ms"])
-
-    def _belongs_to(self, place: str) -> None:
-        """Refuse a study of a database that another folder has the candidates of. Raises `ConfigError`."""
-        known = self.attributes.get("place")
-        if known is None:
-            self.note("place", place)
-        elif known != place:
-            raise ConfigError(f"the study {self._study.study_name!r} belongs to another run folder", given=place,
-                              allowed=known, fix="--run DIR with a name that nobody else uses")
 
     def use(self, sampler: BaseSampler) -> None:
         """Ask `sampler` from now on."""

@@ -38,9 +38,9 @@ class Task:
     train, validation, test: iterables of `(inputs, target)` batches that start anew on every pass (a list, a
     `DataLoader`). inputs: a tensor, a tuple of tensors, or a dict of tensors that become keyword arguments; the batch
     is the first dimension. target: a tensor or a dict of tensors. The search ranks candidates on `validation`; when it
-    is None, about 15 % of `train` is held out. When `test` is None, `validation` stands in for it. Both are said in
-    `notes`. metric, loss: a name, `module:function`, or a function of `(outputs, target)`. early: a state dict of the
-    model from early in its training, for spaces that rewind to it.
+    is None, about 15 % of `train` is held out. When `test` is None, `validation` stands in for it, and `has_test` is
+    False. Both are said in `notes`. metric, loss: a name, `module:function`, or a function of `(outputs, target)`.
+    early: a state dict of the model from early in its training, for spaces that rewind to it.
 
     Life cycle: made once, read by every process of a search. It never changes the model it was given; `evaluate`
     restores the train/eval mode of every submodule. Nothing is run at construction except reading first batches.
@@ -64,6 +64,7 @@ class Task:
         self.name = name or type(model).__name__
         notes: list[str] = []
         self._splits = self._make_splits(train, validation, test, notes)
+        self.has_test = test is not None
         self.notes: tuple[str, ...] = tuple(notes)
         self.early = early
         self.example_inputs = self._example() if example_inputs is None else _as_arguments(example_inputs)
@@ -82,8 +83,8 @@ class Task:
             splits["validation"] = require_batches(validation, "validation")
         if test is None:
             splits["test"] = splits["validation"]
-            notes.append("no test data given: test scores are taken on the validation data, which the search also "
-                         "chooses by, so they are too good")
+            notes.append("no test data given: all scores are of the validation data, by which the search chooses, so "
+                         "they are too good")
         else:
             splits["test"] = require_batches(test, "test")
         return splits
@@ -153,13 +154,15 @@ class Task:
 
     def evaluate(self, model: nn.Module, split: str = "validation", limit: int | None = None) -> Score:
         """The metric of `model` on a split, in eval mode and without gradients; the modes are restored. On a GPU where
-        there is one (`autoprune.accelerator`).
+        there is one (`autoprune.accelerator`). A score on the validation data says so, also where it stands in for
+        test data.
 
         limit: at most so many samples, from the start of the split; None for all. `TaskError` when the split is empty,
         the metric does not fit, or its value is NaN or infinite (a diverged model, or NaN in the data).
         """
         if limit is not None and limit < 1:
             raise TaskError("the limit must be at least 1 sample", given=limit, fix="limit=None for all samples")
+        split = "validation" if split == "test" and not self.has_test else split
         gather, seen = self.gather(), 0
         with evaluating(model), torch.no_grad(), on_accelerator(model):
             for inputs, target in read(self.split(split), split):

@@ -68,6 +68,6 @@ def usual(count: int = 40, source: str = "measured", groups: dict[str, int] | No
         settings={"model": None, "device": "cpu", "budget": "3ms", "trials": 42, "seed": 0})
     front = replace(front, **values)
     tested = {p.number: score(p.score.value - 0.008, "test") for p in front.points}
-    found = [c.with_test(tested[c.number]) if c.number in tested else c for c in found]
+    found = [replace(c, test=tested.get(c.number)) for c in found]
     front = replace(front, candidates=found, dense=found[0])
     return replace(front, recommended=front.pick(budget="3ms").number)

@@ -119,7 +119,10 @@ def test_two_searches_share_a_database_but_not_a_study(run: Run, memory_path: Pa
     (memory_path / "moved").mkdir()
     (memory_path / "two").rename(memory_path / "moved" / "two")  # the folder goes where it likes
     assert len(run("two", memory_path / "moved", trials=2).candidates) == 2
-    assert len(run("two", other, fresh=True, trials=2).candidates) == 2
+    with pytest.raises(ConfigError, match="belongs to another run folder"):
+        run("two", other, fresh=True)
+    assert len(run("two", memory_path / "moved", trials=2).candidates) == 2  # nothing of it was thrown away
+    assert len(run("two", memory_path / "moved", fresh=True, trials=1).candidates) == 1
     run("three", trials=1)
     held = Study(server.url, "random", 0, True, "three")
     with pytest.raises(ConfigError, match="another search is using the study 'three'"):

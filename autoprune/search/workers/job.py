@@ -10,13 +10,17 @@ import torch
 
 from autoprune import errors
 from autoprune.devices.latency import Latency
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, TaskError
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure, is_everyones
+from autoprune.search.propose import DENSE
 from autoprune.search.run_folder import write_model
+from autoprune.tasks.task import NotFinite
 
 __all__ = ["Done", "Job", "evaluate", "failed", "from_json", "to_json"]
+
+_NO_MEMORY = ("can't allocate memory", "is killed by signal: Killed")  # torch's words
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,16 @@ class Done:
     """What became of a job: the candidate, evaluated or failed; its files are in `folder` if it was evaluated.
 
     fatal: what is wrong with every candidate (a setting, a full disk), and ends the search; the trial has no candidate
-    then. out_of_memory: whether it failed for want of memory. look: the untrained model's quality; a job that did not
-    reach its bar has that and no candidate.
+    then. suspect: what this candidate failed with and others may (data that cannot be read any more). out_of_memory:
+    whether it failed for want of memory. look: the untrained model's quality; a job that did not reach its bar has that
+    and no candidate.
     """
 
     number: int
     candidate: Candidate | None
     folder: Path | None = None
     fatal: AutopruneError | None = None
+    suspect: AutopruneError | None = None
     out_of_memory: bool = False
     look: float | None = None
 
@@ -63,15 +69,19 @@ def evaluate(pipeline: Pipeline, job: Job) -> Done:
         candidate, model, int8 = pipeline.evaluate(job.number, job.origin, job.plan, job.latency)
         write_model(job.folder, model, int8)
     except (*CANDIDATE_ERRORS, MemoryError) as error:
-        if is_everyones(error):
+        if is_everyones(error) or (job.origin == DENSE and isinstance(error, TaskError)):
             return Done(job.number, None, fatal=error)
         candidate = failed(job.number, job.origin, job.plan, failure(error))
-        return Done(job.number, candidate, out_of_memory=_is_memory(error), look=look)
+        suspect = error if isinstance(error, TaskError) and not isinstance(error, NotFinite) else None
+        return Done(job.number, candidate, suspect=suspect, out_of_memory=_is_memory(error), look=look)
     return Done(job.number, candidate, job.folder, look=look)
 
 
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _is_memory(error: BaseException | None) -> bool:
+    """Whether there was too little memory, here or in a process that loads data (which the system kills then)."""
+    if error is None or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return error is not None
+    return any(text in str(error) for text in _NO_MEMORY) or _is_memory(error.__cause__)
 
 
 def failed(number: int, origin: str, plan: Plan, reason: str) -> Candidate:
@@ -81,16 +91,25 @@ def failed(number: int, origin: str, plan: Plan, reason: str) -> Candidate:
 
 def to_json(done: Done) -> dict[str, Any]:
     """For another process. Kept units are in the files of the model only."""
-    fatal = done.fatal and {"kind": type(done.fatal).__name__, "message": done.fatal.message,
-                            **{k: getattr(done.fatal, k) for k in ("given", "allowed", "fix")}}
     return {"number": done.number, "candidate": done.candidate and done.candidate.to_json(),
-            "folder": done.folder and str(done.folder), "fatal": fatal, "out_of_memory": done.out_of_memory,
-            "look": done.look}
+            "folder": done.folder and str(done.folder), "fatal": _told(done.fatal), "suspect": _told(done.suspect),
+            "out_of_memory": done.out_of_memory, "look": done.look}
 
 
 def from_json(data: dict[str, Any]) -> Done:
     """The inverse of `to_json`."""
-    fatal = data["fatal"] and dict(data["fatal"])
-    error = None if fatal is None else getattr(errors, fatal.pop("kind"))(fatal.pop("message"), **fatal)
     return Done(data["number"], data["candidate"] and Candidate.from_json(data["candidate"]),
-                data["folder"] and Path(data["folder"]), error, data["out_of_memory"], data["look"])
+                data["folder"] and Path(data["folder"]), _heard(data["fatal"]), _heard(data["suspect"]),
+                data["out_of_memory"], data["look"])
+
+
+def _told(error: AutopruneError | None) -> dict[str, Any] | None:
+    return None if error is None else {"kind": type(error).__name__, "message": error.message,
+                                       **{k: getattr(error, k) for k in ("given", "allowed", "fix")}}
+
+
+def _heard(told: dict[str, Any] | None) -> AutopruneError | None:
+    if told is None:
+        return None
+    rest = dict(told)
+    return getattr(errors, rest.pop("kind"))(rest.pop("message"), **rest)  # type: ignore[no-any-return]
