@@ -12,8 +12,8 @@ from autoprune.search.candidate import Candidate
 from autoprune.tasks.score import FRACTIONS, Score
 
 __all__ = ["again_sentence", "budget_text", "cut_lines", "difference", "duration", "gap_sentence", "interval",
-           "latency_notes", "latency_text", "milliseconds", "number", "plural", "scaled", "score_text", "share", "shortened",
-           "size", "source_sentence", "source_word", "value_text"]
+           "latency_notes", "latency_text", "milliseconds", "number", "plural", "scaled", "score_text", "share",
+           "shortened", "size", "source_sentence", "source_word", "value_text"]
 
 _MANY = 2000  # samples from which a second decimal of a percentage means something
 _SOURCES = {"measured": "measured", "calibrated": "predicted, calibrated", "profile": "predicted"}

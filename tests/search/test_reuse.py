@@ -10,7 +10,7 @@ import pytest
 from autoprune import api
 from autoprune.config import Settings
 from autoprune.devices.latency import Latency
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, DeviceError
 from autoprune.front.front import Front, load_front
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
@@ -90,13 +90,49 @@ def test_a_budget_that_nothing_is_near_gets_candidates_of_its_own(run: Callable[
 def test_near(tmp_path: Path) -> None:
     reused = Reused.of([candidate(0, 4, 0.8, 5.0), candidate(1, 8, 0.9, 9.0)], tmp_path, ["fp32"])
 
-    def ms(plan: Plan) -> float:
-        return 5.0 if plan.cuts else 9.0
+    def latency(plan: Plan) -> Latency:
+        return latency_of(5.0 if plan.cuts else 9.0)
 
-    assert reused.meets([], ms)
-    assert reused.meets([5.0, 10.0], ms)
-    assert not reused.meets([5.0, 4.9], ms)  # all are above it
-    assert not reused.meets([7.0], ms)  # far below it
+    assert reused.meets([], latency)
+    assert reused.meets([5.0, 10.0], latency)
+    assert not reused.meets([5.0, 4.9], latency)  # all are above it
+    assert not reused.meets([7.0], latency)  # far below it
+
+
+def test_what_a_device_cannot_run_is_no_obstacle(tmp_path: Path) -> None:
+    reused = Reused.of([candidate(0, 8, 0.9, 9.0), candidate(1, 4, 0.8, 5.0), candidate(2, 2, 0.7, 3.0)], tmp_path,
+                       ["fp32"])
+
+    def latency(plan: Plan) -> Latency:
+        keep = next((c.keep for c in plan.cuts.values()), 8)
+        if keep == 4:
+            raise DeviceError("too slow for this device")
+        return latency_of(float(keep))
+
+    assert [c.number for c in reused.in_order(latency)] == [0, 2, 1]
+    assert reused.meets([2.0], latency)
+    assert not reused.meets([4.0], latency)
+
+    def lost(_: Plan) -> Latency:
+        raise DeviceError("the device was lost")
+    with pytest.raises(DeviceError, match="was lost"):
+        reused.in_order(lost)
+
+
+def test_a_study_that_has_begun_takes_all_of_them_by_default(run: Callable[..., Front], tmp_path: Path) -> None:
+    first = {c.plan.digest for c in run("rpi4", trials=5).candidates}
+    own = {c.plan.digest for c in run("pixel4", trials=5, seed=7).candidates}
+    both = run("pixel4", reuse=str(tmp_path / "rpi4"), seed=7)
+    assert {c.plan.digest for c in both.candidates} >= first | own
+    assert len(both.candidates) - len(first | own) in (0, 2)
+    assert len(run("pixel4", reuse=str(tmp_path / "rpi4"), seed=7).candidates) == len(both.candidates)
+
+
+def test_other_methods_than_the_study_began_with_are_refused(run: Callable[..., Front], tmp_path: Path) -> None:
+    run("rpi4", trials=4, methods="l1,l2")
+    run("pixel4", trials=8, methods="l1", reuse=str(tmp_path / "rpi4"))
+    with pytest.raises(ConfigError, match="other methods to choose from"):
+        run("pixel4", trials=10, methods="l1")
 
 
 def test_a_study_that_has_begun_takes_scores_over_too(run: Callable[..., Front], tmp_path: Path) -> None:

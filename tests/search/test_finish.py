@@ -1,0 +1,157 @@
+"""After the loop: what is tuned, tested and measured again, also when the process dies in between."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import CountingTask, batches, trained
+
+import autoprune
+from autoprune.cli.main import run as command
+from autoprune.front.front import load_front
+from autoprune.graph.module import load_module
+from autoprune.search.candidate import Candidate
+from autoprune.search.finish import current, score_on_test, tune
+from autoprune.search.outcome import Progress, pareto
+from autoprune.search.pipeline import Pipeline
+from autoprune.search.run import Search
+from autoprune.search.storage import BatchedStorage
+from autoprune.tasks.score import Score
+
+from .conftest import Open
+
+pytestmark = pytest.mark.system
+
+
+class Killed(BaseException):
+    """Nothing catches it, so nothing is tidied up."""
+
+
+def counted(patch: pytest.MonkeyPatch, die_at: int) -> list[str]:
+    """Number the steps on disk and die right before the `die_at`-th; their names."""
+    done: list[str] = []
+
+    def counting(kind: Any, name: str) -> None:
+        original = getattr(kind, name)
+
+        def step(*arguments: Any, **values: Any) -> Any:
+            if len(done) + 1 >= die_at:
+                raise Killed
+            done.append(name)
+            return original(*arguments, **values)
+        patch.setattr(kind, name, step)
+    for kind, name in ((shutil, "rmtree"), (Path, "rename"), (BatchedStorage, "set_study_user_attr")):
+        counting(kind, name)
+    return done
+
+
+def cut_one(search: Search) -> Candidate:
+    """The best cut member of the front."""
+    return max((c for c in pareto(search.run().candidates) if c.plan.cuts), key=lambda c: c.quality)
+
+
+def check(search: Search, number: int) -> None:
+    """The weights are there, and the score is theirs."""
+    found = next(c for c in tune(search, current(search, search.run()), number).candidates if c.number == number)
+    model = load_module(search.folder.candidate(number))
+    assert found.score is not None
+    assert search.task.evaluate(model, "validation").value == pytest.approx(found.score.value)
+    assert found.steps in (1, 3)
+    assert not [f.name for f in search.folder.candidates.iterdir() if not f.name.isdigit()]
+
+
+def test_a_death_while_tuning_loses_neither_weights_nor_their_score(open_search: Open) -> None:
+    with open_search(trials=5, budget=None) as search:
+        number = cut_one(search).number
+        kept = search.folder.candidates.with_name("kept")
+        shutil.copytree(search.folder.candidates, kept)
+    die_at, died = 1, True
+    while died:
+        with open_search(trials=5, budget=None) as search:
+            outcome = current(search, search.run())
+            with pytest.MonkeyPatch.context() as patch:
+                counted(patch, die_at)
+                try:
+                    tune(search, outcome, number)
+                    died = False
+                except Killed:
+                    pass
+        with open_search(trials=5, budget=None) as search:
+            check(search, number)
+            search.study.note("tuned", {})
+            shutil.rmtree(search.folder.candidates)
+            shutil.copytree(kept, search.folder.candidates)
+        die_at += 1
+    assert die_at > 5
+
+
+def test_a_test_score_stays_where_tuning_changed_nothing(open_search: Open, task: CountingTask,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_search(trials=5, budget=None) as search:
+        number = cut_one(search).number
+        outcome = score_on_test(search, search.run())
+        read = task.evaluations["test"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Pipeline, "score", lambda *_: Score("accuracy", 0.0, "validation", 48, 0.01))
+            outcome = tune(search, outcome, number)
+        assert next(c for c in outcome.candidates if c.number == number).test is not None
+        score_on_test(search, outcome)
+        assert task.evaluations["test"] == read
+
+
+def test_an_interrupted_resume_keeps_the_test_scores(memory_path: Path) -> None:
+    task = CountingTask(trained(), train=batches(3, 2), validation=batches(2, 3), test=batches(2, 4))
+    settings: dict[str, Any] = {"device": "rpi4", "run": str(memory_path / "run"), "steps": 1, "workers": 0}
+    first = autoprune.search(task, trials=4, **settings)
+    tested = {c.number: c.test for c in first.candidates if c.test is not None}
+    read = task.evaluations["test"]
+
+    def stop(p: Progress) -> None:
+        if p.done == 5:
+            raise KeyboardInterrupt
+    more = autoprune.search(task, trials=8, on_progress=stop, **settings)
+    assert task.evaluations["test"] == read
+    on_front = {p.number for p in more.points} | {0}
+    assert {c.number: c.test for c in more.candidates if c.test is not None} == {
+        n: test for n, test in tested.items() if n in on_front}
+
+
+def test_without_test_data_nothing_is_called_a_test_score(memory_path: Path, user_file: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    with user_file.open("a") as file:
+        file.write("\ndef two():\n    return batches(3, 2), batches(2, 3)\n")
+    run = memory_path / "run"
+    code = command(["search", "--model", f"{user_file}:make", "--data", f"{user_file}:two", "--device", "rpi4",
+                    "--budget", "0.7x", "--trials", "5", "--steps", "1", "--workers", "0", "--run", str(run)])
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert ", validation, n=" in out
+    assert "test split" not in out + err
+    assert "note: no test data given" in err
+    front = load_front(run)
+    assert front.selection_gap is None
+    assert all(c.test is None for c in front.candidates)
+    assert front.notes[-1].startswith("no test data given")
+    assert "no test data given" in (run / "report.html").read_text().lower()
+    assert "no test data given" in (run / "picked" / f"{front.recommended:04d}" / "card.md").read_text()
+
+
+def test_what_was_measured_again_is_told(memory_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    from autoprune.devices.profiler import PredictedProfiler
+
+    again: Callable[..., list[float]] = lambda *_: [0.2, 0.21, 9.0]  # noqa: E731  (over any budget now and then)
+    monkeypatch.setattr(PredictedProfiler, "measured_again", again)
+    monkeypatch.setattr("autoprune.tasks.build.digits_task", lambda **_: CountingTask(
+        trained(), train=batches(3, 2), validation=batches(2, 3), test=batches(2, 4)))
+    run = memory_path / "run"
+    assert command(["search", "--device", "rpi4", "--budget", "5ms", "--trials", "4", "--steps", "1", "--workers", "0",
+                    "--run", str(run)]) == 0
+    assert "0.200, 0.210, 9.00 ms, not each time within the budget; no point was" in capsys.readouterr().out
+    front = load_front(run)
+    assert front.pick(trial=front.recommended).candidate.again_ms == (0.2, 0.21, 9.0)
+    assert "0.200, 0.210, 9.00 ms" in (run / "picked" / f"{front.recommended:04d}" / "card.md").read_text()
