@@ -145,6 +145,7 @@ def _sampler(name: str, space: Space, reused: Front | None) -> str:
 def _prepare(settings: Settings, task: Task | None, say: Callable[[str], None]) -> tuple[Task, Graph]:
     from autoprune.graph.graph import trace
     from autoprune.tasks.build import load_task
+    from autoprune.tasks.check import check_traced
 
     if task is None:
         say("loading model and data")
@@ -153,7 +154,9 @@ def _prepare(settings: Settings, task: Task | None, say: Callable[[str], None]) 
     for text in task.notes:
         say(text)
     say("tracing the model")
-    return task, trace(task.model, task.example_inputs)
+    graph = trace(task.model, task.example_inputs)
+    check_traced(task, graph.dense(), graph.captured.note)
+    return task, graph
 
 
 def default_run(task: str, device: str, budget: str | None) -> str:
@@ -210,9 +213,9 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
     if outcome.dense is None:
         raise ConfigError("the time was up before the dense model was evaluated",
                           given=f"--timeout {settings.timeout}", fix="a longer --timeout; the same command resumes")
-    outcome = current(runner, outcome)
-    front = _front(runner, outcome, configuration, settings)
+    front = _front(runner, outcome, configuration, settings)  # scores after as many steps each: none is tuned here
     chosen = {n for n in recommended(runner, front) if n is not None}
+    outcome = current(runner, outcome)
     if not outcome.interrupted:
         for number in sorted(chosen):
             say("fine-tuning the recommended model for longer")
@@ -225,13 +228,14 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
         if runner.task.has_test:
             say("reading the test split for the front")
             outcome = score_on_test(runner, outcome, say)
-    front = _front(runner, current(runner, outcome), configuration, settings)
-    # tuning may have made one budget's point better than a larger budget's
+    front = _front(runner, outcome, configuration, settings)
+    # of those that are tuned, now or before: one budget's point may be better than a larger budget's by now
+    chosen |= {c.number for c in front.candidates if c.steps > runner.pipeline.settings.steps}
     first, *others = recommended(runner, replace(front, candidates=[c for c in front.candidates if c.number in chosen]))
     front = replace(_front(runner, current(runner, outcome), configuration, settings),
                     recommended=first, further=dict(zip(front.further, others, strict=True)))
     _write(runner, front)  # what an export that fails does not take away
-    for number in sorted(chosen & {first, *others}) if not outcome.interrupted else ():
+    for number in sorted({n for n in (first, *others) if n is not None}) if not outcome.interrupted else ():
         say("exporting the recommended model")
         with runner.pipeline.clock.time("export"):
             point = front.pick(trial=number)

@@ -16,6 +16,7 @@ from autoprune.recover.finetune import Example, FineTune, examples
 from autoprune.recover.sparsify import Recipe, sparsify
 from autoprune.recover.start import early_graph, read_checkpoint, reinitialise
 from autoprune.recover.ticket import Checkpoints, Ticket
+from autoprune.tasks.check import check_traced
 from autoprune.tasks.score import Score
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def mask_model(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *, 
     tell("tracing the model")
     model = task.model if pruned is None else _load(pruned)
     graph = trace(model, task.example_inputs)
+    if pruned is None:
+        check_traced(task, graph.dense(), graph.captured.note)
     weights = recipe.masks(graph)
     restart = _restart(graph, start, early, seed)
     data = _examples(task, graph, settings)
@@ -87,6 +90,7 @@ def find_ticket(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *,
 
     task.check()
     graph = trace(task.model, task.example_inputs)
+    check_traced(task, graph.dense(), graph.captured.note)
     configuration = {**asdict(recipe), **asdict(settings), "early_steps": early_steps, "scratch": scratch, "seed": seed,
                      "skip": list(recipe.skip), "task": task.fingerprint(), "model": graph.fingerprint}
     recipe.masks(graph)

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from autoprune.graph.module import PrunedModule, build
 from autoprune.graph.plan import Plan
 from autoprune.graph.rewrite import copy_graph
-from autoprune.graph.trace import split_inputs
+from autoprune.graph.trace import split_inputs, with_dynamic_batch
 from autoprune.graph.typing import Call
 
 __all__ = ["PrunedMixin", "as_user_class"]
@@ -84,9 +84,10 @@ def as_user_class(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping
                   example_inputs: Any, guesses: Sequence[Sizes]) -> nn.Module:
     """`pruned` as an instance of (a subclass of) `type(model)`, or `pruned` itself with `why_graph` set.
 
-    The two are compared on the example inputs in evaluation mode (relative difference ≤ 1e-5). `sizes`: module path →
-    dense size → pruned size, of the widths that a module may hold as plain numbers. They are a guess, and are put in
-    only when the module does not do without; the comparison decides.
+    The two are compared on the example inputs in evaluation mode (relative difference ≤ 1e-5), and the copy has to run
+    in training mode, too, where the dense module does: what forward does only there is not in the graph. `sizes`:
+    module path → dense size → pruned size, of the widths that a module may hold as plain numbers. They are a guess, and
+    are put in only when the module does not do without; the comparison decides.
     """
     if pruned.plan.dropped:
         pruned.meta["why_graph"] = "residual branches were removed, which the class's forward does not know"
@@ -95,7 +96,7 @@ def as_user_class(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping
     for guess in ({}, *guesses):
         try:
             candidate = _transplant(model, pruned, dense_tensors, guess)
-            found = _difference(candidate, pruned, example_inputs)
+            found = _difference(candidate, pruned, example_inputs) or _untrainable(candidate, model, example_inputs)
         except Exception as error:  # whatever the user's module raises when copied or run with other sizes
             found = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         else:
@@ -199,6 +200,32 @@ def _convolution_groups(graph: fx.Graph) -> dict[str, int]:
             if isinstance(weight, fx.Node) and isinstance(call.get("groups"), int):
                 out[str(weight.target)] = call["groups"]
     return out
+
+
+def _untrainable(candidate: nn.Module, model: nn.Module, example_inputs: Any) -> str | None:
+    """What the copy raises in training mode, where `model` raises nothing; None when it runs as well."""
+    found = _training_error(candidate, example_inputs)
+    if found is None or _training_error(model, example_inputs) is not None:
+        return None
+    return f"in training mode: {found}"
+
+
+def _training_error(model: nn.Module, example_inputs: Any) -> str | None:
+    """What a forward in training mode raises on two of the example; the model is left as it was."""
+    args, kwargs, _ = with_dynamic_batch(example_inputs)
+    modes = {m: m.training for m in model.modules()}
+    learnt = [(b, b.clone()) for b in model.buffers()]  # norms
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.train()(*args, **kwargs)
+    except Exception as error:  # whatever the user's module raises
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, before in learnt:
+            buffer.copy_(before)
+    return None
 
 
 def _difference(candidate: nn.Module, pruned: PrunedModule, example_inputs: Any) -> str | None:

@@ -39,7 +39,8 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
         for dynamic in attempts:
             a, k, shapes = with_dynamic_batch(example_inputs) if dynamic else (args, kwargs, None)
             try:
-                with quiet():
+                with quiet():  # a dict at the end of the arguments would be taken for keywords if there were none
+                    a = (*a, {}) if not k and a and isinstance(a[-1], dict) else a
                     program = torch.onnx.export(model, a, kwargs=k, dynamo=True, optimize=optimize, verbose=False,
                                                 dynamic_shapes=shapes)
                 assert program is not None  # of `dynamo`

@@ -54,22 +54,27 @@ def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def with_dynamic_batch(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """`(args, kwargs, dynamic_shapes)` for an export whose first axis is dynamic; shapes are None where the inputs do
-    not share a first axis. A batch of one is doubled: the exporter would take a 1 for a constant.
+    """`(args, kwargs, dynamic_shapes)` for an export whose batch is dynamic: the first axis of the first tensor, and of
+    those that are as long there; shapes are None where no input has an axis. A batch of one is doubled: the exporter
+    would take a 1 for a constant.
     """
     args, kwargs = split_inputs(example_inputs)
     leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()]
-    if len({int(x.shape[0]) for x in leaves}) != 1:
+    if not leaves:
         return args, kwargs, None
+    size = leaves[0].shape[0]
+
+    def is_batch(x: Any) -> bool:
+        return isinstance(x, torch.Tensor) and x.dim() > 0 and x.shape[0] == size
 
     def widen(x: Any) -> Any:
-        return torch.cat([x, x]) if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == 1 else x
+        return torch.cat([x, x]) if size == 1 and is_batch(x) else x
 
     def axis(x: Any) -> Any:
-        return {0: torch.export.Dim.AUTO} if isinstance(x, torch.Tensor) and x.dim() else None
+        return {0: torch.export.Dim.AUTO} if is_batch(x) else None
 
+    shapes = [*pytree.tree_map(axis, list(args)), *pytree.tree_map(axis, kwargs).values()]
     a, k = pytree.tree_map(widen, (args, kwargs))
-    shapes = [*pytree.tree_map(axis, list(a)), *pytree.tree_map(axis, k).values()]
     return tuple(a), k, tuple(shapes)
 
 
@@ -94,27 +99,31 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool, str | None]:
     wide_args, wide_kwargs, shapes = with_dynamic_batch((args, kwargs))
     if shapes is None:
-        note = "fixed batch: the inputs do not share a first axis"
+        note = "fixed batch: no input has an axis"
     else:
-        try:
-            program = _run_export(model, wide_args, wide_kwargs, shapes)
-        except Exception as error:  # the same call with a fixed batch decides whether the model is at fault
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        else:
-            if any(is_dynamic(n) for node in program.graph.nodes if node.op == "placeholder"
-                   for n in getattr(node.meta.get("val"), "shape", ())):
-                return program, True, None
-            reason = "the model specialises on it"
-        note = f"fixed batch: a dynamic one could not be exported ({reason[:200]})"
+        reasons = []
+        for strict in (False, True):
+            try:
+                program = _run_export(model, wide_args, wide_kwargs, shapes, strict)
+            except Exception as error:  # the same call with a fixed batch decides whether the model is at fault
+                reasons.append(_first_line(error))
+            else:
+                if any(is_dynamic(n) for node in program.graph.nodes if node.op == "placeholder"
+                       for n in getattr(node.meta.get("val"), "shape", ())):
+                    return program, True, None
+                reasons.append("the model specialises on it")
+        note = f"fixed batch: a dynamic one could not be exported ({reasons[0][:200]})"
     try:
         return _run_export(model, args, kwargs, None), False, note
     except Exception as error:  # whatever the user's forward raises, or torch.export has to say about it
         raise _export_error(model, args, kwargs, error) from error
 
 
-def _run_export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
+def _run_export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any,
+                strict: bool = False) -> Any:
+    """strict: by reading the bytecode of forward, to which `len(x)` is a symbol; it refuses more otherwise."""
     with quiet():
-        program = torch.export.export(model, args, kwargs, strict=False,
+        program = torch.export.export(model, args, kwargs, strict=strict,
                                       dynamic_shapes=_by_parameter(model, args, kwargs, shapes))
         if any(str(getattr(n.target, "__module__", "")).startswith("torch._functorch") for n in program.graph.nodes):
             program = program.run_decompositions({})  # `vmap` is written as steps that open and close it

@@ -29,6 +29,7 @@ class Trainable(Protocol):
     def forward(self, model: nn.Module, inputs: Any) -> Any: ...
     def loss(self, outputs: Any, target: Any) -> torch.Tensor: ...
     def logits(self, outputs: Any) -> torch.Tensor | None: ...
+    def class_axis(self, logits: torch.Tensor, target: Any) -> int | None: ...
 
 
 class Diverged(AutopruneError):
@@ -212,30 +213,17 @@ def _loss(model: nn.Module, task: Trainable, example: Example, settings: FineTun
     if settings.distill == 0 or example.teacher is None or student is None:
         return loss
     return (1 - settings.distill) * loss + settings.distill * distillation(
-        student, example.teacher, settings, example.target)
+        student, example.teacher, settings, task.class_axis(student, example.target))
 
 
-def distillation(student: torch.Tensor, teacher: torch.Tensor, settings: FineTune, target: Any = None) -> torch.Tensor:
-    """KL of the softened distributions over the class axis, or squared error for outputs without classes: those of a
-    regression, or of several labels at once, whose `target` has a value for each of them.
-
-    The class axis is the last for `[N, classes]` and `[N, T, classes]`, and axis 1 for images `[N, classes, H, W]`.
-    """
+def distillation(student: torch.Tensor, teacher: torch.Tensor, settings: FineTune, axis: int | None) -> torch.Tensor:
+    """KL of the softened distributions over the axis of the classes, or squared error where there are none."""
     teacher, student = teacher.to(student.device).float(), student.float()
-    axis = 1 if student.dim() >= 4 else -1
-    if student.dim() < 2 or student.shape[axis] == 1 or _for_each(student, target, axis):
+    if axis is None:
         return F.mse_loss(student, teacher)
     t = settings.temperature
     kl = F.kl_div((student / t).log_softmax(axis), (teacher / t).log_softmax(axis), log_target=True, reduction="none")
     return kl.sum(axis).mean() * t * t
-
-
-def _for_each(outputs: torch.Tensor, target: Any, axis: int) -> bool:
-    """Whether a target has a value for each output, and not a distribution over classes (mixup's, say)."""
-    if not isinstance(target, torch.Tensor) or target.shape != outputs.shape:
-        return False
-    shares = target.float()
-    return not bool((shares >= 0).all() and (shares.sum(axis) - 1).abs().max() < 1e-3)
 
 
 def _cycle(data: list[Example], steps: int, seed: int) -> Iterator[Example]:

@@ -215,7 +215,8 @@ class Pipeline:
         student = self.task.logits(outputs)
         if student is None or example.teacher is None:
             return float(self.task.loss(outputs, example.target))
-        return float(distillation(student, example.teacher, FineTune(temperature=1.0), example.target))
+        axis = self.task.class_axis(student, example.target)
+        return float(distillation(student, example.teacher, FineTune(temperature=1.0), axis))
 
     def _compressed_bytes(self, model: PrunedModule, int8: bytes | None) -> int:
         """Bytes of what is deployed, without zeros where they cost anything and zipped; 0 in a space without masks."""

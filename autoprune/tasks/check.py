@@ -7,26 +7,40 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from autoprune.errors import TaskError
+from autoprune.errors import ModelError, TaskError
 from autoprune.specs import user_error
 from autoprune.tasks.losses import IGNORE, class_logits
 from autoprune.tasks.metrics import METRICS
 from autoprune.tasks.splits import first_batch, read
-from autoprune.tasks.tensors import all_finite, describe, evaluating, main_tensor, sample_count, target_tensor
+from autoprune.tasks.tensors import (
+    all_finite,
+    describe,
+    evaluating,
+    leaves,
+    main_tensor,
+    sample_count,
+    target_tensor,
+)
 
 if TYPE_CHECKING:
     from autoprune.tasks.task import Task
 
-__all__ = ["check_task"]
+__all__ = ["check_task", "check_traced"]
 
 _READ_S = 5.0
+_SAME = 1e-3  # of the largest output, or of 1
 _CLASS_LOSSES = ("causal_lm", "cross_entropy")
 _CLASS_METRICS = ("f1", "miou", "perplexity", "token_accuracy", "top5")
 
 
 def check_task(task: Task) -> None:
     """See `Task.check`."""
+    half = next((p.dtype for p in task.model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+    if half is not None:
+        raise TaskError("the model's weights are in half precision", given=half, allowed="float32 or float64",
+                        fix="model.float(): a search trains and measures in that")
     inputs, target = first_batch(task.split("train"), "train")
     _check_values(inputs, "inputs", "train", 0)
     with evaluating(task.model), torch.enable_grad():  # the loss must have a gradient; nothing is updated
@@ -38,6 +52,40 @@ def check_task(task: Task) -> None:
             _check_split(task, split, classes)
         _check_loss(task, outputs, target)
     _check_metric(task, outputs, target, sample_count(inputs))
+
+
+def check_traced(task: Task, traced: nn.Module, note: str | None) -> None:
+    """Whether the traced model does on the first training batch what the model does; `note`: what is known of the trace
+    (`Captured.note`). A forward that counts on the example's batch passes any check on the example. Raises
+    `ModelError`.
+    """
+    inputs, _ = first_batch(task.split("train"), "train")
+    with evaluating(task.model), evaluating(traced), torch.no_grad():
+        own, again = (_outputs(task.forward(task.model, inputs)) for _ in range(2))
+        try:
+            problem = _differing(own, _outputs(task.forward(traced, inputs)))
+        except Exception as error:  # whatever an operator says to another batch than the example's
+            problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    if problem is not None and _differing(own, again) is None:
+        raise ModelError(f"on a batch of {sample_count(inputs)} the traced model is not the model: {problem[:200]}",
+                         given=note, allowed="a forward for which the batch may be of any size",
+                         fix="take the batch's size from x.shape[0], do not loop over the batch, and make it the first "
+                             "axis of every input that has one")
+
+
+def _outputs(outputs: Any) -> list[torch.Tensor]:
+    main = main_tensor(outputs)
+    return leaves(outputs) if main is None else [main]
+
+
+def _differing(one: list[torch.Tensor], other: list[torch.Tensor]) -> str | None:
+    if [t.shape for t in one] != [t.shape for t in other]:
+        return f"outputs {', '.join(map(describe, other))} instead of {', '.join(map(describe, one))}"
+    for a, b in zip(one, other, strict=True):
+        worst = float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+        if not worst <= _SAME * max(1.0, float(a.double().abs().max()) if a.numel() else 0.0):
+            return f"outputs differ by {worst:.2g}"
+    return None
 
 
 def _run_model(task: Task, inputs: Any) -> Any:

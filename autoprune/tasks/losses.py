@@ -10,9 +10,9 @@ from torch import Tensor
 
 from autoprune.errors import TaskError, did_you_mean
 from autoprune.specs import load_object, object_name
-from autoprune.tasks.tensors import describe, main_tensor, target_tensor
+from autoprune.tasks.tensors import describe, leaves, main_tensor, target_tensor
 
-__all__ = ["IGNORE", "LOSSES", "Loss", "class_logits", "load_loss", "prediction"]
+__all__ = ["IGNORE", "LOSSES", "Loss", "class_axis", "class_logits", "load_loss", "prediction"]
 
 Loss = Callable[[Any, Any], Tensor]
 IGNORE = -100  # labels with this value count neither in losses nor in metrics, as in torch and transformers
@@ -43,6 +43,32 @@ def class_logits(outputs: Any, target: Any) -> tuple[Tensor, Tensor]:
     raise TaskError("the outputs and the target do not fit a classification", given=shapes,
                     allowed="[N, C] with [N]; [N, C, H, W] with [N, H, W]; [N, T, V] with [N, T]",
                     fix="give class indices as the target, or --metric mse --loss mse for a regression")
+
+
+def class_axis(logits: Tensor, target: Any) -> int | None:
+    """Where the classes of an output are: the axis that whole-number labels do not have, as `class_logits` reads them.
+
+    For other targets the last axis of `[N, C]` and `[N, T, C]`, axis 1 of images `[N, C, H, W]`. None where there are
+    no classes: in a regression, for several labels at once, whose target has a value for each output, and for targets
+    of several tensors, of which only the user's loss knows what they are.
+    """
+    axis = 1 if logits.ndim >= 4 else -1
+    if logits.ndim < 2 or logits.shape[axis] == 1:
+        return None
+    try:
+        labels = target_tensor(target)
+    except TaskError:
+        return None if len(leaves(target)) > 1 else axis
+    if not labels.is_floating_point() and labels.shape in (logits.shape[:-1], (logits.shape[0], *logits.shape[2:])):
+        return -1 if labels.shape == logits.shape[:-1] else 1
+    if labels.shape == logits.shape and not _is_distribution(labels.float(), axis):
+        return None
+    return axis
+
+
+def _is_distribution(shares: Tensor, axis: int) -> bool:
+    """Whether a target says how likely each class is (mixup's, say)."""
+    return bool((shares >= 0).all() and (shares.sum(axis) - 1).abs().max() < 1e-3)
 
 
 def _cross_entropy(outputs: Any, target: Any) -> Tensor:

@@ -16,7 +16,7 @@ from autoprune.tasks.batches import Halved
 from autoprune.tasks.check import check_task
 from autoprune.tasks.fingerprint import fingerprint
 from autoprune.tasks.gather import Gather, UserMetric
-from autoprune.tasks.losses import Loss, load_loss
+from autoprune.tasks.losses import LOSSES, Loss, class_axis, load_loss
 from autoprune.tasks.metrics import load_metric
 from autoprune.tasks.score import Score
 from autoprune.tasks.splits import Batches, first_batch, hold_out, read, require_batches
@@ -149,8 +149,19 @@ class Task:
         return value.reshape(())
 
     def logits(self, outputs: Any) -> Tensor | None:
-        """The tensor to distil: a tensor itself, `.logits`, `["logits"]`, the first of a tuple; or None."""
+        """The tensor to distil: a tensor itself, `.logits`, `["logits"]`, the first of a tuple; or None. Of several
+        outputs the first only where a built-in loss takes it for the prediction: what the user's own makes of them,
+        only it knows.
+        """
+        if isinstance(outputs, tuple | list) and self.loss_name not in LOSSES and sum(
+                isinstance(item, Tensor) for item in outputs) > 1:
+            return None
         return main_tensor(outputs)
+
+    @staticmethod
+    def class_axis(logits: Tensor, target: Any) -> int | None:
+        """The axis of the classes of what is distilled; None where there are none."""
+        return class_axis(logits, target)
 
     def evaluate(self, model: nn.Module, split: str = "validation", limit: int | None = None) -> Score:
         """The metric of `model` on a split, in eval mode and without gradients; the modes are restored. On a GPU where

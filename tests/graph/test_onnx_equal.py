@@ -95,3 +95,23 @@ def test_a_model_without_its_branches_has_the_nodes_of_its_own_export(tmp_path: 
     small = graph.cut(Plan(dropped=tuple(graph.branches)))
     sliced = OnnxTemplate(graph).slice(small.plan, small.tensors())
     assert optimised(sliced, tmp_path) == optimised(export_onnx(small, (SMALL,)), tmp_path)
+
+
+class OfADict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.b(torch.relu(self.a(batch["x"]))) + batch["y"]
+
+
+def test_a_forward_that_takes_one_dict_is_exported() -> None:
+    example = ({"x": torch.randn(1, 4), "y": torch.randn(1, 3)},)
+    graph = autoprune.trace(OfADict().eval(), example)
+    pruned = graph.cut(Plan.uniform(graph, 0.5))
+    session = ort.InferenceSession(export_onnx(pruned, example))
+    inputs = [i.name for i in session.get_inputs()]
+    x, y = torch.randn(5, 4), torch.randn(5, 3)
+    [found] = session.run(None, dict(zip(inputs, (x.numpy(), y.numpy()), strict=True)))
+    np.testing.assert_allclose(found, pruned({"x": x, "y": y}).detach().numpy(), atol=1e-5)

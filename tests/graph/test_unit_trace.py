@@ -150,14 +150,26 @@ def test_a_model_with_its_batch_written_down_says_so() -> None:
     assert graph.cut(Plan.uniform(graph, 0.5))(torch.randn(2, 4)).shape == (2, 3)
 
 
-def test_inputs_without_a_common_batch() -> None:
-    class Two(Net):
-        def forward(self, x: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
-            return super().forward(x) * scale
+class Two(Net):
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) * scale
 
-    graph = trace(Two(), (torch.randn(2, 4), torch.randn(3)))
-    assert not graph.captured.dynamic_batch
-    assert "first axis" in (graph.captured.note or "")
+
+class Counted(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).reshape(len(x), 3, 1).squeeze(-1)
+
+
+@pytest.mark.parametrize(("net", "example", "other"), [
+    (Two, (torch.randn(2, 4), torch.randn(3)), (torch.randn(5, 4), torch.randn(3))),  # one input has no batch
+    (Two, (torch.randn(1, 4), torch.randn(3)), (torch.randn(5, 4), torch.randn(3))),
+    (Counted, (torch.randn(1, 4),), (torch.randn(5, 4),)),  # to torch.export `len` is a number, unless it is strict
+])
+def test_batches_of_another_size(net: type[Net], example: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> None:
+    model = net().eval()
+    graph = trace(model, example)
+    assert graph.captured.dynamic_batch
+    assert torch.equal(graph.dense()(*other), model(*other))
 
 
 def test_training_flags_read_the_mode() -> None:

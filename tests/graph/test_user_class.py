@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import autoprune
+from autoprune.errors import NoEffectWarning
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Plan
 
@@ -186,3 +187,36 @@ def test_graphs_move_between_devices_with_their_literals() -> None:
     graph = autoprune.trace(Positions(), (x,))
     small = graph.cut(Plan.uniform(graph, 0.5)).to("meta")
     assert small(x.to("meta")).device.type == "meta"
+
+
+class Auxiliary(nn.Module):
+    """A second head while it trains (GoogLeNet, Inception): evaluation does not know of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.second = nn.Linear(4, 12), nn.Linear(12, 2), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.a(x))
+        return (self.b(x), self.second(x)) if self.training else self.b(x)
+
+
+def test_a_class_that_could_not_train_any_more_is_not_given_back() -> None:
+    model = Auxiliary().eval()
+    graph = autoprune.trace(model, torch.randn(2, 4))
+    pruned = graph.prune(Plan.uniform(graph, 0.5))
+    assert isinstance(pruned, PrunedModule)
+    assert "in training mode" in str(pruned.why_graph)
+    pruned.train()(torch.randn(2, 4)).sum().backward()
+
+
+def test_the_trial_in_training_mode_leaves_no_trace() -> None:
+    model = Cnn().eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    graph = autoprune.trace(model, torch.randn(2, 1, 8, 8))
+    with pytest.warns(NoEffectWarning):
+        pruned = graph.prune(Plan.uniform(graph, 1.0))
+    assert isinstance(pruned, Cnn)
+    assert not any(m.training for m in pruned.modules())
+    for name, tensor in pruned.state_dict().items():
+        assert torch.equal(tensor, before[name]), name

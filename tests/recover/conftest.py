@@ -25,6 +25,9 @@ class ToyTask:
         logits: Tensor = outputs
         return logits
 
+    def class_axis(self, logits: Tensor, target: Any) -> int | None:
+        return -1
+
 
 def points(count: int, size: int = 16, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     g = torch.Generator().manual_seed(seed)

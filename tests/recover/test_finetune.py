@@ -14,6 +14,7 @@ from autoprune.errors import ConfigError
 from autoprune.graph.graph import trace
 from autoprune.graph.plan import Plan
 from autoprune.recover.finetune import Diverged, Example, FineTune, distillation, examples, finetune
+from autoprune.tasks.losses import class_axis
 from tests.recover.conftest import ToyTask, data, net, points
 
 FAST = {"lr": 2e-2, "precision": "fp32"}
@@ -139,29 +140,29 @@ def test_all_steps_are_made_and_every_batch_is_seen() -> None:
 # -- distillation -------------------------------------------------------------------------------------------------
 
 
-def testdistillation_by_hand() -> None:
+def test_distillation_by_hand() -> None:
     """Two classes, temperature 2: KL((p, 1-p) ‖ (½, ½)) · 4 with p = σ((2 ln 3) / 2) = ¾."""
     teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.tensor([[5.0, 5.0]])
     p = 0.75
     expected = 4 * (p * math.log(p / 0.5) + (1 - p) * math.log((1 - p) / 0.5))
-    got = distillation(student, teacher, FineTune(temperature=2.0))
+    got = distillation(student, teacher, FineTune(temperature=2.0), -1)
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
 
-def testdistillation_of_equals_is_zero_and_positive_otherwise() -> None:
+def test_distillation_of_equals_is_zero_and_positive_otherwise() -> None:
     torch.manual_seed(0)
-    for shape in [(4, 5), (2, 3, 5), (2, 5, 4, 4)]:
+    for shape, axis in [((4, 5), -1), ((2, 3, 5), -1), ((2, 3, 5), 1), ((2, 5, 4, 4), 1)]:
         a, b = torch.randn(shape), torch.randn(shape)
-        assert float(distillation(a, a, FineTune())) == pytest.approx(0.0, abs=1e-6)
-        assert float(distillation(a, b, FineTune())) > 0.01
+        assert float(distillation(a, a, FineTune(), axis)) == pytest.approx(0.0, abs=1e-6)
+        assert float(distillation(a, b, FineTune(), axis)) > 0.01
 
 
-def testdistillation_is_a_mean_over_what_is_not_the_class_axis() -> None:
+def test_distillation_is_a_mean_over_what_is_not_the_class_axis() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(6, 5), torch.randn(6, 5)
-    flat = float(distillation(a, b, FineTune()))
-    tokens = float(distillation(a.view(2, 3, 5), b.view(2, 3, 5), FineTune()))
-    pixels = float(distillation(a.view(2, 3, 5, 1).transpose(1, 2), b.view(2, 3, 5, 1).transpose(1, 2), FineTune()))
+    flat = float(distillation(a, b, FineTune(), -1))
+    tokens = float(distillation(a.view(2, 3, 5), b.view(2, 3, 5), FineTune(), -1))
+    pixels = float(distillation(a.view(2, 3, 5, 1).transpose(1, 2), b.view(2, 3, 5, 1).transpose(1, 2), FineTune(), 1))
     assert tokens == pytest.approx(flat, rel=1e-5)
     assert pixels == pytest.approx(flat, rel=1e-5)
 
@@ -170,7 +171,8 @@ def testdistillation_is_a_mean_over_what_is_not_the_class_axis() -> None:
 def test_outputs_without_classes_get_the_squared_error(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     a, b = torch.randn(shape), torch.randn(shape)
-    assert float(distillation(a, b, FineTune())) == pytest.approx(float((a - b).square().mean()), rel=1e-5)
+    found = float(distillation(a, b, FineTune(), class_axis(a, None)))
+    assert found == pytest.approx(float((a - b).square().mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("target", [torch.tensor([[0.5, -2.0, 7.0]] * 4), torch.tensor([[1, 0, 1], [0, 0, 0]] * 2)],
@@ -178,14 +180,16 @@ def test_outputs_without_classes_get_the_squared_error(shape: tuple[int, ...]) -
 def test_outputs_with_a_target_each_get_the_squared_error(target: torch.Tensor) -> None:
     """A softmax over them would not see that all are off by the same."""
     teacher = torch.randn(4, 3)
-    assert float(distillation(teacher + 5, teacher, FineTune(), target)) == pytest.approx(25.0, rel=1e-4)
+    found = distillation(teacher + 5, teacher, FineTune(), class_axis(teacher, target))
+    assert float(found) == pytest.approx(25.0, rel=1e-4)
 
 
 @pytest.mark.parametrize("target", [None, torch.tensor([0, 2, 1, 1]), torch.tensor([[0.1, 0.9, 0.0]] * 4), {"y": 1}],
                          ids=["none", "classes", "shares", "dict"])
 def test_scores_of_classes_are_compared_as_distributions(target: Any) -> None:
     teacher = torch.randn(4, 3)
-    assert float(distillation(teacher + 5, teacher, FineTune(), target)) == pytest.approx(0.0, abs=1e-5)
+    found = distillation(teacher + 5, teacher, FineTune(), class_axis(teacher, target))
+    assert float(found) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_the_weight_ofdistillation_mixes_the_two_losses(task: ToyTask) -> None:

@@ -155,3 +155,44 @@ def test_what_was_measured_again_is_told(memory_path: Path, monkeypatch: pytest.
     front = load_front(run)
     assert front.pick(trial=front.recommended).candidate.again_ms == (0.2, 0.21, 9.0)
     assert "0.200, 0.210, 9.00 ms" in (run / "picked" / f"{front.recommended:04d}" / "card.md").read_text()
+
+
+def test_a_better_candidate_of_a_resumed_search_is_tuned_too(memory_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not compared with what has had three times the training: tuned models are, with tuned ones."""
+    worth = {"start: at budget, l1": 0.5, "start: at 0.85 of the budget": 0.6}
+
+    def score(self: Pipeline, model: Any, int8: Any, split: str) -> Score:
+        value = values.get(model.plan.digest, 0.3) + 0.2 * (id(model) in tuned)
+        return Score("accuracy", value, split, 48, 0.01)
+    values: dict[str, float] = {}
+    tuned: set[int] = set()
+    held: list[Any] = []
+    original = Pipeline.evaluate
+
+    def evaluate(self: Pipeline, number: int, origin: str, plan: Any, latency: Any) -> Any:
+        if origin in worth:
+            values[plan.digest] = worth[origin]
+        elif origin == "control: dense":
+            values[plan.digest] = 0.9
+        return original(self, number, origin, plan, latency)
+
+    def tune_it(self: Pipeline, model: Any) -> None:
+        held.append(model)  # no other gets its id
+        tuned.add(id(model))
+    monkeypatch.setattr(Pipeline, "score", score)
+    monkeypatch.setattr(Pipeline, "evaluate", evaluate)
+    monkeypatch.setattr(Pipeline, "tune", tune_it)
+    task = CountingTask(trained(), train=batches(3, 2), validation=batches(2, 3), test=batches(2, 4))
+    settings: dict[str, Any] = {"device": "rpi4", "run": str(memory_path / "run"), "steps": 1, "workers": 0,
+                                "budget": "0.9x", "methods": "l1"}
+    first = autoprune.search(task, trials=2, **settings)
+    origins = {c.number: c.origin for c in first.candidates}
+    assert first.recommended is not None
+    assert origins[first.recommended] == "start: at budget, l1"
+    assert first.pick(trial=first.recommended).candidate.score.value == pytest.approx(0.7)  # type: ignore[union-attr]
+    more = autoprune.search(task, trials=3, **settings)
+    best = more.pick(trial=more.recommended).candidate
+    assert (best.origin, best.steps) == ("start: at 0.85 of the budget", 3)
+    assert best.score is not None
+    assert best.score.value == pytest.approx(0.8)

@@ -10,6 +10,7 @@ from autoprune.devices.device import load_device
 from autoprune.devices.latency import Latency
 from autoprune.devices.measurement import Measurement, NodeTime, RunStats
 from autoprune.devices.prices import nodes_for, predict_table
+from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.plan import Plan
@@ -72,3 +73,10 @@ def test_a_line_that_was_cut_short_costs_itself_only(graph: Graph, tmp_path: Pat
     kept.path.write_bytes(whole + whole.replace(b'"p25_ms"', b'"other"') + whole[:50])
     kept.keep(Plan(), second)
     assert [measured for _, measured in kept.read()] == [first, second]
+
+
+def test_a_disk_that_is_full_names_the_file(graph: Graph, tmp_path: Path) -> None:
+    kept = MeasuredNodes(tmp_path / "gone" / "nodes.jsonl", graph, load_device("cpu"))
+    with pytest.raises(ConfigError, match="what was measured cannot be written") as caught:
+        kept.keep(Plan(), really(graph, Plan()))
+    assert "nodes.jsonl" in str(caught.value)

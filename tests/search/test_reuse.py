@@ -174,11 +174,15 @@ def test_runs_of_something_else_are_refused(run: Callable[..., Front], tmp_path:
     assert load_front(tmp_path / "rpi4").settings["recovery_digest"]
 
 
+def latency_of(ms: float) -> Latency:
+    return Latency(ms, ms, ms, "p50", "profile", "x", "onnxruntime", "1", 1, 1)
+
+
 def candidate(number: int, keep: int, value: float, ms: float, precision: str = "fp32") -> Candidate:
     plan = Plan({"a": Cut(keep, "l2")} if keep < 8 else {}, "m", precision=precision)
     return Candidate(number, "search" if keep < 8 else DENSE, plan,
                      score=Score("accuracy", value, "validation", 100, 0.01),
-                     latency=Latency(ms, ms, ms, "p50", "profile", "x", "onnxruntime", "1", 1, 1))
+                     latency=latency_of(ms))
 
 
 def test_order_widths_and_precisions(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from autoprune.devices.latency import Latency
 from autoprune.devices.measurement import Measurement, RunStats
 from autoprune.devices.prices import nodes_for, predict
 from autoprune.devices.profiler import MeasuredProfiler
-from autoprune.errors import ConfigError, DeviceError, ModelError
+from autoprune.errors import ConfigError, DeviceError, ModelError, TaskError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Plan
 from autoprune.methods.magnitude import L2
@@ -137,6 +137,42 @@ def test_a_setting_that_fails_every_candidate_ends_the_search(open_search: Open)
             search.run()
     with open_search(trials=2) as search:
         assert search.run().candidates[0].origin == DENSE
+
+
+@pytest.mark.parametrize("failing", [{3}, {3, 4}, {3, 4, 5}])
+def test_data_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_search(
+        open_search: Open, monkeypatch: pytest.MonkeyPatch, failing: set[int]) -> None:
+    evaluate = Pipeline.evaluate
+
+    def sometimes(self: Pipeline, number: int, *rest: Any) -> Any:
+        if number in failing:
+            raise TaskError("your metric raised an exception", given="Input contains NaN")
+        return evaluate(self, number, *rest)
+    with open_search(trials=8) as search, monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "evaluate", sometimes)
+        if len(failing) < 3:
+            candidates = search.run().candidates
+        else:
+            with pytest.raises(TaskError, match="your metric raised"):
+                search.run()
+            candidates = search.study.candidates()
+        assert {c.number for c in candidates if c.status == "failed"} == failing
+    with open_search(trials=8) as search:  # what made it so is put right
+        assert len(search.run().candidates) == 8
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("no luck"), TaskError("your metric raised an exception")])
+def test_a_dense_model_that_fails_ends_the_search_which_tries_again(open_search: Open, monkeypatch: pytest.MonkeyPatch,
+                                                                    problem: Exception) -> None:
+    def fail(*_: Any) -> None:
+        raise problem
+    with open_search(trials=3) as search, monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "evaluate", fail)
+        with pytest.raises(ConfigError, match=r"dense model itself.*\n.*no luck|your metric raised"):
+            search.run()
+        assert search.study.candidates() == []
+    with open_search(trials=3) as search:
+        assert [c.status for c in search.run().candidates] == ["ok"] * 3
 
 
 def test_a_device_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_search(

@@ -178,3 +178,29 @@ def test_environment_names_versions() -> None:
     found = environment()
     assert found["packages"]["torch"]
     assert found["python"].count(".") == 2
+
+
+def test_a_search_of_a_database_is_not_taken_over_by_one_of_a_file(tmp_path: Path) -> None:
+    database = {**CONFIGURATION, "storage": "postgresql://me@host/studies"}
+    with RunFolder(tmp_path, database["storage"]).open(database):
+        pass
+    with pytest.raises(ConfigError, match="belongs to another search") as caught:
+        RunFolder(tmp_path).open(CONFIGURATION)
+    assert "storage" in str(caught.value)
+    assert not (tmp_path / "study.db").exists()
+    with RunFolder(tmp_path, database["storage"]).open(database):
+        pass
+
+
+def test_it_stays_the_same_folder_when_what_it_holds_is_thrown_away(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "postgresql://me@host/studies").open(CONFIGURATION) as folder:
+        place = folder.place
+    with RunFolder(tmp_path, "postgresql://me@host/studies").open(CONFIGURATION, fresh=True) as folder:
+        assert folder.place == place
+
+
+def test_weights_that_cannot_be_moved_name_the_file(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).open(CONFIGURATION) as folder:
+        with pytest.raises(ConfigError, match="weights cannot be written") as caught:
+            folder.take_model(3, tmp_path / "nowhere")
+        assert "0003" in str(caught.value)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from autoprune.errors import TaskError
+from autoprune.errors import ModelError, TaskError
+from autoprune.graph.graph import trace
+from autoprune.tasks.check import check_traced
 from autoprune.tasks.task import Task
 
 from .conftest import SmallNet, make_batches
@@ -110,3 +112,51 @@ def test_regression_is_no_error() -> None:
         task = Task(nn.Linear(4, 1), train=batches, validation=batches, metric=metric, loss="mse")
         task.check()
         assert task.evaluate(task.model).higher_is_better == (metric == "r2")
+
+
+class Loop(nn.Module):
+    """A number of rows that becomes a constant of the trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.head(row) for row in x])
+
+
+class Mixes(Loop):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x) / float(len([*x]))
+        return out
+
+
+@pytest.mark.parametrize(("model", "problem"), [(Loop(), r"float32\[1, 3\] instead of float32\[8, 3\]"),
+                                                (Mixes(), "outputs differ by")])
+def test_a_trace_that_counts_on_the_examples_batch_is_found(model: nn.Module, problem: str) -> None:
+    data = [(torch.randn(8, 4), torch.randint(0, 3, (8,)))]
+    task = Task(model, train=data, validation=data, test=data)
+    graph = trace(model, task.example_inputs)
+    with pytest.raises(ModelError, match=problem) as caught:
+        check_traced(task, graph.dense(), graph.captured.note)
+    assert "fixed batch" in str(caught.value)
+    assert "x.shape[0]" in str(caught.value.fix)
+
+
+def test_a_trace_of_what_is_drawn_anew_is_let_be() -> None:
+    class Noisy(Loop):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(x) + torch.randn(x.shape[0], 3)
+            return out
+    data = [(torch.randn(8, 4), torch.randint(0, 3, (8,)))]
+    task = Task(Noisy(), train=data, validation=data, test=data)
+    graph = trace(task.model, task.example_inputs)
+    check_traced(task, graph.dense(), graph.captured.note)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(kind: torch.dtype) -> None:
+    data = [(torch.randn(8, 4).to(kind), torch.randint(0, 3, (8,)))]
+    with pytest.raises(TaskError, match="half precision") as caught:
+        Task(nn.Linear(4, 3).to(kind), train=data, validation=data, test=data).check()
+    assert "model.float()" in str(caught.value.fix)

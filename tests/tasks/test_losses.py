@@ -3,12 +3,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from autoprune.errors import TaskError
-from autoprune.tasks.losses import LOSSES, load_loss
+from autoprune.tasks.losses import LOSSES, class_axis, load_loss
 
 
 @pytest.mark.parametrize(("logits", "labels"), [((4, 3), (4,)), ((2, 5, 3), (2, 5)), ((2, 3, 4, 4), (2, 4, 4)),
@@ -63,3 +64,25 @@ def test_by_name_by_spec_and_as_function(user_file: Path) -> None:
         load_loss("crossentropy")
     with pytest.raises(TaskError, match="not a function"):
         load_loss(f"{user_file}:number")
+
+
+@pytest.mark.parametrize(("shape", "target", "axis"), [
+    ((4, 3), torch.zeros(4, dtype=torch.int64), -1),
+    ((4, 3), None, -1),
+    ((4, 3), torch.full((4, 3), 1 / 3), -1),  # shares of the classes
+    ((4, 3), torch.tensor([[1, 0, 1]] * 4), None),  # three labels at once
+    ((4, 3), torch.randn(4, 3), None),
+    ((4, 1), torch.zeros(4, dtype=torch.int64), None),
+    ((4,), torch.zeros(4), None),
+    ((2, 7, 3), torch.zeros(2, 7, dtype=torch.int64), -1),
+    ((2, 3, 7), torch.zeros(2, 7, dtype=torch.int64), 1),
+    ((2, 3, 7), {"labels": torch.zeros(2, 7, dtype=torch.int64), "more": torch.zeros(2)}, 1),
+    ((2, 7, 3), torch.zeros(2, 4, dtype=torch.int64), -1),  # as many labels as they please: CTC
+    ((2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64), 1),
+    ((2, 3, 8, 8), None, 1),
+    ((2, 48, 4), {"boxes": torch.zeros(2, 48, 4), "kinds": torch.zeros(2, 48, dtype=torch.int64)}, None),
+    ((2, 48, 4), (torch.zeros(2, 48, 4), torch.zeros(2, 48, dtype=torch.int64)), None),
+])
+def test_where_the_classes_are(shape: tuple[int, ...], target: Any, axis: int | None) -> None:
+    found = class_axis(torch.randn(shape), target)
+    assert found == axis or (found is not None and axis is not None and found % len(shape) == axis % len(shape))

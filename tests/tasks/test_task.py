@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pickle
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from autoprune.errors import TaskError
@@ -105,6 +106,9 @@ def test_missing_validation_and_test_are_said(net: SmallNet) -> None:
     assert (len(held), len(rest)) == (1, 9)
     assert not any(torch.equal(x, y) for x, _ in held for y, _ in rest)
     assert task.split("test") is task.split("validation")
+    assert not task.has_test
+    assert not task.with_half_batches().has_test
+    assert task.evaluate(net, "test").split == "validation"
     assert torch.equal(next(iter(held))[0], next(iter(task.split("validation")))[0])
 
 
@@ -143,3 +147,15 @@ def test_a_task_can_be_sent_to_another_process(net: SmallNet) -> None:
     task = make_task(net)
     copy = pickle.loads(pickle.dumps(task))  # noqa: S301 - made in this line
     assert copy.fingerprint() == task.fingerprint()
+
+
+def test_several_outputs_are_distilled_only_where_a_loss_of_ours_reads_them(net: SmallNet) -> None:
+    def own(outputs: Any, target: Any) -> Tensor:
+        return outputs[0].square().mean() + outputs[1].square().mean()
+    batches = make_batches()
+    pair = torch.zeros(2, 3), torch.zeros(2, 4)
+    for loss, distilled in ((own, None), ("cross_entropy", pair[0])):
+        task = Task(net, train=batches, validation=batches, test=batches, loss=loss)
+        assert task.logits(pair) is distilled
+        assert task.logits(pair[:1]) is pair[0]
+        assert task.logits(pair[0]) is pair[0]

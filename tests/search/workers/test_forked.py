@@ -17,7 +17,7 @@ import torch
 from tiny import CountingTask, batches, trained
 
 from autoprune.config import Settings
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, TaskError
 from autoprune.search.candidate import Candidate
 from autoprune.search.outcome import pareto
 from autoprune.search.pipeline import Pipeline
@@ -27,6 +27,7 @@ from autoprune.search.workers.choose import choose_workers
 from autoprune.search.workers.forked import Forked
 from autoprune.search.workers.job import Done, Job, from_json, to_json
 from autoprune.search.workers.workers import Inline
+from autoprune.tasks.batches import Halved
 
 from ..conftest import Open
 
@@ -143,6 +144,18 @@ def test_little_memory_is_tried_again_with_half_the_batch(open_search: Open, kil
     by_halves = next(c for c in found if c.number == AT)
     assert by_halves.score is not None
     assert by_halves.score.n == next(c for c in found if c.number != AT).score.n  # type: ignore[union-attr]
+
+
+def test_a_loader_that_the_system_kills_was_short_of_memory(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of data that torch reads in processes of its own; the second time there is enough."""
+    def killed(pipeline: Pipeline) -> None:
+        if not isinstance(pipeline.task.split("train"), Halved):
+            try:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+            except RuntimeError as error:
+                raise TaskError("reading the train data raised an exception") from error
+    wrong_at(monkeypatch, killed)
+    assert [c.status for c in run(open_search)] == ["ok"] * 5
 
 
 def test_too_little_memory_for_half_a_batch_fails(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,9 +384,10 @@ def test_a_result_survives_the_way_between_processes(open_search: Open) -> None:
     with open_search(trials=1) as search:
         [candidate] = search.run().candidates
     for done in (Done(3, candidate, Path("/a/b")), Done(4, None, fatal=ConfigError("m", given="g", fix="f")),
-                 Done(5, candidate, out_of_memory=True)):
+                 Done(5, candidate, out_of_memory=True), Done(6, candidate, suspect=TaskError("m", fix="f"))):
         back = from_json(to_json(done))
         assert str(back.fatal) == str(done.fatal)
+        assert (type(back.suspect), str(back.suspect)) == (type(done.suspect), str(done.suspect))
         assert (back.number, back.candidate, back.folder, back.out_of_memory) == (
             done.number, done.candidate, done.folder, done.out_of_memory)
 
