@@ -129,10 +129,11 @@ def test_a_study_that_has_begun_takes_all_of_them_by_default(run: Callable[..., 
 
 
 def test_other_methods_than_the_study_began_with_are_refused(run: Callable[..., Front], tmp_path: Path) -> None:
-    run("rpi4", trials=4, methods="l1,l2")
-    run("pixel4", trials=8, methods="l1", reuse=str(tmp_path / "rpi4"))
+    first = run("rpi4", trials=12, methods="l1,l2")
+    assert {cut.method for c in first.candidates for cut in c.plan.cuts.values()} == {"l1", "l2"}
+    run("pixel4", trials=13, methods="l1", reuse=str(tmp_path / "rpi4"))
     with pytest.raises(ConfigError, match="other methods to choose from"):
-        run("pixel4", trials=10, methods="l1")
+        run("pixel4", trials=14, methods="l1")
 
 
 def test_a_study_that_has_begun_takes_scores_over_too(run: Callable[..., Front], tmp_path: Path) -> None:
