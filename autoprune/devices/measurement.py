@@ -119,7 +119,8 @@ def read_measurement(answer: Mapping[str, Any], percentile: str, device: str, ru
 
     def latency(of: RunStats) -> Latency:
         value = {"p50": of.p50_ms, "p90": of.p90_ms, "p99": of.p99_ms}[percentile]
-        noisy = ["noisy"] if of.p90_ms > NOISY * of.p10_ms else []
+        noisy = [f"noisy: p90 of the runs is {of.p90_ms / of.p10_ms:.2g} times p10"
+                 ] if of.p90_ms > NOISY * of.p10_ms else []
         return Latency(ms=value, lo_ms=of.p10_ms, hi_ms=max(of.p90_ms, value), percentile=percentile,
                        source="measured", device=device, runtime=runtime, runtime_version=version, threads=threads,
                        n=of.n, notes=(*noisy, *notes))

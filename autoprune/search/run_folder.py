@@ -167,6 +167,8 @@ class RunFolder:
                            {k: v for k, v in wanted.items() if k not in free and v is not None})
         if diff:
             indented = "\n".join("    " + line for line in diff.splitlines())
+            if "task_fingerprint" in diff:
+                indented += "\n    (of weights, data, metric and loss; data that is drawn anew each time needs a seed)"
             raise ConfigError(f"the run folder {self.path} belongs to another search (- there, + now):\n{indented}",
                               fix="--run DIR for a new folder, or --fresh to throw the old results away")
 
