@@ -229,8 +229,8 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
             say("reading the test split for the front")
             outcome = score_on_test(runner, outcome, say)
     front = _front(runner, outcome, configuration, settings)
-    # of those that are tuned, now or before: one budget's point may be better than a larger budget's by now
-    chosen |= {c.number for c in front.candidates if c.steps > runner.pipeline.settings.steps}
+    if runner.budgets or settings.max_drop:  # of all that are tuned, now or before, and for whichever budget
+        chosen |= {c.number for c in front.candidates if c.steps > runner.pipeline.settings.steps}
     first, *others = recommended(runner, replace(front, candidates=[c for c in front.candidates if c.number in chosen]))
     front = replace(_front(runner, current(runner, outcome), configuration, settings),
                     recommended=first, further=dict(zip(front.further, others, strict=True)))

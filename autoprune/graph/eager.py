@@ -223,8 +223,9 @@ def _training_error(model: nn.Module, example_inputs: Any) -> str | None:
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for buffer, before in learnt:
-            buffer.copy_(before)
+        with torch.no_grad():
+            for buffer, before in learnt:
+                buffer.copy_(before)
     return None
 
 

@@ -27,8 +27,8 @@ def score_on_test(search: Search, outcome: Outcome, say: Callable[[str], None] =
     Scores are kept with the study, so that a resumed search reads the test split only for points that are new. A point
     that cannot be scored there has none, and `say` hears of it.
     """
-    known = dict(search.study.attributes.get("test_scores", {}))
-    for candidate in (c for c in outcome.candidates if c.number in _shown(outcome) and str(c.number) not in known):
+    known, shown = dict(search.study.attributes.get("test_scores", {})), _shown(outcome)
+    for candidate in (c for c in outcome.candidates if c.number in shown and str(c.number) not in known):
         try:
             known[str(candidate.number)] = _score(search, candidate).to_json()
         except TaskError as error:

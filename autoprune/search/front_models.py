@@ -31,7 +31,8 @@ class FrontModels:
         before = self._reused.candidates.get(job.plan.digest)
         if before is None:
             return None
-        found = replace(before, number=job.number, origin=job.origin, latency=job.latency, test=None, seconds={})
+        found = replace(before, number=job.number, origin=job.origin, latency=job.latency, again_ms=(), test=None,
+                        seconds={})
         kept = _is_whole(found.plan) or self._reused.weights(before) is not None
         return found if kept or found not in pareto([*candidates, found]) else None
 
