@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, final
 
 from autoprune.errors import ConfigError
+from autoprune.files import writing
 from autoprune.search.workers.blueprint import Blueprint, user_modules
 from autoprune.search.workers.job import Done, Job, evaluate, failed, from_json, to_json
 from autoprune.search.workers.workers import Workers
@@ -332,13 +333,9 @@ def _unpack(files: dict[str, bytes], folder: Path) -> None:
     """Write a model's files, whole or not at all."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with writing("a candidate's weights", folder, sum(map(len, files.values()))):
         temporary.mkdir()
         for name, content in files.items():
             (temporary / Path(name).name).write_bytes(content)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
-    except OSError as error:
-        raise ConfigError("a candidate's weights cannot be written", given=f"{folder}: {error.strerror or error}",
-                          allowed=f"{sum(map(len, files.values())):,} bytes free",
-                          fix="free some space, then run the same command again") from error
