@@ -147,7 +147,8 @@ def _export_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         return ModelError(
             f"{type(model).__name__} does not run on the example inputs: {_first_line(by_hand)}",
             given=f"inputs of shape {', '.join(map(str, shapes)) or 'none'}{_where(model, by_hand)}",
-            fix="give inputs that model(*example_inputs) takes")
+            fix="give inputs that model(*example_inputs) takes; a task's example is the first sample of its data, by "
+                "the first axis of the inputs")
     text = type(error).__name__ + str(error)
     data_dependent = any(w in text for w in ("DataDependent", "data-dependent", "bool()", ".item()"))
     fix = ("take the branch on the value out of forward (torch.where, torch.cond), or export the part that is a plain "

@@ -1,4 +1,4 @@
-"""The loop: open or resume the study, evaluate the first plans, then what the sampler and the front propose."""
+"""The loop: evaluate the first plans (`begin.py`), then what the sampler and the front propose."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from contextlib import ExitStack
 from optuna.trial import Trial
 
 from autoprune.devices.device import Device
-from autoprune.devices.latency import Latency
 from autoprune.devices.profiler import open_profiler
 from autoprune.errors import AutopruneError, ConfigError, DeviceError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.interrupts import noted_interrupts
+from autoprune.search.begin import begin
 from autoprune.search.candidate import Candidate
-from autoprune.search.first_plans import first_plans, queue, reused_plans
 from autoprune.search.front_models import FrontModels
 from autoprune.search.halving import Halving
-from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import KnapsackSampler
-from autoprune.search.knapsack.sensitivity import scan, scanned_widths
 from autoprune.search.latencies import Latencies
 from autoprune.search.looks import Looks
 from autoprune.search.measured_nodes import MeasuredNodes
@@ -41,7 +38,6 @@ from autoprune.units import Budget
 
 __all__ = ["Search"]
 
-_BEYOND_REUSED = 2  # candidates at the budgets, which another device had elsewhere
 _FAR_OVER = 1.25  # proposals above this multiple of the budget are not trained
 _PROPOSED = ("search", "variation of the front")  # origins of what may be dropped
 _IN_A_ROW = 3  # candidates that the device, or the task's data and metric, may fail
@@ -64,8 +60,8 @@ class Search:
         self.reused = reused or Reused()
         self.task, self.graph, self.device, self.space, self.folder = task, graph, device, space, folder
         self.budgets, self.timeout_s, self.seed = tuple(budgets), timeout_s, seed
-        self._wanted, self.trials = trials, trials or len(self.reused.candidates)
-        self._knapsack = sampler == "knapsack"
+        self.wanted, self.trials = trials, trials or len(self.reused.candidates)
+        self.knapsack = sampler == "knapsack"
         choices = self.reused.choices(space.choices(graph, device.alignment()))
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
@@ -73,10 +69,10 @@ class Search:
         space.check_fits(device, sampler)
         branches = tuple(dict.fromkeys([*space.branches(graph), *self.reused.dropped(graph)]))
         self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph), branches)
-        self._percentile, self._threads = self.budgets[0].percentile if self.budgets else "p50", threads
+        self.percentile, self.threads = self.budgets[0].percentile if self.budgets else "p50", threads
         self.pipeline = Pipeline(task, graph, space, seed)
         with ExitStack() as opened:
-            self.profiler = opened.enter_context(open_profiler(device, percentile=self._percentile, threads=threads))
+            self.profiler = opened.enter_context(open_profiler(device, percentile=self.percentile, threads=threads))
             self.workers = workers(self.pipeline)
             opened.callback(self.workers.close)
             # last: a folder without a study may still change its configuration
@@ -86,13 +82,13 @@ class Search:
         self.latencies = Latencies(self.pipeline, self.profiler, device, MeasuredNodes(folder.nodes, graph, device),
                                    self.workers.paused)
         self.repeats = Repeats(self.study, self.latencies.again_ms)
-        self._sampler: KnapsackSampler | None = None
+        self.sampler: KnapsackSampler | None = None
         self.models = FrontModels(folder, self.study, self.reused, self.pipeline.dense)
         self._open: dict[int, Trial] = {}  # what is being evaluated
         self._jobs: dict[int, Job] = {}  # of these
         self.halving = Halving(1)
         self.looks = Looks(self.pipeline, self.workers, folder.work)
-        self._looked_at: set[str] = set()  # digests of plans that were not worth training
+        self.looked_at: set[str] = set()  # digests of plans that were not worth training
         self._start = self._ready = time.monotonic()
         self._done_before = 0
         self._skipped = 0
@@ -101,6 +97,7 @@ class Search:
         self._device_problems: list[DeviceError] = []  # of the latest candidates
         self._suspects: list[AutopruneError] = []  # likewise
         self._seconds_before: dict[str, float] = dict(self.study.attributes.get("seconds", {}))
+        self.dense_ms = math.nan  # these two until `begin`
         self.budgets_ms: tuple[float, ...] = ()
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -112,12 +109,12 @@ class Search:
         interrupted = False
         try:
             with noted_interrupts() as interrupts:
-                self._prepare()
+                begin(self)
                 self._ready = time.monotonic()
                 self._done_before = len(self.study.candidates())
                 tell(self._progress(None))
                 while not interrupts and (self.looks.ended or self._wants_more() or (
-                        self.workers.running and time.monotonic() < self._until_s())):
+                        self.workers.running and time.monotonic() < self.until_s())):
                     for done in self._ended() or (self._next() if self._wants_more() else self._wait()):
                         candidate = self._record(done)
                         if candidate is not None:
@@ -141,7 +138,7 @@ class Search:
         self._open.clear()
         self._jobs.clear()
 
-    def _until_s(self) -> float:
+    def until_s(self) -> float:
         """When what still runs is given up: some time after the search's own end, for candidates nearly done."""
         if self.timeout_s is None:
             return math.inf
@@ -162,75 +159,6 @@ class Search:
         total = {k: round(before.get(k, 0.0) + mine.get(k, 0.0), 2) for k in {**before, **mine}}
         self.study.note("seconds", total)
         return total
-
-    def _prepare(self) -> None:
-        self._check_methods()
-        known = self.study.attributes.get("dense_ms")
-        dense = self.latencies.dense(known)
-        if known is None:
-            self.study.note("dense_ms", dense.ms)
-            known = dense.ms
-        self.budgets_ms = tuple(budget.resolve_ms(float(known)) for budget in self.budgets)
-        for precision in self.proposer.precisions:  # what cannot be quantised is found before anything is trained
-            self.latencies.of(Plan(model=self.graph.fingerprint, precision=precision))
-        self.study.repair(self.target_ms)
-        looks = self.study.looks()
-        self.halving = Halving(self.space.halving, [(ms, quality) for ms, quality, _ in looks])
-        self._looked_at = {digest for _, _, digest in looks}
-        known_plans = len(self.reused.candidates)
-        if self._wanted is None:
-            known_plans += self._own_plans()
-            self.trials = known_plans + (0 if self.reused.meets(self.targets_ms, self.latencies.of) else _BEYOND_REUSED)
-        if self.trials <= known_plans:  # nothing is proposed: no scan, and no other first plans
-            queue(self.study, self.proposer, reused_plans(self.proposer, self.reused, self.latencies))
-            return
-        if self.device.is_measured and not self.study.attributes.get("queued"):  # the table's first lessons
-            for plan in map(self.proposer.plan, self.proposer.controls().values()):
-                if plan.precision == "fp32":
-                    self.latencies.of(plan)
-        sampler = self._sampler = self._knapsack_sampler(dense, float(known)) if self._knapsack else None
-        if self.study.attributes.get("queued"):  # this session may be the first that reuses something
-            queue(self.study, self.proposer, reused_plans(self.proposer, self.reused, self.latencies))
-        else:
-            aims_ms = self.targets_ms or [0.5 * float(known)]
-            at = None if sampler is None else lambda ms, methods: sampler.at(ms, methods=methods)
-            queue(self.study, self.proposer, first_plans(
-                self.pipeline, self.proposer, self.latencies, self.reused, aims_ms, bool(self.targets_ms),
-                self.space.rankings, at))
-            self.study.note("queued", True)
-
-    def _check_methods(self) -> None:
-        """A study's choices stay what they were: Optuna demands it, and so does what was learnt of them."""
-        methods = {name: list(c.methods) for name, c in self.proposer.choices.items()}
-        if self.study.attributes.get("methods", methods) != methods:
-            raise _other_choices("methods")
-        self.study.note("methods", methods)
-
-    def _own_plans(self) -> int:
-        """How many plans the study had evaluated that `reused` does not have, when it was first given."""
-        noted, key = dict(self.study.attributes.get("before_reuse", {})), str(self.reused.folder.resolve())
-        if key not in noted:
-            noted[key] = sum(c.plan.digest not in self.reused.candidates for c in self.study.candidates())
-            self.study.note("before_reuse", noted)
-        return int(noted[key])
-
-    def _knapsack_sampler(self, dense: Latency, dense_ms: float) -> KnapsackSampler:
-        """The sampler, on curves that are scanned once per study."""
-        table, known = self.latencies.table(self._threads, self._percentile), self.study.attributes.get("knapsack")
-        if known is None:
-            curves, shared = scan(self.pipeline, self.proposer.choices, table, self.proposer.branches)
-            known = {"curves": {name: c.to_json() for name, c in curves.items()}, "shared": shared}
-            self.study.note("knapsack", known)
-        curves = {name: Curve.from_json(c) for name, c in known["curves"].items()}
-        widths = {name: c.widths for name, c in curves.items()}
-        if widths != scanned_widths(self.proposer.choices, self.proposer.branches):
-            raise _other_choices("widths")
-        sampler = KnapsackSampler(self.proposer, curves, dense_ms, self.aims_ms, table.ms, known["shared"],
-                                  self.seed + self.study.done_before, drafts=lambda: self.looks.count,
-                                  steady=not self.device.is_measured,
-                                  look=lambda plans: self.looks.at(plans, dense, self._until_s))
-        self.study.use(sampler)
-        return sampler
 
     @property
     def targets_ms(self) -> list[float]:
@@ -260,18 +188,18 @@ class Search:
         """Start one trial; what has ended with that: a candidate that is known already, or that the device failed."""
         candidates = self.study.candidates()
         measured_for = self.targets_ms if self.device.is_measured else []
-        if self._sampler is not None and measured_for and self.repeats.look(candidates, measured_for):
-            self._sampler.aim_at(self.aims_ms)
+        if self.sampler is not None and measured_for and self.repeats.look(candidates, measured_for):
+            self.sampler.aim_at(self.aims_ms)
         with self.pipeline.clock.time("ask"):
             front = pareto(candidates)
             if self._skipped >= _PATIENCE and not self.study.queued:
                 untried = self.proposer.untried({c.plan.digest for c in candidates} | self._evaluating()
-                                                | self._looked_at)
+                                                | self.looked_at)
                 if untried is None:
                     self._exhausted = True
                     return []
                 self.study.enqueue("random plan", untried)
-            elif not self._knapsack and not self.study.queued and front \
+            elif not self.knapsack and not self.study.queued and front \
                     and (len(candidates) + len(self._open)) % _VARY_EVERY == 0:
                 self.study.enqueue("variation of the front", self.proposer.vary(self._parent(front)))
             trial = self.study.ask()
@@ -301,7 +229,7 @@ class Search:
             self._device_problems = [*self._device_problems, error] if isinstance(error, DeviceError) else []
             return [Done(trial.number, failed(trial.number, origin, plan, failure(error)))]
         self._device_problems.clear()
-        while self.workers.room < 1 and time.monotonic() < self._until_s():  # less than before the looks
+        while self.workers.room < 1 and time.monotonic() < self.until_s():  # less than before the looks
             self.looks.ended += self._wait()
         self._jobs[trial.number] = job
         self.workers.start(job)
@@ -314,7 +242,7 @@ class Search:
 
     def _wait(self) -> list[Done]:
         with self.pipeline.clock.time("candidates"):
-            return self.workers.wait(self._until_s())
+            return self.workers.wait(self.until_s())
 
     def _record(self, done: Done) -> Candidate | None:
         """Write down what became of a trial; None for one that was given up after a look."""
@@ -330,7 +258,7 @@ class Search:
             self.halving.add(job.latency.ms, done.look, stopped=candidate is None)
             self.study.note_look(self._open[done.number], job.latency.ms, done.look, job.plan.digest)
         if candidate is None:
-            self._looked_at |= {job.plan.digest} if job is not None else set()
+            self.looked_at |= {job.plan.digest} if job is not None else set()
             self.study.skip(self._open.pop(done.number), "untrained, others of its latency look better")
             return None
         self.looks.heard(candidate)
@@ -359,7 +287,7 @@ class Search:
         return pool[int(self.proposer._random.integers(len(pool)))]
 
     def _not_worth(self, plan: Plan, candidates: list[Candidate]) -> str | None:
-        if plan.digest in {c.plan.digest for c in candidates} | self._evaluating() | self._looked_at:
+        if plan.digest in {c.plan.digest for c in candidates} | self._evaluating() | self.looked_at:
             return "evaluated before"
         if self.target_ms is None:
             return None
@@ -383,8 +311,3 @@ class Search:
             left = min(left, self.timeout_s - elapsed) if left is not None else None
         best = max(fitting, key=lambda c: (c.quality, -c.ms), default=None)
         return Progress(len(candidates), self.trials, len(fitting), best, len(pareto(candidates)), elapsed, left, last)
-
-
-def _other_choices(what: str) -> ConfigError:
-    return ConfigError(f"the study in this folder was begun with other {what} to choose from",
-                       allowed="the same --reuse as then", fix="--run DIR for a new folder")

@@ -11,6 +11,7 @@ import pytest
 
 from autoprune.errors import ConfigError
 from autoprune.graph.plan import Plan
+from autoprune.search.begin import begin
 from autoprune.search.candidate import Candidate
 from autoprune.search.knapsack.past import NOTE
 from autoprune.search.looks import Looks
@@ -124,7 +125,7 @@ def test_candidates_that_end_while_one_looks_survive_an_interrupt(open_search: O
 def test_no_job_starts_without_room(open_search: Open) -> None:
     """Looks that ran out of memory have left less of it."""
     with open_search(trials=3) as search:
-        search._prepare()
+        begin(search)
         search.workers = workers = Some(slots=1, taken=1, ends=(Done(-7, None),))
         search._next()
         assert [job.origin for job in workers.jobs] == [DENSE]

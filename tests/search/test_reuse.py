@@ -55,7 +55,7 @@ def test_a_second_device_takes_the_scores_over(run: Callable[..., Front], traine
     assert len(trained) == 8
     tuned = {c.plan.digest: c for c in first.candidates}
     trained.clear()
-    monkeypatch.setattr("autoprune.search.run.scan", lambda *_: pytest.fail("nothing is proposed"))
+    monkeypatch.setattr("autoprune.search.begin.scan", lambda *_: pytest.fail("nothing is proposed"))
     second = run("pixel4", reuse=str(tmp_path / "rpi4"))
     assert len(second.candidates) == 8  # one of them is just below the budget
     assert second.dense.origin == DENSE

@@ -477,8 +477,8 @@ def test_it_aims_lower_where_candidates_take_longer_when_measured_again(open_sea
     with open_search(trials=18, device="cpu", budget="0.9x", sampler="knapsack") as search:
         search.run()
         assert search.aims_ms == pytest.approx([0.97 / 1.25 * search.budgets_ms[0]])
-        assert search._sampler is not None
-        assert search._sampler._aims.top_ms == pytest.approx(search.aims_ms[0])
+        assert search.sampler is not None
+        assert search.sampler._aims.top_ms == pytest.approx(search.aims_ms[0])
     with open_search(trials=18, device="cpu", budget="0.9x", sampler="knapsack") as search:
         search.run()  # resumed: it knows
         assert search.aims_ms == pytest.approx([0.97 / 1.25 * search.budgets_ms[0]])

@@ -34,7 +34,7 @@ def test_a_search_meets_its_budget_and_scans_once(open_search: Open, monkeypatch
     def refuse(*_: object) -> None:
         raise AssertionError("scanned again")
 
-    monkeypatch.setattr("autoprune.search.run.scan", refuse)
+    monkeypatch.setattr("autoprune.search.begin.scan", refuse)
     with open_search(trials=14, sampler="knapsack") as search:
         second = search.run()
     assert len(second.candidates) == 14
