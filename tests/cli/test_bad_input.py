@@ -174,7 +174,7 @@ def test_more_threads_than_cores_and_then_fewer(fails: Fails, nets: str, tmp_pat
     from autoprune.search.run import Search
 
     with pytest.MonkeyPatch.context() as patch:
-        def stop(self: Search, *_: Any) -> None:
+        def stop(*_: Any) -> None:
             raise KeyboardInterrupt
         patch.setattr(Search, "_prepare", stop)
         assert run(arguments) == 130
