@@ -35,7 +35,7 @@ def export_point(front: Front, point: Point, model: PrunedModule, example_inputs
     """Write a point of a front: everything of `export_model`, and `card.md`."""
     facts = export_model(model, example_inputs, folder, int8, onnx)
     card = _card(front, point, facts)
-    with writing("the export", Path(folder)):
+    with writing("the export folder", Path(folder)):
         (Path(folder) / "card.md").write_text(card, encoding="utf-8")
     return facts
 
@@ -50,7 +50,7 @@ def export_model(model: PrunedModule, example_inputs: Any, folder: str | os.Path
     against the pruned model's. Raises `ModelError` when either check fails.
     """
     path = Path(folder)
-    with writing("the export", path, fix="free some space, or --output DIR with a folder you may write to"):
+    with writing("the export folder", path, fix="free some space, or --output DIR with a folder you may write to"):
         return _write_files(model.eval(), example_inputs, path, int8, onnx)
 
 

@@ -171,12 +171,10 @@ def test_more_threads_than_cores_and_then_fewer(fails: Fails, nets: str, tmp_pat
     arguments[arguments.index("rpi4")] = "cpu"
     fails(arguments, 2, "more threads than usable cores", lines=ALL)
     arguments[-1] = "1"
-    from autoprune.search.run import Search
-
     with pytest.MonkeyPatch.context() as patch:
         def stop(*_: Any) -> None:
             raise KeyboardInterrupt
-        patch.setattr(Search, "_prepare", stop)
+        patch.setattr("autoprune.search.run.begin", stop)
         assert run(arguments) == 130
 
 
