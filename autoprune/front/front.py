@@ -197,7 +197,7 @@ class Front:
         failed = [c for c in self.candidates if c.status == "failed"]
         if failed and all(c.plan.is_dense for c in self.candidates if c.status == "ok"):
             return BudgetError("no candidate meets the budget: all pruned ones failed",
-                               given=f"{len(failed)} of {len(failed)}; the last: {failed[-1].reason}",
+                               given=f"{len(failed)} failed; the last: {failed[-1].reason}",
                                fix=f"autoprune report {self.run} shows the reasons")
         over = [p for p in points if limit is None or p.candidate.ms > limit]
         closest = min(over or points, key=lambda p: p.candidate.ms)

@@ -36,13 +36,19 @@ def class_logits(outputs: Any, target: Any) -> tuple[Tensor, Tensor]:
     """
     logits, labels = prediction(outputs), target_tensor(target)
     shapes = f"outputs {describe(logits)}, target {describe(labels)}"
-    if logits.ndim == 3 and labels.ndim == 2 and logits.shape[:2] == labels.shape:
-        return logits.movedim(-1, 1), labels
-    if logits.ndim >= 2 and labels.ndim == logits.ndim - 1 and (logits.shape[0], *logits.shape[2:]) == labels.shape:
-        return logits, labels
+    axis = _unlabelled_axis(logits, labels)
+    if axis is not None:
+        return logits.movedim(axis, 1), labels
     raise TaskError("the outputs and the target do not fit a classification", given=shapes,
                     allowed="[N, C] with [N]; [N, C, H, W] with [N, H, W]; [N, T, V] with [N, T]",
                     fix="give class indices as the target, or --metric mse --loss mse for a regression")
+
+
+def _unlabelled_axis(logits: Tensor, labels: Tensor) -> int | None:
+    """The axis that labels do not have: the last of [N, T, V] with [N, T], 1 of [N, C, ...] with [N, ...]."""
+    if logits.ndim == 3 and logits.shape[:2] == labels.shape:
+        return -1
+    return 1 if logits.ndim >= 2 and (logits.shape[0], *logits.shape[2:]) == labels.shape else None
 
 
 def class_axis(logits: Tensor, target: Any) -> int | None:
@@ -52,18 +58,20 @@ def class_axis(logits: Tensor, target: Any) -> int | None:
     no classes: in a regression, for several labels at once, whose target has a value for each output, and for targets
     of several tensors, of which only the user's loss knows what they are.
     """
-    axis = 1 if logits.ndim >= 4 else -1
-    if logits.ndim < 2 or logits.shape[axis] == 1:
+    if logits.ndim < 2:
         return None
+    axis = 1 if logits.ndim >= 4 else -1
     try:
         labels = target_tensor(target)
     except TaskError:
-        return None if len(leaves(target)) > 1 else axis
-    if not labels.is_floating_point() and labels.shape in (logits.shape[:-1], (logits.shape[0], *logits.shape[2:])):
-        return -1 if labels.shape == logits.shape[:-1] else 1
-    if labels.shape == logits.shape and not _is_distribution(labels.float(), axis):
-        return None
-    return axis
+        if len(leaves(target)) > 1:
+            return None
+    else:
+        if not labels.is_floating_point():
+            axis = _unlabelled_axis(logits, labels) or axis
+        if labels.shape == logits.shape and not _is_distribution(labels.float(), axis):
+            return None
+    return None if logits.shape[axis] == 1 else axis
 
 
 def _is_distribution(shares: Tensor, axis: int) -> bool:

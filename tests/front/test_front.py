@@ -109,7 +109,7 @@ def test_a_budget_that_is_missed_because_all_failed_says_so() -> None:
     failed = [Candidate(n, "search", Plan(), "failed", "Diverged: NaN") for n in (1, 2)]
     with pytest.raises(BudgetError, match="all pruned ones failed") as caught:
         front_of([dense(), *failed], budget="4.5ms", budget_ms=4.5).pick()
-    assert "2 of 2; the last: Diverged: NaN" in str(caught.value)
+    assert "2 failed; the last: Diverged: NaN" in str(caught.value)
     with pytest.raises(BudgetError, match="no candidate meets budget"):
         front_of([dense(), candidate(3, 7.0, 0.9), *failed], budget="4.5ms", budget_ms=4.5).pick()
 

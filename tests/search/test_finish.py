@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +22,12 @@ from autoprune.search.storage import BatchedStorage
 from autoprune.tasks.score import Score
 
 from .conftest import Open
+from .test_kill import Killed, count_writes
 
 pytestmark = pytest.mark.system
 
 
-class Killed(BaseException):
-    """Nothing catches it, so nothing is tidied up."""
-
-
-def counted(patch: pytest.MonkeyPatch, die_at: int) -> list[str]:
-    """Number the steps on disk and die right before the `die_at`-th; their names."""
-    done: list[str] = []
-
-    def counting(kind: Any, name: str) -> None:
-        original = getattr(kind, name)
-
-        def step(*arguments: Any, **values: Any) -> Any:
-            if len(done) + 1 >= die_at:
-                raise Killed
-            done.append(name)
-            return original(*arguments, **values)
-        patch.setattr(kind, name, step)
-    for kind, name in ((shutil, "rmtree"), (Path, "rename"), (BatchedStorage, "set_study_user_attr")):
-        counting(kind, name)
-    return done
+STEPS: list[tuple[Any, str]] = [(shutil, "rmtree"), (Path, "rename"), (BatchedStorage, "set_study_user_attr")]
 
 
 def cut_one(search: Search) -> Candidate:
@@ -74,7 +55,7 @@ def test_a_death_while_tuning_loses_neither_weights_nor_their_score(open_search:
         with open_search(trials=5, budget=None) as search:
             outcome = current(search, search.run())
             with pytest.MonkeyPatch.context() as patch:
-                counted(patch, die_at)
+                count_writes(patch, die_at, STEPS)
                 try:
                     tune(search, outcome, number)
                     died = False
@@ -144,7 +125,8 @@ def test_what_was_measured_again_is_told(memory_path: Path, monkeypatch: pytest.
                                          capsys: pytest.CaptureFixture[str]) -> None:
     from autoprune.devices.profiler import PredictedProfiler
 
-    again: Callable[..., list[float]] = lambda *_: [0.2, 0.21, 9.0]  # noqa: E731  (over any budget now and then)
+    def again(*_: Any) -> list[float]:
+        return [0.2, 0.21, 9.0]  # over any budget now and then
     monkeypatch.setattr(PredictedProfiler, "measured_again", again)
     monkeypatch.setattr("autoprune.tasks.build.digits_task", lambda **_: CountingTask(
         trained(), train=batches(3, 2), validation=batches(2, 3), test=batches(2, 4)))
@@ -190,7 +172,9 @@ def test_a_better_candidate_of_a_resumed_search_is_tuned_too(memory_path: Path,
     origins = {c.number: c.origin for c in first.candidates}
     assert first.recommended is not None
     assert origins[first.recommended] == "start: at budget, l1"
-    assert first.pick(trial=first.recommended).candidate.score.value == pytest.approx(0.7)  # type: ignore[union-attr]
+    tuned_first = first.pick(trial=first.recommended).candidate.score
+    assert tuned_first is not None
+    assert tuned_first.value == pytest.approx(0.7)
     more = autoprune.search(task, trials=3, **settings)
     best = more.pick(trial=more.recommended).candidate
     assert (best.origin, best.steps) == ("start: at 0.85 of the budget", 3)

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ class Killed(BaseException):
     """Nothing catches it, so nothing is tidied up: what is on disk is what a kill leaves."""
 
 
-def count_writes(patch: pytest.MonkeyPatch, die_at: float = float("inf")) -> list[str]:
+def count_writes(patch: pytest.MonkeyPatch, die_at: float = float("inf"),
+                 writes: Sequence[tuple[Any, str]] = WRITES) -> list[str]:
     """Number the writes; die right before the `die_at`-th. Returns their names as they happen."""
     done: list[str] = []
 
@@ -53,7 +54,7 @@ def count_writes(patch: pytest.MonkeyPatch, die_at: float = float("inf")) -> lis
             done.append(name)
             return original(*arguments, **values)
         return write
-    for kind, name in WRITES:
+    for kind, name in writes:
         patch.setattr(kind, name, counted(kind, name))
     return done
 

@@ -80,6 +80,9 @@ def test_by_name_by_spec_and_as_function(user_file: Path) -> None:
     ((2, 7, 3), torch.zeros(2, 4, dtype=torch.int64), -1),  # as many labels as they please: CTC
     ((2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64), 1),
     ((2, 3, 8, 8), None, 1),
+    ((2, 8, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64), 1),  # as many classes as pixels a side
+    ((2, 1, 7), torch.zeros(2, 7, dtype=torch.int64), None),  # one class
+    ((2, 3, 1), torch.zeros(2, 1, dtype=torch.int64), 1),
     ((2, 48, 4), {"boxes": torch.zeros(2, 48, 4), "kinds": torch.zeros(2, 48, dtype=torch.int64)}, None),
     ((2, 48, 4), (torch.zeros(2, 48, 4), torch.zeros(2, 48, dtype=torch.int64)), None),
 ])

@@ -112,4 +112,5 @@ def _heard(told: dict[str, Any] | None) -> AutopruneError | None:
     if told is None:
         return None
     rest = dict(told)
-    return getattr(errors, rest.pop("kind"))(rest.pop("message"), **rest)  # type: ignore[no-any-return]
+    error: AutopruneError = getattr(errors, rest.pop("kind"))(rest.pop("message"), **rest)
+    return error
