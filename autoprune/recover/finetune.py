@@ -129,7 +129,7 @@ def finetune(model: nn.Module, task: Trainable, data: list[Example], settings: F
 
 def _train(model: nn.Module, task: Trainable, data: list[Example], settings: FineTune, parameters: list[nn.Parameter],
            seed: int, extras: Extras) -> float:
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     losses: list[float] = []
     device = parameters[0].device.type
     data, best = _hold_out(model, task, data, settings)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from tiny import CountingTask
 
@@ -37,3 +38,9 @@ def open_search(memory_path: Path, task: CountingTask, tiny_graph: Graph, quick_
             finally:
                 search.close()
     return make
+
+
+def terminal(search: Search) -> list[optuna.trial.FrozenTrial]:
+    """The trials that ended with a candidate."""
+    trials = optuna.load_study(study_name="autoprune", storage=search.folder.storage).trials
+    return [t for t in trials if "candidate" in t.user_attrs and t.state.is_finished()]

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -13,15 +11,13 @@ from tiny import CountingTask
 
 from autoprune.devices.device import load_device
 from autoprune.devices.latency import Latency
-from autoprune.devices.measurement import Measurement, RunStats
 from autoprune.devices.prices import nodes_for, predict
 from autoprune.devices.profiler import MeasuredProfiler
-from autoprune.errors import ConfigError, DeviceError, ModelError, TaskError
+from autoprune.errors import ModelError
 from autoprune.graph.graph import Graph, trace
 from autoprune.graph.plan import Plan
-from autoprune.methods.magnitude import L2
 from autoprune.search.candidate import Candidate
-from autoprune.search.finish import recommended, score_on_test
+from autoprune.search.finish import score_on_test
 from autoprune.search.front_models import FrontModels
 from autoprune.search.outcome import Progress, pareto
 from autoprune.search.pipeline import Pipeline
@@ -30,17 +26,11 @@ from autoprune.search.run import Search
 from autoprune.search.space import Space
 from autoprune.search.study import Study
 
-from .conftest import Open
+from .conftest import Open, terminal
 
 pytestmark = pytest.mark.system
 
 RECOVER = {"steps": 1, "calibration_batches": 1}
-
-
-def terminal(search: Search) -> list[optuna.trial.FrozenTrial]:
-    """The trials that ended with a candidate."""
-    trials = optuna.load_study(study_name="autoprune", storage=search.folder.storage).trials
-    return [t for t in trials if "candidate" in t.user_attrs and t.state.is_finished()]
 
 
 def test_controls_come_first_then_starting_points_then_the_search(open_search: Open) -> None:
@@ -93,112 +83,6 @@ def test_more_trials_go_on(open_search: Open) -> None:
     assert [c.to_json() for c in both[:3]] == [c.to_json() for c in first]
     assert len(both) == 5
 
-
-def test_a_method_that_raises_fails_its_candidates_only(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: L2, group: Any) -> torch.Tensor:
-        raise ValueError("no scores today")
-    monkeypatch.setattr(L2, "score", broken)
-    with open_search(trials=6) as search:
-        candidates = search.run().candidates
-        assert len(candidates) == 6
-        failed = [c for c in candidates if c.status == "failed"]
-        assert failed
-        assert all(c.reason == "ValueError: no scores today" for c in failed)
-        assert all("l2" in {cut.method for cut in c.plan.cuts.values()} for c in failed)
-        assert any(c.status == "ok" and c.plan.cuts for c in candidates)
-        assert [t.state.name for t in terminal(search)] == ["COMPLETE" if c.status == "ok" else "FAIL"
-                                                            for c in candidates]
-
-
-def test_a_loss_that_becomes_nan_fails_the_candidate(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-    original = CountingTask.loss
-
-    def loss(self: CountingTask, outputs: Any, target: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return original(self, outputs, target) * (float("nan") if calls == 2 else 1.0)
-    monkeypatch.setattr(CountingTask, "loss", loss)
-    with open_search(trials=4, methods=("l1",)) as search:
-        candidates = search.run().candidates
-    assert [c.status for c in candidates].count("failed") == 1
-    failed = next(c for c in candidates if c.status == "failed")
-    assert failed.reason is not None
-    assert "not finite" in failed.reason
-    assert failed.score is None
-
-
-def test_a_setting_that_fails_every_candidate_ends_the_search(open_search: Open) -> None:
-    def evaluate(self: Pipeline, *_: Any) -> None:
-        raise ConfigError("the setting is wrong")
-    with open_search(trials=2) as search, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pipeline, "evaluate", evaluate)
-        with pytest.raises(ConfigError, match="the setting is wrong"):
-            search.run()
-    with open_search(trials=2) as search:
-        assert search.run().candidates[0].origin == DENSE
-
-
-@pytest.mark.parametrize("failing", [{3}, {3, 4}, {3, 4, 5}])
-def test_data_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_search(
-        open_search: Open, monkeypatch: pytest.MonkeyPatch, failing: set[int]) -> None:
-    evaluate = Pipeline.evaluate
-
-    def sometimes(self: Pipeline, number: int, *rest: Any) -> Any:
-        if number in failing:
-            raise TaskError("your metric raised an exception", given="Input contains NaN")
-        return evaluate(self, number, *rest)
-    with open_search(trials=8) as search, monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "evaluate", sometimes)
-        if len(failing) < 3:
-            candidates = search.run().candidates
-        else:
-            with pytest.raises(TaskError, match="your metric raised"):
-                search.run()
-            candidates = search.study.candidates()
-        assert {c.number for c in candidates if c.status == "failed"} == failing
-    with open_search(trials=8) as search:  # what made it so is put right
-        assert len(search.run().candidates) == 8
-
-
-@pytest.mark.parametrize("problem", [RuntimeError("no luck"), TaskError("your metric raised an exception")])
-def test_a_dense_model_that_fails_ends_the_search_which_tries_again(open_search: Open, monkeypatch: pytest.MonkeyPatch,
-                                                                    problem: Exception) -> None:
-    def fail(*_: Any) -> None:
-        raise problem
-    with open_search(trials=3) as search, monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "evaluate", fail)
-        with pytest.raises(ConfigError, match=r"dense model itself.*\n.*no luck|your metric raised"):
-            search.run()
-        assert search.study.candidates() == []
-    with open_search(trials=3) as search:
-        assert [c.status for c in search.run().candidates] == ["ok"] * 3
-
-
-def test_a_device_that_fails_costs_a_candidate_and_three_in_a_row_stop_the_search(
-        open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_search(trials=15) as search:
-        latency, failed = search.profiler.latency, list[int]()
-
-        def sometimes(model: Any) -> Any:
-            done = len(search.study.candidates())
-            if (done >= 5 and not failed) or done > 8:
-                failed.append(done)
-                raise DeviceError("the device was lost")
-            return latency(model)
-
-        monkeypatch.setattr(search.profiler, "latency", sometimes)
-        with pytest.raises(DeviceError, match="3 candidates in a row") as caught:
-            search.run()
-        assert "resumes" in str(caught.value.fix)
-        candidates = search.study.candidates()
-        assert [c.status for c in candidates[-3:]] == ["failed"] * 3
-        assert [c.status for c in candidates].count("failed") > 3
-        stopped = len(candidates)
-    with open_search(trials=15) as search:
-        outcome = search.run()
-        assert stopped < len(terminal(search)) == len(outcome.candidates) == 15
-        assert outcome.candidates[-1].status == "ok"
 
 
 def test_a_timeout_ends_the_search_and_more_time_goes_on(open_search: Open) -> None:
@@ -376,72 +260,6 @@ def test_a_test_score_lost_half_way_is_read_again_alone(
     with open_search(trials=4) as search:
         score_on_test(search, search.run())
     assert task.evaluations["test"] == len(wanted)
-
-
-def timed(ratio: float) -> Measurement:
-    """Two models in turns, the second in a millisecond."""
-    first, second = (RunStats(ms, ms, ms, ms, ms, ms, 60) for ms in (ratio, 1.0))
-    latency = Latency(ratio, ratio, ratio, "p50", "measured", "cpu", "onnxruntime", "1", 1, 60)
-    return Measurement(latency, replace(latency, ms=1.0, lo_ms=1.0, hi_ms=1.0), first, second, 0.0, 1, (), ratio)
-
-
-def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
-        open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one comes from the front: what the first one dominated has no weights any more."""
-    from autoprune.front.front import Front
-
-    with open_search(trials=8, budget="0.9x") as search:
-        outcome = search.run()
-        assert outcome.dense is not None
-        front = Front(search.folder.path, "tiny", "accuracy", True, "rpi4", "0.9x", outcome.budgets_ms[0], None,
-                      outcome.dense, outcome.candidates)
-        fake: Any = MeasuredProfiler.__new__(MeasuredProfiler)
-        asked: list[int] = []
-
-        def measure(onnx: bytes, **_: Any) -> Measurement:
-            asked.append(len(onnx))
-            return timed(0.95)
-        fake.close, fake.reference, fake.percentile = search.profiler.close, b"", "p50"
-        fake.measurer = SimpleNamespace(restart=lambda: None, measure=measure)
-        monkeypatch.setattr(search, "profiler", fake)
-        assert recommended(search, front) == [None]  # every point is over, each was loaded once
-        [budget_ms] = outcome.budgets_ms
-        fitting = [p for p in front.points if p.candidate.ms <= budget_ms]
-        assert len(asked) == 3 * len(fitting)  # the slowest of three counts
-        assert recommended(search, front) == [None]
-        assert len(asked) == 3 * len(fitting)  # kept with the study
-
-
-@pytest.mark.parametrize("unsteady", [False, True])
-def test_a_point_that_is_over_the_budget_now_and_then_is_taken_where_no_other_is_left(
-        open_search: Open, monkeypatch: pytest.MonkeyPatch, unsteady: bool) -> None:
-    """The first one is within it two times of three; the next one always, or no more often."""
-    from autoprune.front.front import Front
-
-    with open_search(trials=8, budget="0.9x") as search:
-        outcome = search.run()
-        assert outcome.dense is not None
-        front = Front(search.folder.path, "tiny", "accuracy", True, "rpi4", "0.9x", outcome.budgets_ms[0], None,
-                      outcome.dense, outcome.candidates)
-        best = front.pick().number
-        second = replace(front, candidates=[p.candidate for p in front.points if p.number != best]).pick().number
-        asked: list[int] = []
-
-        def again(_: bytes, dense_ms: float) -> list[float]:
-            asked.append(len(asked))
-            return [0.5 * dense_ms, 0.5 * dense_ms, dense_ms if unsteady or len(asked) == 1 else 0.5 * dense_ms]
-        monkeypatch.setattr(search.profiler, "measured_again", again)
-        assert recommended(search, front) == [best if unsteady else second]
-
-
-def test_what_is_recommended_is_measured_in_three_processes() -> None:
-    profiler: Any = MeasuredProfiler.__new__(MeasuredProfiler)
-    profiler.reference, profiler.percentile = b"", "p50"
-    ratios, started = iter([0.48, 0.52, 0.49]), list[int]()
-    profiler.measurer = SimpleNamespace(restart=lambda: started.append(1),
-                                        measure=lambda *_, **__: timed(next(ratios)))
-    assert profiler.measured_again(b"", 10.0) == pytest.approx([4.8, 5.2, 4.9])
-    assert len(started) == 3
 
 
 def test_first_plans_of_a_measured_device_are_priced_by_its_table(open_search: Open,
