@@ -205,8 +205,8 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
 def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], settings: Settings,
             say: Callable[[str], None]) -> Front:
     """Test scores, the recommended points with their files, `front.json` and `report.html`."""
+    from autoprune.search.failures import CANDIDATE_ERRORS, failure, is_everyones
     from autoprune.search.finish import current, recommended, score_on_test, tune
-    from autoprune.search.pipeline import CANDIDATE_ERRORS, failure, is_everyones
 
     if outcome.interrupted and (outcome.dense is None or len(outcome.budgets_ms) < len(runner.budgets)):
         raise KeyboardInterrupt  # before anything was asked

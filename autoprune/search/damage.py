@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from autoprune.graph.plan import Plan
 from autoprune.recover.finetune import Example
-from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, is_everyones
+from autoprune.search.failures import CANDIDATE_ERRORS, is_everyones
+from autoprune.search.pipeline import Pipeline
 
 __all__ = ["damage_of", "damages"]
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import torch
 
 from autoprune.accelerator import on_accelerator
 from autoprune.devices.latency import Latency
-from autoprune.errors import AutopruneError, ConfigError, TaskError
+from autoprune.errors import ConfigError
 from autoprune.graph.graph import Graph
 from autoprune.graph.macs import count
 from autoprune.graph.module import PrunedModule
@@ -39,37 +39,17 @@ from autoprune.recover.recovery import Recovery
 from autoprune.recover.sparsify import mask_planned
 from autoprune.recover.start import early_graph, read_checkpoint, reinitialise
 from autoprune.search.candidate import Candidate
+from autoprune.search.clock import Clock
+from autoprune.search.failures import CANDIDATE_ERRORS
 from autoprune.search.space import Space
 from autoprune.tasks.score import Score
 from autoprune.tasks.task import Task
 from autoprune.tasks.tensors import evaluating, halves, sample_count
 
-__all__ = ["CANDIDATE_ERRORS", "Clock", "Pipeline", "failure", "is_everyones"]
-
-CANDIDATE_ERRORS = (AutopruneError, RuntimeError, ValueError, ArithmeticError)
-"""What a candidate may fail with; a `ConfigError` is every candidate's, and ends the search."""
+__all__ = ["Pipeline"]
 
 _SAMPLE_BATCHES = 64
 _LOOK_SAMPLES = 256
-
-
-class Clock:
-    """Wall clock by activity, in seconds, on the monotonic clock; an activity within another counts as itself only."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._within = [0.0]
-
-    @contextmanager
-    def time(self, activity: str) -> Iterator[None]:
-        start = time.perf_counter()
-        self._within.append(0.0)
-        try:
-            yield
-        finally:
-            whole = time.perf_counter() - start
-            self.seconds[activity] = self.seconds.get(activity, 0.0) + whole - self._within.pop()
-            self._within[-1] += whole
 
 
 class Pipeline:
@@ -336,16 +316,3 @@ def _needs(methods: Iterable[str]) -> frozenset[str]:
 def _channels_last(model: PrunedModule) -> PrunedModule:
     """Convolution weights with channels innermost: evaluating the example took 2.5 s instead of 3.5 s."""
     return cast(PrunedModule, model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-
-
-def is_everyones(error: BaseException) -> TypeGuard[ConfigError]:
-    """Whether every candidate would fail with it: a setting is wrong, or the disk full. What data, loss and metric
-    raise (`TaskError`) may be one candidate's alone.
-    """
-    return isinstance(error, ConfigError) and not isinstance(error, TaskError)
-
-
-def failure(error: BaseException) -> str:
-    """One line that says why a candidate failed."""
-    text = error.message if isinstance(error, AutopruneError) else str(error)
-    return f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else ''}"[:300]

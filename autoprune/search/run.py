@@ -17,6 +17,7 @@ from autoprune.graph.plan import Plan
 from autoprune.interrupts import noted_interrupts
 from autoprune.search.begin import begin
 from autoprune.search.candidate import Candidate
+from autoprune.search.failures import CANDIDATE_ERRORS, failure
 from autoprune.search.front_models import FrontModels
 from autoprune.search.halving import Halving
 from autoprune.search.knapsack.sampler import KnapsackSampler
@@ -24,7 +25,7 @@ from autoprune.search.latencies import Latencies
 from autoprune.search.looks import Looks
 from autoprune.search.measured_nodes import MeasuredNodes
 from autoprune.search.outcome import Outcome, Progress, pareto
-from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure
+from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import DENSE, Proposer
 from autoprune.search.repeats import Repeats
 from autoprune.search.reuse import Reused

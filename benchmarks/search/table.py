@@ -41,9 +41,9 @@ from world import World, search, spread
 from autoprune.devices.device import load_device
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
+from autoprune.search.failures import CANDIDATE_ERRORS
 from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.sampler import ARMS, KnapsackSampler
-from autoprune.search.pipeline import CANDIDATE_ERRORS
 from autoprune.search.propose import Proposer
 from autoprune.search.run_folder import environment
 from autoprune.search.space import Choices

@@ -19,7 +19,8 @@ from autoprune.devices.profiler import PredictedProfiler
 from autoprune.graph.graph import trace
 from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
-from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline
+from autoprune.search.failures import CANDIDATE_ERRORS
+from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import Proposer
 from autoprune.search.run import Search
 from autoprune.search.run_folder import RunFolder

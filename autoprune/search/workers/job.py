@@ -13,7 +13,8 @@ from autoprune.devices.latency import Latency
 from autoprune.errors import AutopruneError, TaskError
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
-from autoprune.search.pipeline import CANDIDATE_ERRORS, Pipeline, failure, is_everyones
+from autoprune.search.failures import CANDIDATE_ERRORS, failure, is_everyones
+from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import DENSE
 from autoprune.search.run_folder import write_model
 from autoprune.tasks.task import NotFinite

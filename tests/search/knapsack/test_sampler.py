@@ -15,10 +15,10 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
+from autoprune.search.clock import Clock
 from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.past import NOTE, Past
 from autoprune.search.knapsack.sampler import ARMS, KnapsackSampler
-from autoprune.search.pipeline import Clock
 from autoprune.search.propose import Proposer
 from autoprune.search.space import Space
 
