@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
-from autoprune.search.clock import Clock
 from autoprune.search.knapsack.curves import Curve
 from autoprune.search.knapsack.past import NOTE, Past
 from autoprune.search.knapsack.sampler import ARMS, KnapsackSampler
@@ -273,12 +271,3 @@ def test_failed_and_foreign_trials_are_left_out(proposer: Proposer) -> None:
     failed = study.ask()
     study.tell(failed, state=optuna.trial.TrialState.FAIL)
     assert proposer.suggest(study.ask()) is not None
-
-
-def test_the_clock_counts_nested_activities_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter([10.0, 12.0, 15.0, 16.0])
-    monkeypatch.setattr("autoprune.search.pipeline.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    clock = Clock()
-    with clock.time("outer"), clock.time("inner"):
-        pass
-    assert clock.seconds == {"inner": 3.0, "outer": 3.0}
