@@ -16,7 +16,7 @@ __all__ = [
     "DeviceError",
     "ModelError",
     "NoEffectWarning",
-    "TaskError",
+    "TaskError", "UnmeasurableError",
     "did_you_mean",
 ]
 
@@ -72,6 +72,12 @@ class DeviceError(AutopruneError):
     """The device cannot be reached, or its measurements cannot be trusted (exit 4)."""
 
     exit_code = 4
+
+
+class UnmeasurableError(DeviceError):
+    """The model cannot be loaded, run or priced: no device would do better (exit 5)."""
+
+    exit_code = 5
 
 
 class ModelError(AutopruneError):

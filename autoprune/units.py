@@ -76,6 +76,9 @@ def parse_budgets(text: str) -> tuple[Budget, ...]:
     """Read one budget or several with commas between, `20ms,10ms`, each once and in their order. Raises `ConfigError`
     also where they ask for different percentiles.
     """
+    if not isinstance(text, str):
+        raise ConfigError("a budget is text with a unit", given=repr(text), allowed="20ms, 0.5x, 60fps, 20ms@p90",
+                          fix=f'budget="{text}ms"')
     found = tuple({budget.text: budget for budget in map(parse_budget, text.split(","))}.values())
     if len({budget.percentile for budget in found}) > 1:
         raise ConfigError("budgets of one search are held to one percentile", given=repr(text),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shlex
 import sys
@@ -56,6 +58,10 @@ def main() -> None:
     # Threads that wait by spinning take the core from the one they wait for: with one other busy process on two cores a
     # training step took 4.2 s instead of 1.0 s. libgomp reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.stdout is None:  # closed: what is done is done all the same
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of a locale that lacks a character
     sys.exit(run(sys.argv[1:]))
 
 
@@ -78,6 +84,11 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as problem:
+        if problem.errno != errno.ENOSPC:
+            return _unexpected(problem, arguments)
+        error(f"the result cannot be written: {problem.strerror}\n  fix:     free some space where the output goes")
+        return 1
     except Exception as problem:
         return _unexpected(problem, arguments)
     return int(code) if isinstance(code, int) else 0

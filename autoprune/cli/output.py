@@ -42,8 +42,12 @@ def error(text: str) -> None:
     note("error: " + text)
 
 
+def _is_unicode(stream: Any) -> bool:
+    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
 def print_json(value: Any) -> None:
-    result(json.dumps(value, indent=1, ensure_ascii=False))
+    result(json.dumps(value, indent=1, ensure_ascii=not _is_unicode(sys.stdout)))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], style: Format | TableOrJson = Format.table,

@@ -21,7 +21,8 @@ def pick(
     finetune: Annotated[bool, typer.Option("--finetune", help="Fine-tune it for longer first.")] = False,
     steps: Annotated[int, typer.Option(help="Optimiser steps of --finetune.", min=1)] = 300,
     folder: Annotated[str | None, typer.Option("--output", help="Where the files go; RUN/picked/TRIAL by "
-                                                                "default.")] = None,
+                                                                "default, TRIAL-finetuned of a fine-tuned one.")
+                     ] = None,
     output: Annotated[TableOrJson, typer.Option("--format", help="table or json.")] = TableOrJson.table,
 ) -> None:
     """Choose a point and write its files: model.onnx, model.pt2, weights.safetensors, plan.json, card.md; of a point in
@@ -59,6 +60,7 @@ def pick(
                               fix="the files and the folder of then; without --finetune it is exported as it was")
         note(f"fine-tuning for {steps} steps …")
         model, int8, point = api.finetune_point(found, point, task, steps)
+        folder = folder or str(found.run / "picked" / f"{point.number:04d}-finetuned")
     note("exporting …")
     target = api.export(found, point, task.example_inputs, folder, model, int8)
     if output is TableOrJson.json:

@@ -17,7 +17,7 @@ from autoprune.devices.classes import INT8_CONVS, PRICED, classify, gathered
 from autoprune.devices.node import Node
 from autoprune.devices.runs import broadcast_kind, copied_run, reduce_kind, transpose_kind
 from autoprune.devices.shapes import NCHWC, Shape, concretise, infer, run_for_shapes
-from autoprune.errors import DeviceError
+from autoprune.errors import UnmeasurableError
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -30,24 +30,26 @@ _SECOND = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # where the second
 
 
 def load_model(onnx_bytes: bytes) -> ModelProto:
-    """Parse ONNX bytes with weights inside. Raises `DeviceError` for anything else."""
+    """Parse ONNX bytes with weights inside. Raises `UnmeasurableError` for anything else."""
     import onnx
 
     if not isinstance(onnx_bytes, bytes | bytearray) or not onnx_bytes:
-        raise DeviceError("an ONNX model must be given as non-empty bytes", given=type(onnx_bytes).__name__)
+        raise UnmeasurableError("an ONNX model must be given as non-empty bytes", given=type(onnx_bytes).__name__)
     try:
         model = onnx.load_model_from_string(bytes(onnx_bytes))
     except Exception as error:  # protobuf's decoding error and onnx's own share no public base
-        raise DeviceError("the bytes are not an ONNX model", given=f"{len(onnx_bytes)} bytes: {error}",
-                          fix="export again with torch.onnx.export(..., dynamo=True, external_data=False)") from error
+        raise UnmeasurableError("the bytes are not an ONNX model", given=f"{len(onnx_bytes)} bytes: {error}",
+                                fix="export again with torch.onnx.export(..., dynamo=True, external_data=False)"
+                                ) from error
     if not model.graph.node and not model.graph.output:
-        raise DeviceError("the ONNX model is empty", given=f"{len(onnx_bytes)} bytes",
-                          fix="export again with torch.onnx.export(..., dynamo=True, external_data=False)")
+        raise UnmeasurableError("the ONNX model is empty", given=f"{len(onnx_bytes)} bytes",
+                                fix="export again with torch.onnx.export(..., dynamo=True, external_data=False)")
     outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
-        raise DeviceError("the ONNX model keeps weights outside itself, and only its own bytes are read",
-                          given=", ".join(outside[:3]) + (" …" if len(outside) > 3 else ""),
-                          fix="export with external_data=False, or onnx.save_model(..., save_as_external_data=False)")
+        raise UnmeasurableError("the ONNX model keeps weights outside itself, and only its own bytes are read",
+                                given=", ".join(outside[:3]) + (" …" if len(outside) > 3 else ""),
+                                fix="export with external_data=False, or "
+                                    "onnx.save_model(..., save_as_external_data=False)")
     return model
 
 
@@ -56,8 +58,8 @@ def read_nodes(onnx_bytes: bytes, *, layout: bool = False) -> list[Node]:
 
     Batch and other symbolic dimensions are taken as 1. Optimisation is onnxruntime's own at ORT_ENABLE_EXTENDED
     (device-independent fusions); with `layout` at ORT_ENABLE_ALL, which adds the layout changes of the processor that
-    this runs on (blocked channels on x86; the operators are then named `nchwc.Conv` and so on). Raises `DeviceError`
-    when the model does not parse, does not load in onnxruntime, or a shape inside it cannot be told.
+    this runs on (blocked channels on x86; the operators are then named `nchwc.Conv` and so on). Raises
+    `UnmeasurableError` when the model does not parse, does not load in onnxruntime, or hides a shape inside it.
     """
     original = load_model(onnx_bytes)
     optimised = _optimise(onnx_bytes, layout)  # as it is: with symbolic sizes some fusions do not happen
@@ -103,8 +105,8 @@ def _optimise(onnx_bytes: bytes, layout: bool) -> ModelProto:
             ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
             return onnx.load(str(path), load_external_data=False)
         except Exception as error:  # onnxruntime raises a family of classes with no common public base
-            raise DeviceError("onnxruntime cannot load the model", given=str(error).strip()[:400],
-                              fix="check it with onnx.checker.check_model") from error
+            raise UnmeasurableError("onnxruntime cannot load the model", given=str(error).strip()[:400],
+                                    fix="check it with onnx.checker.check_model") from error
 
 
 def _node(proto: NodeProto, fallback: str, shapes: dict[str, Shape], weights: dict[str, Shape]) -> Node:

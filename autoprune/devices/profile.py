@@ -27,7 +27,7 @@ from autoprune.devices.latency import Latency, check_percentile
 from autoprune.devices.node import Node
 from autoprune.devices.node_table import ms_by_operator
 from autoprune.devices.roofline import RooflineConstants, roofline_ms
-from autoprune.errors import ConfigError, DeviceError
+from autoprune.errors import ConfigError, UnmeasurableError
 
 __all__ = ["UNPRICED_RANGE", "node_ms", "predict", "predict_table", "prices"]
 
@@ -62,8 +62,8 @@ def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = N
     """
     constants, _ = _constants(device)
     if not nodes:
-        raise DeviceError("the graph has no nodes, so there is nothing to price",
-                          fix="check the export: onnxruntime folded the whole model into constants")
+        raise UnmeasurableError("the graph has no nodes, so there is nothing to price",
+                                fix="check the export: onnxruntime folded the whole model into constants")
     used = _threads(device, threads)
     working = [node for node in nodes if node.cls != "free"]
     call_ms = _call_ms(constants)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from autoprune.errors import DeviceError
+from autoprune.errors import UnmeasurableError
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -100,7 +100,7 @@ def _declared(model: ModelProto) -> dict[str, Shape]:
 
 
 def run_for_shapes(model: ModelProto, names: list[str]) -> dict[str, Shape]:
-    """Shapes of the tensors `names`, by running `model` once on made-up inputs. Raises `DeviceError` if it fails."""
+    """Shapes of the tensors `names`, by running `model` once on made-up inputs; `UnmeasurableError` if that fails."""
     import onnx
     import onnxruntime as ort
 
@@ -118,6 +118,6 @@ def run_for_shapes(model: ModelProto, names: list[str]) -> dict[str, Shape]:
         inputs = make_inputs([(i.name, i.type, list(i.shape)) for i in session.get_inputs()])
         values = session.run(names, inputs)
     except Exception as error:  # onnxruntime raises a family of classes with no common public base
-        raise DeviceError("the shapes inside the model cannot be told", given=str(error).strip()[:400],
-                          fix="export with fixed input sizes (only the batch may be dynamic)") from error
+        raise UnmeasurableError("the shapes inside the model cannot be told", given=str(error).strip()[:400],
+                                fix="export with fixed input sizes (only the batch may be dynamic)") from error
     return {n: tuple(getattr(v, "shape", ())) for n, v in zip(names, values, strict=True)}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from autoprune.devices.agent import source
-from autoprune.errors import ConfigError, DeviceError
+from autoprune.errors import ConfigError, DeviceError, UnmeasurableError
 
 __all__ = ["BOOTSTRAP", "WorkerLost", "WorkerProcess", "local_worker"]
 
@@ -188,7 +188,7 @@ _REFUSALS: Mapping[str, tuple[type[DeviceError] | type[ConfigError], str, str]] 
                   "a heat sink or fan against heat, a stronger power supply against under-voltage"),
     "provider": (ConfigError, "onnxruntime on the device lacks the execution provider",
                  "pip install onnxruntime-gpu (instead of onnxruntime), with its CUDA and cuDNN"),
-    "model": (DeviceError, "the model could not be measured",
+    "model": (UnmeasurableError, "the model could not be measured",
               "check it with onnx.checker.check_model and onnxruntime")}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from autoprune.errors import ModelError
 from autoprune.files import writing
@@ -78,10 +78,23 @@ def _check_sizes(onnx_bytes: bytes, model: nn.Module) -> None:
     graph = onnx.load_from_string(onnx_bytes).graph
     read = {name for node in graph.node if node.op_type not in _PASSIVE for name in node.input}
     held = sum(int(np.prod(i.dims)) for i in graph.initializer if len(i.dims) > 1 and i.name in read)
-    own = sum(t.numel() for t in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values())
+    own = sum(max(1, times) * t.numel() for t, times in _uses(model))
     if held > own * 1.01 + 4096:
         raise ModelError("the exported ONNX model is larger than the pruned model", given=f"{held:,} elements",
                          allowed=f"about {own:,}", fix="please report this with the model")
+
+
+def _uses(model: nn.Module) -> list[tuple[torch.Tensor, int]]:
+    """Parameters and buffers, and by how many nodes of a graph each is read: an export may hold it once for each, as a
+    transpose that it has computed.
+    """
+    nodes = model.graph.nodes if isinstance(model, fx.GraphModule) else ()
+    readers: dict[str, int] = {}
+    for node in nodes:
+        if node.op == "get_attr":
+            readers[str(node.target)] = readers.get(str(node.target), 0) + len(node.users)
+    names = [*model.named_parameters(), *model.named_buffers()]
+    return list({id(t): (t, readers.get(name, 1)) for name, t in names}.values())
 
 
 def _save_pt2(model: PrunedModule, example_inputs: Any, path: Path) -> None:

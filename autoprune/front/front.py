@@ -61,7 +61,12 @@ class Point:
         """The torch model, in evaluation mode and in fp32 (also of a point in int8), from safetensors and JSON."""
         from autoprune.graph.module import load_module
 
-        return load_module(self.folder)
+        try:
+            return load_module(self.folder)
+        except ConfigError as error:
+            raise ConfigError(f"the weights of trial {self.number} cannot be read", given=error.given,
+                              allowed=f"what the search wrote to {self.folder}",
+                              fix="another trial (autoprune pick RUN --trial N), or --fresh to search anew") from error
 
 
 @dataclass(frozen=True)
@@ -203,10 +208,15 @@ class Front:
         closest = min(over or points, key=lambda p: p.candidate.ms)
         asked = " and ".join(x for x in (f"budget {budget}" if budget else "",
                                          f"at most {max_drop} below dense" if max_drop else "") if x)
+        if all(c.plan.is_dense for c in self.candidates):
+            return BudgetError("no pruned model was evaluated, so nothing is known of " + asked,
+                               given=f"{len(self.candidates)} candidate, the dense model: {floor.latency}",
+                               fix="a longer --timeout, or more --trials; the same command goes on")
         return BudgetError(
             "no candidate meets " + asked, given=f"closest: trial {closest.number}, {closest.latency}, {closest.score}",
             allowed=f"the floor found for this model on {self.device} is {floor.latency} (trial {floor.number})",
-            fix="a larger budget, a space with a smaller min_keep, or a smaller model")
+            fix=", ".join([*(["a larger budget"] if budget else []), *(["a larger --max-drop"] if max_drop else []),
+                           "more --trials", "a space with a smaller min_keep, or a smaller model"]))
 
     def hypervolume(self, reference: tuple[float, float]) -> float:
         """Area between the front and `reference` = (worst metric, longest latency in ms), in metric × ms; points

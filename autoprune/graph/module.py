@@ -209,9 +209,10 @@ def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
         data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
         plan = Plan.from_json(json.loads((path / "plan.json").read_text(encoding="utf-8")))
         weights = load_file(str(path / "weights.safetensors"))
-        trainable = set(data["parameters"])
+        parameters, frozen = set(data["parameters"]), set(data.get("frozen", ()))
         # clone: tensors in a file are not aligned as torch aligns its own, and other kernels round differently
-        tensors = {k: nn.Parameter(v.clone()) if k in trainable else v.clone() for k, v in weights.items()}
+        tensors = {k: nn.Parameter(v.clone(), requires_grad=k not in frozen) if k in parameters else v.clone()
+                   for k, v in weights.items()}
         return _restore(data, tensors, plan, training=False)
     except (AttributeError, KeyError, RecursionError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ConfigError("the saved model is damaged", given=f"{path}: {type(error).__name__}: {error}"[:300],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, cast
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
@@ -15,7 +17,7 @@ from autoprune.graph.onnx_ready import exportable
 from autoprune.graph.quiet import quiet
 from autoprune.graph.trace import split_inputs, with_dynamic_batch
 
-__all__ = ["check_onnx", "export_onnx", "export_program"]
+__all__ = ["check_onnx", "export_onnx", "export_program", "share_equal"]
 
 
 def export_onnx(model: nn.Module, example_inputs: Any, *, dynamic_batch: bool = True, optimize: bool = True) -> bytes:
@@ -45,6 +47,8 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
                                                 dynamic_shapes=shapes)
                 assert program is not None  # of `dynamo`
                 ClearMetadataAndDocStringPass()(program.model)
+                if optimize:
+                    share_equal(program.model)
                 return program
             except Exception as error:  # the exporter raises its own and torch's many types
                 if not dynamic:
@@ -57,6 +61,22 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
         for module, mode in modes.items():
             module.training = mode
     raise AssertionError("unreachable")
+
+
+def share_equal(model: ir.Model) -> None:
+    """One matrix for all that are equal: an optimiser computes a weight's transpose for every layer that shares it.
+    (The passes of `onnx_ir` that do this refuse a transposed array.)
+    """
+    found: dict[tuple[Any, ...], ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or len(tensor.shape) < 2 or value.is_graph_output():
+            continue
+        digest = hashlib.sha256(tensor.numpy().tobytes()).digest()
+        first = found.setdefault((tensor.dtype, tuple(tensor.shape), digest), value)
+        if first is not value:
+            ir.convenience.replace_all_uses_with(value, first)
+            del model.graph.initializers[name]
 
 
 def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, tolerance: float = 1e-4) -> float:

@@ -8,7 +8,7 @@ from functools import cached_property
 from autoprune.errors import ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.module import PrunedModule
-from autoprune.graph.onnx import check_onnx, export_onnx
+from autoprune.graph.onnx import check_onnx, export_onnx, share_equal
 from autoprune.graph.onnx_template import CannotSlice, OnnxTemplate
 from autoprune.graph.plan import Plan
 
@@ -30,12 +30,14 @@ class OnnxMaker:
     def optimized(self, model: PrunedModule) -> bytes:
         """The same with norms folded into convolutions and constants computed, as `export_onnx` does it."""
         from onnx import load_from_string
-        from onnxscript import optimizer
+        from onnxscript import ir, optimizer
 
         sliced = self._sliced(model)
         if sliced is None:
             return export_onnx(model, self.graph.example_inputs)
-        return bytes(optimizer.optimize(load_from_string(sliced)).SerializeToString())
+        optimal = optimizer.optimize(ir.from_proto(load_from_string(sliced)))
+        share_equal(optimal)
+        return bytes(ir.to_proto(optimal).SerializeToString())
 
     def of(self, plan: Plan) -> bytes:
         """The same of a model of the plan's widths, with whichever units."""

@@ -90,6 +90,8 @@ class Plan:
         """Keep the fraction `keep` (0 < keep ≤ 1) of every group, rounded to multiples of `align` units."""
         if not 0 < keep <= 1:
             raise ConfigError("the kept fraction must be in (0, 1]", given=keep, fix="Plan.uniform(graph, keep=0.7)")
+        if align < 1:
+            raise ConfigError("the alignment must be at least 1 unit", given=align, fix="align=1")
         cuts = {name: Cut(aligned(keep * g.size, g.size, g.step(align)), method)
                 for name, g in graph.groups.items()}
         return cls({n: c for n, c in cuts.items() if c.keep < graph.groups[n].size}, graph.fingerprint)

@@ -51,7 +51,8 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
             if isinstance(value, fx.GraphModule):
                 modules[node.target] = graph_to_json(value)
     out: dict[str, Any] = {"schema": 1, "name": type(module).__name__, "nodes": nodes, "modules": modules,
-                           "parameters": [n for n, _ in module.named_parameters()]}
+                           "parameters": [n for n, _ in module.named_parameters()],
+                           "frozen": [n for n, p in module.named_parameters() if not p.requires_grad]}
     codegen = module.graph._codegen
     if isinstance(codegen, _PyTreeCodeGen):
         info = codegen.pytree_info

@@ -34,12 +34,18 @@ class LatencyOracle(Profiler):
     def __init__(self, device: Device | str, *, percentile: str = "p50", threads: int | None = None,
                  timeout_s: float = 120.0):
         self.device = load_device(device) if isinstance(device, str) else device
+        if not isinstance(self.device, Device):
+            raise ConfigError("not a device", given=type(device).__name__,
+                              allowed="a name, a device file, an address, or an autoprune Device",
+                              fix='LatencyOracle("rpi4")')
         self._threads, self._percentile = threads, percentile
         self._table: PlanLatency | None = None
         self._profiler = open_profiler(self.device, percentile=percentile, threads=threads, timeout_s=timeout_s)
 
     def __call__(self, model_or_onnx: Any, example_inputs: Any = None) -> Latency:
-        """Latency of a `torch.nn.Module` (with example inputs), of ONNX bytes, or of an .onnx file."""
+        """Latency of a `torch.nn.Module` on its example inputs, their batch included; of ONNX bytes or of an .onnx
+        file, where every size that is not given counts as 1.
+        """
         return self.latency(to_onnx_bytes(model_or_onnx, example_inputs))
 
     def latency(self, onnx_bytes: bytes | Graph, plan: Plan | None = None) -> Latency:
@@ -55,13 +61,14 @@ class LatencyOracle(Profiler):
     latency_of_onnx = latency
 
     def _of_plan(self, graph: Graph, plan: Plan | None) -> Latency:
+        from autoprune.graph.onnx import export_onnx
         from autoprune.graph.plan import Plan
         from autoprune.search.plan_latency import PlanLatency
 
         plan = plan or Plan()
         plan.require_fp32()
         if self.device.is_measured:
-            return self.latency(to_onnx_bytes(graph.cut(plan), graph.example_inputs))
+            return self.latency(export_onnx(graph.cut(plan), graph.example_inputs))
         if self._table is None or self._table.graph is not graph:
             self._table = PlanLatency(graph, self.device, threads=self._threads, percentile=self._percentile)
         return self._table.latency(plan)
@@ -99,7 +106,8 @@ def measure(model_or_onnx: Any, example_inputs: Any = None, device: Device | str
 def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
     """ONNX bytes of whatever stands for a model: bytes, a path to an .onnx file, or a `torch.nn.Module`.
 
-    A module needs `example_inputs` (what `autoprune.trace` takes). Raises `ConfigError` for anything else, and for a
+    A module needs `example_inputs` (what `autoprune.trace` takes); a batch of one is exported as one of any size, which
+    counts as one, a larger one as what it is. Raises `ConfigError` for anything else, and for a
     file that is missing or no complete model. (Bytes are not looked at: those of a candidate that cannot be read are
     its own `DeviceError`, later.)
     """
@@ -117,8 +125,11 @@ def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
         raise ConfigError("a torch model needs example inputs to be exported", given="example_inputs=None",
                           fix="measure(model, (torch.randn(1, 3, 224, 224),))")
     from autoprune.graph.onnx import export_onnx
+    from autoprune.graph.trace import split_inputs
+    from autoprune.tasks.tensors import sample_count
 
-    exported = export_onnx(model_or_onnx, example_inputs)
+    args, kwargs = split_inputs(example_inputs)
+    exported = export_onnx(model_or_onnx, example_inputs, dynamic_batch=sample_count((args, kwargs)) == 1)
     return bytes(exported)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -297,7 +297,9 @@ class Pipeline:
             steps = max(self.settings.steps, self.recovery.penalty.steps)
             limit = max(1, self.recovery.calibration_batches, min(steps, _SAMPLE_BATCHES))
             with _seeded(self.seed):  # the same batches in every process, also of shuffled data
-                self._examples = examples(self.task, self.dense, self.task.split("train"), limit)
+                found = examples(self.task, self.dense, self.task.split("train"), limit)
+            # a batch norm does not train on one sample, as a last batch may be
+            self._examples = [e for e in found if sample_count(e.inputs) > 1] or found
         return self._examples
 
 
@@ -314,5 +316,8 @@ def _needs(methods: Iterable[str]) -> frozenset[str]:
 
 
 def _channels_last(model: PrunedModule) -> PrunedModule:
-    """Convolution weights with channels innermost: evaluating the example took 2.5 s instead of 3.5 s."""
-    return cast(PrunedModule, model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    """Weights of 2-D convolutions with channels innermost: evaluating the example took 2.5 s instead of 3.5 s."""
+    for weight in model.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return model

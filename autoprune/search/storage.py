@@ -217,7 +217,8 @@ def storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        cause = error.__cause__ or error
-        raise ConfigError("the study cannot be read or written",
-                          given=f"{without_password(url)}: {str(cause).strip().splitlines()[0]}"[:400],
-                          fix="free some space, or start the database; then run the same command again") from error
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        damaged = any(words in reason for words in ("malformed", "not a database"))
+        raise ConfigError("the study cannot be read or written", given=f"{without_password(url)}: {reason}"[:400],
+                          fix="the file is damaged: --fresh starts over, --run DIR starts elsewhere" if damaged else
+                          "free some space, or start the database; then run the same command again") from error

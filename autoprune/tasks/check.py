@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from autoprune.tasks.tensors import (
     main_tensor,
     sample_count,
     target_tensor,
+    untouched,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["check_task", "check_traced"]
 
 _READ_S = 5.0
+_SHAPES = 8  # of inputs that a trace is tried with
 _SAME = 1e-3  # of the largest output, or of 1
 _CLASS_LOSSES = ("causal_lm", "cross_entropy")
 _CLASS_METRICS = ("f1", "miou", "perplexity", "token_accuracy", "top5")
@@ -43,8 +46,9 @@ def check_task(task: Task) -> None:
                         fix="model.float(): a search trains and measures in that")
     inputs, target = first_batch(task.split("train"), "train")
     _check_values(inputs, "inputs", "train", 0)
-    with evaluating(task.model), torch.enable_grad():  # the loss must have a gradient; nothing is updated
+    with untouched(task.model), torch.enable_grad():  # the loss must have a gradient; nothing is updated
         outputs = _run_model(task, inputs)
+        _check_buffers(task.model)
         classes = None
         if task.loss_name in _CLASS_LOSSES or task.metric in _CLASS_METRICS:
             classes = class_logits(outputs, task.to_device(outputs, target))[0].shape[1]
@@ -55,22 +59,58 @@ def check_task(task: Task) -> None:
 
 
 def check_traced(task: Task, traced: nn.Module, note: str | None) -> None:
-    """Whether the traced model does on the first training batch what the model does; `note`: what is known of the trace
-    (`Captured.note`). A forward that counts on the example's batch passes any check on the example. Raises
-    `ModelError`.
+    """Whether the traced model does what the model does, on the first training batch and on the first ones of other
+    sizes in all splits, which are read for at most 5 seconds each; `note`: what is known of the trace
+    (`Captured.note`). A forward that counts on the example's sizes passes any check on the example. Raises
+    `ModelError`, and `TaskError` where the data holds inputs that the trace has not.
     """
     inputs, _ = first_batch(task.split("train"), "train")
-    with evaluating(task.model), evaluating(traced), torch.no_grad():
-        own, again = (_outputs(task.forward(task.model, inputs)) for _ in range(2))
-        try:
-            problem = _differing(own, _outputs(task.forward(traced, inputs)))
-        except Exception as error:  # whatever an operator says to another batch than the example's
-            problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    if problem is not None and _differing(own, again) is None:
-        raise ModelError(f"on a batch of {sample_count(inputs)} the traced model is not the model: {problem[:200]}",
-                         given=note, allowed="a forward for which the batch may be of any size",
-                         fix="take the batch's size from x.shape[0], do not loop over the batch, and make it the first "
-                             "axis of every input that has one")
+    if isinstance(inputs, Mapping) and (more := [name for name in inputs if name not in task.example_inputs]):
+        raise TaskError("the traced model does not take all inputs of the data", given=", ".join(map(str, more)),
+                        allowed=", ".join(task.example_inputs),
+                        fix="leave them out of the data's inputs (labels belong into the target, where the loss finds "
+                            "them), or put them into Task(example_inputs=…)")
+    with untouched(task.model), evaluating(traced), torch.no_grad():
+        if problem := _difference(task, traced, inputs):
+            raise ModelError(f"on a batch of {sample_count(inputs)} the traced model is not the model: {problem}",
+                             given=note, allowed="a forward for which the batch may be of any size",
+                             fix="take the batch's size from x.shape[0], do not loop over the batch, and make it the "
+                                 "first axis of every input that has one")
+        for other in _of_other_sizes(task, inputs):
+            if problem := _difference(task, traced, other):
+                raise ModelError(f"on inputs {describe(other)} the traced model is not the model: {problem}",
+                                 given=f"traced on {describe(task.example_inputs)}; {note or 'the batch may vary'}",
+                                 allowed="inputs of one size, but for the batch",
+                                 fix="pad or crop all inputs to one size (of text: padding=\"max_length\" in the "
+                                     "tokenizer), or make forward independent of it")
+
+
+def _difference(task: Task, traced: nn.Module, inputs: Any) -> str | None:
+    """What is different; None also where the model itself differs from one time to the next."""
+    own, again = (_outputs(task.forward(task.model, inputs)) for _ in range(2))
+    try:
+        problem = _differing(own, _outputs(task.forward(traced, inputs)))
+    except Exception as error:  # whatever an operator says to other sizes than the example's
+        problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    return problem[:200] if problem is not None and _differing(own, again) is None else None
+
+
+def _of_other_sizes(task: Task, first: Any) -> Iterator[Any]:
+    """The first inputs of each size, the batch aside, that is not that of `first`."""
+    seen = {_sizes(first)}
+    with torch.random.fork_rng(devices=[]):
+        for split in ("train", "validation", "test"):
+            started = time.monotonic()
+            for inputs, _ in read(task.split(split), split):
+                if _sizes(inputs) not in seen:
+                    seen.add(_sizes(inputs))
+                    yield inputs
+                if len(seen) > _SHAPES or time.monotonic() - started > _READ_S:
+                    break
+
+
+def _sizes(inputs: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(leaf.shape[1:]) for leaf in leaves(inputs))
 
 
 def _outputs(outputs: Any) -> list[torch.Tensor]:
@@ -86,6 +126,14 @@ def _differing(one: list[torch.Tensor], other: list[torch.Tensor]) -> str | None
         if not worst <= _SAME * max(1.0, float(a.double().abs().max()) if a.numel() else 0.0):
             return f"outputs differ by {worst:.2g}"
     return None
+
+
+def _check_buffers(model: nn.Module) -> None:
+    written = next((name for name, buffer in model.named_buffers() if buffer.requires_grad), None)
+    if written is not None:
+        raise TaskError("the model's forward writes a buffer with gradients", given=written,
+                        allowed="values without gradients",
+                        fix="write x.detach() into it, or write it under torch.no_grad()")
 
 
 def _run_model(task: Task, inputs: Any) -> Any:

@@ -15,6 +15,7 @@ from autoprune.tasks.tensors import describe, leaves, main_tensor, target_tensor
 __all__ = ["IGNORE", "LOSSES", "Loss", "class_axis", "class_logits", "load_loss", "prediction"]
 
 Loss = Callable[[Any, Any], Tensor]
+_WITHOUT_CLASSES = ("bce", "l1", "mse")
 IGNORE = -100  # labels with this value count neither in losses nor in metrics, as in torch and transformers
 
 
@@ -51,14 +52,15 @@ def _unlabelled_axis(logits: Tensor, labels: Tensor) -> int | None:
     return 1 if logits.ndim >= 2 and (logits.shape[0], *logits.shape[2:]) == labels.shape else None
 
 
-def class_axis(logits: Tensor, target: Any) -> int | None:
+def class_axis(logits: Tensor, target: Any, loss: str = "") -> int | None:
     """Where the classes of an output are: the axis that whole-number labels do not have, as `class_logits` reads them.
 
     For other targets the last axis of `[N, C]` and `[N, T, C]`, axis 1 of images `[N, C, H, W]`. None where there are
-    no classes: in a regression, for several labels at once, whose target has a value for each output, and for targets
-    of several tensors, of which only the user's loss knows what they are.
+    no classes: for a built-in loss that has none, for numbers as target that are not the shares of the classes, for
+    several labels at once, whose target has a value for each output, and for targets of several tensors, of which only
+    the user's loss knows what they are.
     """
-    if logits.ndim < 2:
+    if logits.ndim < 2 or loss in _WITHOUT_CLASSES:
         return None
     axis = 1 if logits.ndim >= 4 else -1
     try:
@@ -69,8 +71,8 @@ def class_axis(logits: Tensor, target: Any) -> int | None:
     else:
         if not labels.is_floating_point():
             axis = _unlabelled_axis(logits, labels) or axis
-        if labels.shape == logits.shape and not _is_distribution(labels.float(), axis):
-            return None
+        if labels.is_floating_point() or labels.shape == logits.shape:
+            return axis if labels.shape == logits.shape and _is_distribution(labels.float(), axis) else None
     return None if logits.shape[axis] == 1 else axis
 
 
@@ -130,7 +132,7 @@ def _model(outputs: Any, target: Any) -> Tensor:
     if not isinstance(found, Tensor):
         raise TaskError('the loss "model" needs a model that returns its own loss', given=describe(outputs),
                         allowed="outputs with .loss, as transformers models return when the inputs hold labels",
-                        fix='put "labels" into the dict of inputs, or --loss cross_entropy')
+                        fix="--loss cross_entropy or causal_lm, which need no labels among the inputs")
     return found
 
 

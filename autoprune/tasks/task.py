@@ -20,7 +20,7 @@ from autoprune.tasks.losses import LOSSES, Loss, class_axis, load_loss
 from autoprune.tasks.metrics import load_metric
 from autoprune.tasks.score import Score
 from autoprune.tasks.splits import Batches, first_batch, hold_out, read, require_batches
-from autoprune.tasks.tensors import call, evaluating, first_rows, main_tensor, map_tensors, sample_count
+from autoprune.tasks.tensors import call, evaluating, first_rows, has_several, main_tensor, map_tensors, sample_count
 
 __all__ = ["NotFinite", "Task"]
 
@@ -150,18 +150,14 @@ class Task:
 
     def logits(self, outputs: Any) -> Tensor | None:
         """The tensor to distil: a tensor itself, `.logits`, `["logits"]`, the first of a tuple; or None. Of several
-        outputs the first only where a built-in loss takes it for the prediction: what the user's own makes of them,
-        only it knows.
+        outputs only where a built-in loss takes it for the prediction: what the user's own makes of them, only it
+        knows.
         """
-        if isinstance(outputs, tuple | list) and self.loss_name not in LOSSES and sum(
-                isinstance(item, Tensor) for item in outputs) > 1:
-            return None
-        return main_tensor(outputs)
+        return None if self.loss_name not in LOSSES and has_several(outputs) else main_tensor(outputs)
 
-    @staticmethod
-    def class_axis(logits: Tensor, target: Any) -> int | None:
+    def class_axis(self, logits: Tensor, target: Any) -> int | None:
         """The axis of the classes of what is distilled; None where there are none."""
-        return class_axis(logits, target)
+        return class_axis(logits, target, self.loss_name)
 
     def evaluate(self, model: nn.Module, split: str = "validation", limit: int | None = None) -> Score:
         """The metric of `model` on a split, in eval mode and without gradients; the modes are restored. On a GPU where

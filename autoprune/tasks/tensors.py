@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from autoprune.errors import TaskError
 
-__all__ = ["all_finite", "call", "describe", "evaluating", "first_rows", "halves", "leaves", "main_tensor",
-           "map_tensors", "sample_count", "target_tensor"]
+__all__ = ["all_finite", "call", "describe", "evaluating", "first_rows", "halves", "has_several", "leaves",
+           "main_tensor", "map_tensors", "sample_count", "target_tensor", "untouched"]
+
+_ON_THE_WAY = ("loss", "hidden_state", "attentions", "past_key_values", "pooler_output", "mems")
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -88,6 +90,15 @@ def main_tensor(outputs: Any) -> Tensor | None:
     return None
 
 
+def has_several(outputs: Any) -> bool:
+    """Whether outputs hold more than one tensor that a loss may read: of a dict, none by a name that transformers gives
+    to what lies on the way (hidden states, attentions, caches) or to its own loss.
+    """
+    if isinstance(outputs, Mapping):
+        outputs = [item for name, item in outputs.items() if not any(word in name for word in _ON_THE_WAY)]
+    return isinstance(outputs, tuple | list) and sum(isinstance(item, Tensor) for item in outputs) > 1
+
+
 def target_tensor(target: Any) -> Tensor:
     """The target as one tensor: itself, a dict's "labels", "label", "target", or its only tensor; else `TaskError`."""
     if isinstance(target, Tensor):
@@ -132,3 +143,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """`evaluating`, and afterwards the values of all buffers are what they were, whatever a forward writes."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    owners = [(module, dict(module._buffers)) for module in model.modules()]
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        for module, buffers in owners:
+            module._buffers.update(buffers)
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.detach_().copy_(value)

@@ -21,7 +21,7 @@ from autoprune.devices.device import Calibration, Device, ErrorFigures
 from autoprune.devices.latency import Latency, check_percentile
 from autoprune.devices.node import Node
 from autoprune.devices.node_table import ms_by_operator
-from autoprune.errors import ConfigError, DeviceError
+from autoprune.errors import ConfigError, DeviceError, UnmeasurableError
 
 if TYPE_CHECKING:
     from autoprune.devices.calibration.kernels import KernelModel
@@ -59,8 +59,8 @@ def predict(nodes: Sequence[Node], device: Device, percentile: str, threads: int
 def predict_table(nodes: Sequence[Node], device: Device, threads: int | None = None) -> list[tuple[Node, float]]:
     """`(node, milliseconds)` in execution order; the sum is the predicted latency."""
     if not nodes:
-        raise DeviceError("the graph has no nodes, so there is nothing to price",
-                          fix="check the export: onnxruntime folded the whole model into constants")
+        raise UnmeasurableError("the graph has no nodes, so there is nothing to price",
+                                fix="check the export: onnxruntime folded the whole model into constants")
     return list(zip(nodes, prices_within(nodes, nodes, device, threads), strict=True))
 
 
