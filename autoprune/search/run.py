@@ -66,7 +66,8 @@ class Search:
         choices = self.reused.choices(space.choices(graph, device.alignment()))
         if not choices:
             raise ModelError("nothing in this model can be pruned in this space", given=f"space {space.name!r}",
-                             fix="autoprune layers --model … says what is frozen and why")
+                             fix="autoprune layers --model … says what is frozen and why; branches are dropped "
+                                 "beside groups that are cut, not alone")
         space.check_fits(device, sampler)
         branches = tuple(dict.fromkeys([*space.branches(graph), *self.reused.dropped(graph)]))
         self.proposer = Proposer(graph, choices, seed, space.precisions, space.mask_choices(graph), branches)

@@ -68,8 +68,9 @@ def check_traced(task: Task, traced: nn.Module, note: str | None) -> None:
     if isinstance(inputs, Mapping) and (more := [name for name in inputs if name not in task.example_inputs]):
         raise TaskError("the traced model does not take all inputs of the data", given=", ".join(map(str, more)),
                         allowed=", ".join(task.example_inputs),
-                        fix="leave them out of the data's inputs (labels belong into the target, where the loss finds "
-                            "them), or put them into Task(example_inputs=…)")
+                        fix="another loss than the model's own, which reads labels from the target: --loss "
+                            "cross_entropy, causal_lm, or one of yours" if task.loss_name == "model" else
+                            "leave them out of the data's inputs, or put them into Task(example_inputs=…)")
     with untouched(task.model), evaluating(traced), torch.no_grad():
         if problem := _difference(task, traced, inputs):
             raise ModelError(f"on a batch of {sample_count(inputs)} the traced model is not the model: {problem}",
