@@ -139,6 +139,9 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 def test_several_budgets() -> None:
     assert parse_budgets("20ms") == (parse_budget("20ms"),)
+    with pytest.raises(ConfigError, match="text with a unit") as caught:
+        parse_budgets(20.0)  # type: ignore[arg-type]
+    assert caught.value.fix == 'budget="20.0ms"'
     assert parse_budgets(" 20ms, 0.5x,20ms ,50fps") == tuple(map(parse_budget, ("20ms", "0.5x", "50fps")))
     assert [b.percentile for b in parse_budgets("9ms@p90,3ms@p90")] == ["p90", "p90"]
 

@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Find pruned versions of a PyTorch model that are fast on a device.\n\n"
          "autoprune search --device raspberrypi --budget 20ms   (runs the built-in example)\n\n"
          "Exit codes: 0 done, 1 internal error, 2 wrong usage or settings, 3 nothing meets the budget, 4 device "
-         "unreachable or too noisy, 5 the model cannot be exported or pruned, 130 interrupted.")
+         "unreachable or too noisy, 5 the model cannot be exported, pruned or run, 130 interrupted.")
 
 
 def _version(value: bool) -> None:

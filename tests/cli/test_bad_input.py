@@ -146,6 +146,16 @@ def test_an_onnx_file_that_is_none(fails: Fails, tmp_path: Path) -> None:
             fails(["profile", "--model", str(path), "--device", device], 2, words, str(path))
 
 
+def test_an_onnx_file_that_no_device_could_run(fails: Fails, tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Nonesuch", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "x.onnx")
+    for device in ("rpi4", "cpu"):
+        fails(["profile", "--model", str(tmp_path / "x.onnx"), "--device", device], 5, "Nonesuch")
+
+
 # -- run folders ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("command", ["front", "pick", "report"])
@@ -253,3 +263,17 @@ def test_the_entry_point_exits_with_the_code() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: there is no command 'serach'")
+
+
+@pytest.mark.parametrize(("shell", "words"), [
+    ("PYTHONIOENCODING=ascii {} methods list", "l1"),
+    ("PYTHONIOENCODING=ascii {} devices list --format json", '"rpi4"'),
+    ("{} methods list >&-", ""), ("{} methods list > /dev/full || test $? = 1", "free some space")])
+def test_outputs_of_every_kind(shell: str, words: str) -> None:
+    command = Path(sys.executable).with_name("autoprune")
+    if not os.access(command, os.X_OK):
+        pytest.skip("autoprune is not installed beside this python")
+    done = subprocess.run(shell.format(command), shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout + done.stderr
+    assert "internal error" not in done.stderr

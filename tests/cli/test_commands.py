@@ -192,6 +192,13 @@ def test_pick_with_a_longer_fine_tune(finished: Any, tmp_path: Path, capsys: pyt
     assert any(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True))
 
 
+def test_a_fine_tuned_point_has_a_folder_of_its_own(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the search, or a plain pick, writes later does not take its place."""
+    arguments = ["pick", str(finished.run), "--trial", str(finished.front.recommended)]
+    folders = [json_of(capsys, [*arguments, *more])["folder"] for more in ([], ["--finetune", "--steps", "1"])]
+    assert folders[1] == f"{folders[0]}-finetuned"
+
+
 def test_pick_fine_tunes_on_the_data_of_the_search(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     from autoprune.tasks.task import Task

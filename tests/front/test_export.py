@@ -18,6 +18,7 @@ from autoprune.errors import ConfigError, ModelError
 from autoprune.front.export import _check_sizes, export_model, export_point
 from autoprune.front.front import Point
 from autoprune.graph.onnx import export_onnx
+from autoprune.graph.onnx_maker import OnnxMaker
 from autoprune.graph.plan import Plan
 
 FILES = {"model.onnx", "model.pt2", "weights.safetensors", "plan.json", "graph.json"}
@@ -106,6 +107,30 @@ def test_a_mask_that_the_export_folds_is_no_weight() -> None:
     folded = export_onnx(model, x)
     assert max(int(np.prod(i.dims)) for i in onnx.load_from_string(folded).graph.initializer) == 96 * 96
     _check_sizes(folded, model)
+
+
+class Repeated(torch.nn.Module):
+    """One layer four times: an optimiser computes its transpose for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.shared, self.o = torch.nn.Linear(10, 128), torch.nn.Linear(128, 128), torch.nn.Linear(128, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        for _ in range(4):
+            x = torch.relu(self.shared(x))
+        out: torch.Tensor = self.o(x.mean(1))
+        return out
+
+
+def test_a_layer_that_repeats_is_in_the_file_once(tmp_path: Path) -> None:
+    graph = autoprune.trace(Repeated(), torch.randn(1, 4, 10))
+    model = graph.cut(Plan.uniform(graph, 0.5))
+    for name, content in (("exported", None), ("sliced", OnnxMaker(graph).optimized(model))):
+        export_model(model, graph.example_inputs, tmp_path / name, onnx=content)
+        held = [list(i.dims) for i in onnx.load(tmp_path / name / "model.onnx").graph.initializer]
+        assert held.count([64, 64]) == 1
 
 
 def test_a_dense_export_of_a_pruned_model_is_refused(exported: Any, tmp_path: Path,

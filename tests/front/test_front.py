@@ -114,6 +114,23 @@ def test_a_budget_that_is_missed_because_all_failed_says_so() -> None:
         front_of([dense(), candidate(3, 7.0, 0.9), *failed], budget="4.5ms", budget_ms=4.5).pick()
 
 
+def test_a_search_that_saw_the_dense_model_only_claims_nothing_of_the_budget() -> None:
+    with pytest.raises(BudgetError, match="no pruned model was evaluated") as caught:
+        front_of([dense()], budget="4.5ms", budget_ms=4.5).pick()
+    assert "--timeout" in str(caught.value.fix)
+    with pytest.raises(BudgetError) as caught:
+        front_of([dense(), candidate(1, 3.0, 0.9)]).pick(max_drop="1pp", budget="4ms")
+    assert "a larger --max-drop" in str(caught.value.fix)
+
+
+def test_weights_that_are_damaged_name_the_trial(tmp_path: Path) -> None:
+    point = replace(front_of([dense(), candidate(1, 3.0, 0.9)]), run=tmp_path).points[0]
+    point.folder.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"the weights of trial {point.number} cannot be read") as caught:
+        point.load()
+    assert "--fresh" in str(caught.value.fix)
+
+
 def test_nothing_succeeded() -> None:
     none = replace(front_of([dense()]), candidates=[Candidate(0, "control: dense", Plan(), "failed", "no")])
     assert none.points == []

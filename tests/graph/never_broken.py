@@ -48,10 +48,13 @@ def call(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
 
 
 def another_batch(inputs: Any) -> Any:
-    """The same inputs with one more row, another one where it holds fractions: norms need some variance."""
+    """The same inputs with one more sample, another one where it holds fractions: norms need some variance. Only those
+    whose first axis is the batch: as long as the first input's.
+    """
+    size = next((x.shape[0] for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim()), 0)
 
     def widen(x: Any) -> Any:
-        if not isinstance(x, torch.Tensor) or not x.dim():
+        if not isinstance(x, torch.Tensor) or not x.dim() or x.shape[0] != size:
             return x
         return torch.cat([x, x[:1].roll(1, -1) * 0.9 if x.is_floating_point() else x[:1]])
 

@@ -121,6 +121,13 @@ def test_save_and_load(pruned: PrunedModule, tmp_path: Path) -> None:
     assert {n for n, _ in loaded.named_buffers()} == {n for n, _ in pruned.named_buffers()}
 
 
+def test_what_is_frozen_stays_so(pruned: PrunedModule, tmp_path: Path) -> None:
+    frozen = next(name for name, _ in pruned.named_parameters())
+    pruned.get_parameter(frozen).requires_grad_(False)
+    loaded = load_module(pruned.save(tmp_path))
+    assert [name for name, p in loaded.named_parameters() if not p.requires_grad] == [frozen]
+
+
 def test_the_users_class_is_saved_in_the_same_form(graph: Graph, tmp_path: Path) -> None:
     own = graph.prune(Plan.uniform(graph, 0.5))
     assert isinstance(own, Noisy)

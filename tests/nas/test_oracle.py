@@ -92,3 +92,17 @@ def test_a_plan_on_a_measured_device_is_measured(tiny_graph):
     with LatencyOracle("cpu", threads=1) as oracle:
         found = oracle.latency(tiny_graph, Plan.uniform(tiny_graph, 0.5))
     assert (found.source, found.device) == ("measured", "cpu")
+
+
+def test_a_batch_of_several_is_priced_as_one_of_several(tiny_graph):
+    torch = pytest.importorskip("torch")
+    model = tiny_graph.dense()
+    with LatencyOracle("rpi4") as oracle:
+        one, eight = (oracle(model, torch.randn(n, 1, 8, 8)).ms for n in (1, 8))
+    assert 4 * one < eight < 10 * one
+
+
+@pytest.mark.parametrize("device", [None, 4, {"name": "rpi4"}])
+def test_what_is_no_device(device):
+    with pytest.raises(ConfigError, match="not a device"):
+        LatencyOracle(device)

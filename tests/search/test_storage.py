@@ -11,7 +11,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from autoprune.errors import ConfigError
 from autoprune.search.storage import BatchedStorage
+from autoprune.search.study import Study
 
 
 @pytest.fixture
@@ -142,3 +144,10 @@ def test_what_a_failed_read_missed_is_read_by_the_next(url: str, monkeypatch: py
         with pytest.raises(OSError, match="gone"):
             study.get_trials()
     assert study.trials[1].user_attrs == {"seen": True}
+
+
+def test_a_damaged_file_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"no database" * 100)
+    with pytest.raises(ConfigError, match="study cannot be read") as caught:
+        Study(f"sqlite:///{tmp_path / 'study.db'}", "random", 0, True)
+    assert "--fresh" in str(caught.value.fix)

@@ -154,6 +154,83 @@ def test_a_trace_of_what_is_drawn_anew_is_let_be() -> None:
     check_traced(task, graph.dense(), graph.captured.note)
 
 
+class OfLength(nn.Module):
+    """Divides by the length of the sequence: a number in a trace."""
+
+    def __init__(self, counts: bool) -> None:
+        super().__init__()
+        self.head, self.counts = nn.Linear(4, 3), counts
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x.sum(1) / x.shape[1] if self.counts else x.amax(1))
+        return out
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_trace_is_tried_with_inputs_of_every_size(split: str, counts: bool) -> None:
+    usual = [(torch.randn(8, 5, 4), torch.randint(0, 3, (8,)))]
+    splits = dict.fromkeys(("train", "validation", "test"), usual)
+    splits[split] = [*usual, (torch.randn(8, 9, 4), torch.randint(0, 3, (8,)))]
+    task = Task(OfLength(counts), **splits)
+    graph = trace(task.model, task.example_inputs)
+    if not counts:
+        check_traced(task, graph.dense(), graph.captured.note)
+        return
+    with pytest.raises(ModelError, match=r"on inputs float32\[8, 9, 4\] the traced model is not the model") as caught:
+        check_traced(task, graph.dense(), graph.captured.note)
+    assert "max_length" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(("loss", "fix"), [("model", "--loss cross_entropy"), ("cross_entropy", "example_inputs")])
+def test_inputs_that_a_trace_does_not_take(loss: str, fix: str) -> None:
+    class OwnLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+            logits = self.head(x)
+            loss = {} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels)}
+            return {"logits": logits} | loss
+    data = [({"x": x, "labels": y}, y) for x, y in make_batches()]
+    task = Task(OwnLoss(), train=data, validation=data, test=data, loss=loss, example_inputs={"x": X[:1]})
+    graph = trace(task.model, task.example_inputs)
+    with pytest.raises(TaskError, match="does not take all inputs") as caught:
+        check_traced(task, graph.dense(), graph.captured.note)
+    assert caught.value.given == "labels"
+    assert fix in str(caught.value.fix)
+
+
+class Counts(nn.Module):
+    """Writes what it has seen into a buffer, in either mode."""
+
+    def __init__(self, detached: bool) -> None:
+        super().__init__()
+        self.head, self.detached = nn.Linear(4, 3), detached
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.head(x)
+        self.mean.mul_(0.9).add_(0.1 * (h.detach() if self.detached else h).mean(0))
+        return h
+
+
+def test_a_check_leaves_buffers_as_they_were() -> None:
+    task = Task(Counts(detached=True), train=GOOD, validation=GOOD, test=GOOD)
+    task.check()
+    assert torch.equal(task.model.mean, torch.zeros(3))  # type: ignore[arg-type]
+
+
+def test_a_buffer_with_gradients() -> None:
+    model = Counts(detached=False)
+    with pytest.raises(TaskError, match="writes a buffer with gradients") as caught:
+        Task(model, train=GOOD, validation=GOOD, test=GOOD).check()
+    assert caught.value.given == "mean"
+    assert not model.mean.requires_grad
+    assert torch.equal(model.mean, torch.zeros(3))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_half_precision_is_refused(kind: torch.dtype) -> None:
     data = [(torch.randn(8, 4).to(kind), torch.randint(0, 3, (8,)))]

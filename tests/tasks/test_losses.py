@@ -85,7 +85,15 @@ def test_by_name_by_spec_and_as_function(user_file: Path) -> None:
     ((2, 3, 1), torch.zeros(2, 1, dtype=torch.int64), 1),
     ((2, 48, 4), {"boxes": torch.zeros(2, 48, 4), "kinds": torch.zeros(2, 48, dtype=torch.int64)}, None),
     ((2, 48, 4), (torch.zeros(2, 48, 4), torch.zeros(2, 48, dtype=torch.int64)), None),
+    ((4, 1, 4), torch.randn(4, 4), None),  # numbers, in whichever shape
+    ((4, 2), torch.randn(4), None),  # a mean and a variance
 ])
 def test_where_the_classes_are(shape: tuple[int, ...], target: Any, axis: int | None) -> None:
     found = class_axis(torch.randn(shape), target)
     assert found == axis or (found is not None and axis is not None and found % len(shape) == axis % len(shape))
+
+
+@pytest.mark.parametrize(("loss", "axis"), [("mse", None), ("l1", None), ("bce", None), ("", -1)])
+def test_a_loss_without_classes_has_no_class_axis(loss: str, axis: int | None) -> None:
+    one_of_each = torch.eye(3)[torch.tensor([0, 2, 1, 0])]  # as shares of classes, or as labels one of which is set
+    assert class_axis(torch.randn(4, 3), one_of_each, loss) == axis

@@ -42,6 +42,14 @@ def test_binary_accuracy_of_logits() -> None:
     assert value_of("accuracy", (logits, torch.tensor([[1.0], [0.0], [0.0], [0.0]])))[0] == 0.75
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 3, 4), (2, 3, 4, 1)])
+def test_binary_accuracy_of_one_logit_a_pixel_or_token(shape: tuple[int, ...]) -> None:
+    labels = torch.arange(24).reshape(2, 3, 4) % 2
+    right = torch.where(labels == 1, 2.0, -2.0).reshape(shape)
+    assert value_of("accuracy", (right, labels))[0] == 1.0
+    assert value_of("accuracy", (-right, labels.float()))[0] == 0.0
+
+
 def test_pixel_accuracy_ignores_what_is_marked() -> None:
     logits = one_hot(0, 1, 1, 1).reshape(1, 4, 3).movedim(-1, 1).reshape(1, 3, 2, 2)
     assert value_of("accuracy", (logits, torch.tensor([[[0, 1], [0, -100]]])))[0] == pytest.approx(2 / 3)

@@ -87,6 +87,18 @@ def test_logits_of_all_kinds_of_outputs(net: SmallNet) -> None:
     assert task.logits({"other": tensor}) is None
 
 
+def test_what_a_loss_of_ones_own_makes_of_several_outputs_is_not_guessed(net: SmallNet) -> None:
+    def own(outputs: Any, target: Any) -> torch.Tensor:
+        return torch.zeros(())
+    tensor, batches = torch.zeros(1), make_batches()
+    task = Task(net, train=batches, validation=batches, loss=own)
+    assert task.logits({"logits": tensor, "pred_boxes": tensor}) is None
+    assert task.logits((tensor, tensor)) is None
+    on_the_way = {"loss": tensor, "last_hidden_state": tensor, "past_key_values": (tensor,), "attentions": (tensor,)}
+    assert task.logits({"logits": tensor, **on_the_way}) is tensor
+    assert make_task(net).logits({"logits": tensor, "pred_boxes": tensor}) is tensor  # cross entropy takes the logits
+
+
 def test_the_loss_of_the_model_keeps_labels_out_of_the_example() -> None:
     class OwnLoss(TwoInputs):
         def forward(self, a, b, labels=None):  # type: ignore[no-untyped-def, override]
