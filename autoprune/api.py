@@ -218,15 +218,13 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
     outcome = current(runner, outcome)
     if not outcome.interrupted:
         for number in sorted(chosen):
-            say("fine-tuning the recommended model for longer")
             try:
-                outcome = tune(runner, outcome, number)
+                outcome = tune(runner, outcome, number, say)
             except CANDIDATE_ERRORS as error:
                 if is_everyones(error):
                     raise  # of a disk that is full, say
                 say(f"it stays as it was: {failure(error)}")
         if runner.task.has_test:
-            say("reading the test split for the front")
             outcome = score_on_test(runner, outcome, say)
     front = _front(runner, outcome, configuration, settings)
     if runner.budgets or settings.max_drop:  # of all that are tuned, now or before, and for whichever budget

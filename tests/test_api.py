@@ -194,7 +194,7 @@ def test_a_point_that_tuning_made_the_best_is_every_larger_budgets(memory_path: 
         size = sum(p.numel() for p in model.parameters())
         return replace(original(self, model, *arguments, **values), value=size / 1e6)
 
-    def tune(search: Any, outcome: Any, number: int) -> Any:
+    def tune(search: Any, outcome: Any, number: int, say: Any) -> Any:
         tuned.append(number)
         found = {c.number: c for c in outcome.candidates}
         if number == min((n for n in tuned), key=lambda n: found[n].ms):  # the fastest so far comes out perfect

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.devices.latency import Latency
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.search.candidate import INT8_FILE, Candidate
+from autoprune.search.candidate import INT8_FILE, Candidate, load_weights
 from autoprune.search.outcome import pareto
 from autoprune.tasks.score import Score
 from autoprune.units import parse_budget, parse_drop
@@ -58,15 +58,8 @@ class Point:
         return self.folder / INT8_FILE if self.candidate.plan.precision == "int8" else None
 
     def load(self) -> PrunedModule:
-        """The torch model, in evaluation mode and in fp32 (also of a point in int8), from safetensors and JSON."""
-        from autoprune.graph.module import load_module
-
-        try:
-            return load_module(self.folder)
-        except ConfigError as error:
-            raise ConfigError(f"the weights of trial {self.number} cannot be read", given=error.given,
-                              allowed=f"what the search wrote to {self.folder}",
-                              fix="another trial (autoprune pick RUN --trial N), or --fresh to search anew") from error
+        """The torch model, in evaluation mode and in fp32 (also of a point in int8)."""
+        return load_weights(self.folder)
 
 
 @dataclass(frozen=True)

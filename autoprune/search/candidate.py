@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autoprune.devices.latency import Latency
+from autoprune.errors import ConfigError
 from autoprune.graph.plan import Cut, Plan
 from autoprune.tasks.score import Score
 
-__all__ = ["INT8_FILE", "Candidate"]
+if TYPE_CHECKING:
+    from autoprune.graph.module import PrunedModule
+
+__all__ = ["INT8_FILE", "Candidate", "load_weights"]
 
 INT8_FILE = "model_int8.onnx"
 """Beside the weights of a candidate in int8, and in the folder that it is exported to."""
@@ -80,3 +85,17 @@ class Candidate:
         for key, kind in (("score", Score), ("test", Score), ("latency", Latency)):
             values[key] = kind.from_json(values[key]) if values.get(key) else None
         return cls(**{**values, "again_ms": tuple(values.get("again_ms", ()))})
+
+
+def load_weights(folder: Path) -> PrunedModule:
+    """The torch model of a candidate, in evaluation mode and in fp32 (also of one in int8), from safetensors and JSON.
+    Raises `ConfigError` where the folder, which is named by its number, is damaged.
+    """
+    from autoprune.graph.module import load_module
+
+    try:
+        return load_module(folder)
+    except ConfigError as error:
+        raise ConfigError(f"the weights of trial {int(folder.name)} cannot be read", given=error.given,
+                          allowed=f"what the search wrote to {folder}",
+                          fix="another trial (autoprune pick RUN --trial N), or --fresh to search anew") from error

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from autoprune.errors import BudgetError, TaskError
-from autoprune.search.candidate import Candidate
+from autoprune.search.candidate import Candidate, load_weights
 from autoprune.search.outcome import Outcome, pareto
 from autoprune.search.run import Search
 from autoprune.tasks.score import Score
@@ -24,11 +24,14 @@ _SURE = 0.99  # of a budget: what measures nearer to it may well be over it the 
 def score_on_test(search: Search, outcome: Outcome, say: Callable[[str], None] = lambda _: None) -> Outcome:
     """The same outcome with test scores on the dense model and on the front.
 
-    Scores are kept with the study, so that a resumed search reads the test split only for points that are new. A point
-    that cannot be scored there has none, and `say` hears of it.
+    Scores are kept with the study, so that a resumed search reads the test split only for points that are new; `say`
+    hears of it. A point that cannot be scored there has none, which it hears, too.
     """
     known, shown = dict(search.study.attributes.get("test_scores", {})), _shown(outcome)
-    for candidate in (c for c in outcome.candidates if c.number in shown and str(c.number) not in known):
+    new = [c for c in outcome.candidates if c.number in shown and str(c.number) not in known]
+    if new:
+        say("reading the test split for the front")
+    for candidate in new:
         try:
             known[str(candidate.number)] = _score(search, candidate).to_json()
         except TaskError as error:
@@ -69,20 +72,20 @@ def current(search: Search, outcome: Outcome) -> Outcome:
     return replace(outcome, candidates=candidates, dense=dense)
 
 
-def tune(search: Search, outcome: Outcome, number: int) -> Outcome:
-    """Fine-tune the recommended point for twice the steps of a candidate; kept when the search split agrees.
+def tune(search: Search, outcome: Outcome, number: int, say: Callable[[str], None] = lambda _: None) -> Outcome:
+    """Fine-tune the recommended point for twice the steps of a candidate, and `say` so; kept when the search split
+    agrees.
 
     Its weights are replaced, and the decision is kept with the study, so that it is made once.
     """
-    from autoprune.graph.module import load_module
-
     tuned = dict(search.study.attributes.get("tuned", {}))
     candidate = next(c for c in outcome.candidates if c.number == number)
     untuned = candidate.steps == search.pipeline.settings.steps > 0  # one taken over may be tuned already
     if str(number) in tuned or candidate.plan.is_dense or not untuned:
         return outcome
+    say("fine-tuning the recommended model for longer")
     with search.pipeline.clock.time("train"):
-        model = load_module(search.folder.candidate(number))
+        model = load_weights(search.folder.candidate(number))
         search.pipeline.tune(model)
     int8 = search.pipeline.int8(model)
     score = search.pipeline.score(model, int8, "validation")
@@ -150,8 +153,6 @@ def _recommend_by(search: Search, front: Front, of: Callable[[list[float]], floa
 
 
 def _score(search: Search, candidate: Candidate) -> Score:
-    from autoprune.graph.module import load_module
-
     dense = candidate.plan.is_dense
-    model = search.pipeline.dense if dense else load_module(search.folder.candidate(candidate.number))
+    model = search.pipeline.dense if dense else load_weights(search.folder.candidate(candidate.number))
     return search.pipeline.score(model, search.folder.int8(candidate.number), "test")

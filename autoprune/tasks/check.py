@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_task", "check_traced"]
 
-_READ_S = 5.0
+_READ_S, _SIZES_S = 5.0, 2.0
 _SHAPES = 8  # of inputs that a trace is tried with
 _SAME = 1e-3  # of the largest output, or of 1
 _CLASS_LOSSES = ("causal_lm", "cross_entropy")
@@ -60,7 +60,7 @@ def check_task(task: Task) -> None:
 
 def check_traced(task: Task, traced: nn.Module, note: str | None) -> None:
     """Whether the traced model does what the model does, on the first training batch and on the first ones of other
-    sizes in all splits, which are read for at most 5 seconds each; `note`: what is known of the trace
+    sizes in all splits, which are read for at most 2 seconds each; `note`: what is known of the trace
     (`Captured.note`). A forward that counts on the example's sizes passes any check on the example. Raises
     `ModelError`, and `TaskError` where the data holds inputs that the trace has not.
     """
@@ -106,7 +106,7 @@ def _of_other_sizes(task: Task, first: Any) -> Iterator[Any]:
                 if _sizes(inputs) not in seen:
                     seen.add(_sizes(inputs))
                     yield inputs
-                if len(seen) > _SHAPES or time.monotonic() - started > _READ_S:
+                if len(seen) > _SHAPES or time.monotonic() - started > _SIZES_S:
                     break
 
 
