@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autoprune.errors import ConfigError, did_you_mean
+from autoprune.files import writing
 from autoprune.front.masked import MaskReport, nonzeros, sizes
 from autoprune.recover.finetune import Example, FineTune, examples
 from autoprune.recover.sparsify import Recipe, sparsify
@@ -49,6 +50,8 @@ def mask_model(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *, 
         raise ConfigError("the weights to start from are not clear", given=f"start {start!r}, checkpoint {early}",
                           allowed=f"{did_you_mean(start, STARTS)}; a checkpoint with rewind, and only then",
                           fix="--start rewind --early early.safetensors")
+    with writing("the masked model", folder, fix="--output DIR with a folder you may write to"):
+        folder.mkdir(parents=True, exist_ok=True)  # before hours of training
     task.check()
     tell("tracing the model")
     model = task.model if pruned is None else _load(pruned)

@@ -7,10 +7,13 @@ the same file. Names that end up in generated Python source (inputs, attributes,
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import keyword
 import math
 import operator
+import re
 from typing import Any, cast
 
 import torch
@@ -124,7 +127,9 @@ def _dotted(name: str) -> str:
 
 
 def _spec(text: str) -> pytree.TreeSpec:
-    """A structure of inputs or outputs. Types have to be registered in this process; nothing is imported for them."""
+    """A structure of inputs or outputs. Types have to be registered in this process; nothing is imported for them but
+    modules of an installed `transformers`, whose outputs they usually are.
+    """
     spec = json.loads(text)[1]
     waiting = [spec]
     while waiting:
@@ -137,12 +142,21 @@ def _spec(text: str) -> pytree.TreeSpec:
                 context["default_factory_module"] != "builtins" or context["default_factory_name"] not in _FACTORIES):
             raise ConfigError("the model's output is a defaultdict of a kind that autoprune does not know",
                               given=str(context["default_factory_name"])[:100], allowed=", ".join(sorted(_FACTORIES)))
+        _import_transformers(str(node["type"]))
         waiting.extend(node["children_spec"])
     try:
         return pytree.treespec_loads(text)
     except (NotImplementedError, ValueError, KeyError) as error:
         raise ConfigError("the model's output type is not registered in this process", given=str(error),
-                          fix="import the library that defines it (for example `import transformers`) first") from error
+                          fix="import the module that defines it first, as you did to make the model") from error
+
+
+def _import_transformers(kind: str) -> None:
+    """Of an output of `transformers` the module that defines it, which registers it."""
+    module = kind.rpartition(".")[0]
+    if re.fullmatch(r"transformers(\.\w+)*\.modeling_\w+", module):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
 
 
 def _path(node: fx.Node) -> list[str] | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,35 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
     modes = {m: m.training for m in model.modules()}
     try:
         model.eval()
-        program, dynamic, note = _export(model, args, kwargs)
+        try:
+            program, dynamic, note = _export(model, args, kwargs)
+        except ModelError as error:
+            if "Cache" not in str(error) or not _caching(model):
+                raise
+            with _without_cache(model):  # of decoding, which transformers' models return unless told otherwise
+                program, dynamic, note = _export(model, args, kwargs)
     finally:
         for module, mode in modes.items():
             module.training = mode
     return Captured(*canonical(program), dynamic, note)
+
+
+def _caching(model: nn.Module) -> list[Any]:
+    """The configurations of a transformers' model that ask for a cache of keys and values."""
+    found = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    return [c for c in found.values() if getattr(c, "use_cache", False)]
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    asking = _caching(model)
+    for configuration in asking:
+        configuration.use_cache = False
+    try:
+        yield
+    finally:
+        for configuration in asking:
+            configuration.use_cache = True
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool, str | None]:

@@ -57,13 +57,15 @@ def reinitialise(graph: Graph, model: PrunedModule, seed: int) -> None:
 
     A weight that is multiplied gets U(−1/√fan_in, 1/√fan_in) by its pruned shape, as torch's layers do; its bias 0;
     norms scale 1, shift 0, mean 0, variance 1. What is none of them (embeddings, positions, layer scales) is drawn from
-    a normal distribution with the mean and the deviation that it has.
+    a normal distribution with the mean and the deviation that it has. Frozen parameters stay.
     """
     generator = torch.Generator().manual_seed(seed)
     fans = {r.weight: r.weight_axis for r in graph.reads if r.weight is not None}
     constant = _constants(graph.captured.graph)
     with torch.no_grad():
         for name, tensor in sorted(model.tensors().items()):
+            if isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad:
+                continue
             if name in constant:
                 tensor.fill_(constant[name])
             elif name in fans and tensor.dim() > 1:

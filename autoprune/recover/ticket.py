@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from autoprune.errors import ConfigError
+from autoprune.files import writing
 from autoprune.graph.graph import Graph
 from autoprune.graph.module import PrunedModule
 from autoprune.methods.masks.apply import Masks
@@ -31,27 +32,30 @@ Tensors = dict[str, torch.Tensor]
 class Checkpoints:
     """A folder of tensors by name, each written once; what is there is not made again.
 
-    The folder belongs to one configuration: `ConfigError` when it was begun with another. With `fresh`, what earlier
-    runs left is removed.
+    The folder belongs to one configuration: `ConfigError` when it was begun with another, when it holds tensors without
+    being a ticket's, and where a file is damaged. With `fresh`, what earlier runs left is removed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], configuration: Mapping[str, Any], *, fresh: bool = False):
         self.path = Path(folder)
         file = self.path / "ticket.json"
-        self.path.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            for old in [*self.path.glob("*.safetensors"), file]:
+        with writing("the ticket's folder", self.path, fix="--run with a folder you may write to"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            there = sorted(self.path.glob("*.safetensors"))
+            if there and not file.is_file():
+                raise ConfigError("this folder is not a ticket's: it has no ticket.json, but tensors of yours",
+                                  given=", ".join(f.name for f in there)[:300], fix="--run with a folder of its own")
+            for old in [*there, file] if fresh else ():
                 old.unlink(missing_ok=True)
-        text = json.dumps(dict(configuration), indent=1, sort_keys=True)
-        if file.is_file() and file.read_text(encoding="utf-8") != text:
-            before = json.loads(file.read_text(encoding="utf-8"))
-            changed = [f"{k}: {before.get(k)} → {v}" for k, v in configuration.items() if before.get(k) != v]
-            raise ConfigError("the folder holds a ticket with other settings", given="; ".join(changed)[:300],
-                              allowed="the same settings, to go on", fix="--fresh, or --run with another folder")
-        file.write_text(text, encoding="utf-8")
+            text = json.dumps(dict(configuration), indent=1, sort_keys=True)
+            if file.is_file() and file.read_text(encoding="utf-8") != text:
+                raise ConfigError("the folder holds a ticket with other settings", given=_changed(file, text),
+                                  allowed="the same settings, to go on", fix="--fresh, or --run with another folder")
+            file.write_text(text, encoding="utf-8")
 
     def get(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         """The tensors called `name`; made and written when they are not there yet."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file, save_file
 
         file = self.path / f"{name}.safetensors"
@@ -59,8 +63,21 @@ class Checkpoints:
             temporary = file.with_suffix(".tmp")
             save_file({n: t.detach().contiguous() for n, t in make().items()}, str(temporary))
             temporary.replace(file)
-        found: Tensors = load_file(str(file))
+        try:
+            found: Tensors = load_file(str(file))
+        except SafetensorError as error:
+            raise ConfigError("tensors of the ticket are damaged", given=f"{file}: {error}",
+                              fix=f"remove {file.name}: it is made again; or --fresh") from error
         return found
+
+
+def _changed(file: Path, text: str) -> str:
+    """What differs between the settings in a file and those of a text."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{file} cannot be read"
+    return "; ".join(f"{k}: {before.get(k)} → {v}" for k, v in json.loads(text).items() if before.get(k) != v)[:300]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from autoprune.tasks.score import Score
 if TYPE_CHECKING:
     from autoprune.graph.module import PrunedModule
 
-__all__ = ["INT8_FILE", "Candidate", "load_weights"]
+__all__ = ["INT8_FILE", "Candidate", "is_complete", "load_weights"]
 
 INT8_FILE = "model_int8.onnx"
 """Beside the weights of a candidate in int8, and in the folder that it is exported to."""
@@ -96,6 +96,22 @@ def load_weights(folder: Path) -> PrunedModule:
     try:
         return load_module(folder)
     except ConfigError as error:
+        if not any(words in error.message for words in ("damaged", "holds no saved model")):
+            raise
         raise ConfigError(f"the weights of trial {int(folder.name)} cannot be read", given=error.given,
                           allowed=f"what the search wrote to {folder}",
                           fix="another trial (autoprune pick RUN --trial N), or --fresh to search anew") from error
+
+
+def is_complete(folder: Path, precision: str) -> bool:
+    """Whether a folder holds what a search writes of a candidate, as far as can be told without reading it all."""
+    from safetensors import SafetensorError, safe_open
+
+    files = ("graph.json", "plan.json", *([INT8_FILE] if precision == "int8" else []))
+    if any(not (folder / name).is_file() or not (folder / name).stat().st_size for name in files):
+        return False
+    try:
+        with safe_open(str(folder / "weights.safetensors"), framework="np"):
+            return True
+    except (OSError, SafetensorError):
+        return False

@@ -83,8 +83,8 @@ class Pipeline:
             return ranking.resolve(plan, within)
 
     def cut(self, graph: Graph, plan: Plan) -> PrunedModule:
-        """The model that a resolved plan leaves, with the weights that recovery starts from."""
-        if self.recovery.start != "keep":
+        """The model that a resolved plan leaves, with the weights that recovery starts from; the dense model's own."""
+        if self.recovery.start != "keep" and not plan.is_dense:
             with self.clock.time("prune"):
                 model = (self._early or graph).build(plan)
                 if self.recovery.start == "random":

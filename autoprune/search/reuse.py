@@ -10,7 +10,7 @@ from autoprune.devices.latency import Latency
 from autoprune.errors import DeviceError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
-from autoprune.search.candidate import Candidate
+from autoprune.search.candidate import Candidate, is_complete
 from autoprune.search.outcome import pareto
 from autoprune.search.propose import DENSE
 from autoprune.search.space import Choices
@@ -40,9 +40,9 @@ class Reused:
         return cls(found, folder)
 
     def weights(self, candidate: Candidate) -> Path | None:
-        """Folder of the weights; None where they were not kept."""
+        """Folder of the weights; None where they were not kept, or are damaged."""
         path = self.folder / f"{candidate.number:04d}"
-        return path if path.is_dir() else None
+        return path if is_complete(path, candidate.plan.precision) else None
 
     def choices(self, choices: Mapping[str, Choices]) -> dict[str, Choices]:
         """The choices, with the widths and methods of the candidates among them: devices differ in alignment."""

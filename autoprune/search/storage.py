@@ -36,7 +36,7 @@ __all__ = ["BatchedStorage", "check_storage", "storage_errors", "without_passwor
 _READ = ("number", "state", "values", "datetime_start", "datetime_complete", "user_attributes", "system_attributes",
          "intermediate_values", "trial_id")
 _SECRETS = ("password", "passfile", "sslpassword")
-_INNER = ("_create_new_trial", "_get_trials", "_set_trial_param")  # what Optuna's cache calls
+_INNER = ("_create_new_trial", "_get_trials")  # what Optuna's cache calls; parameters wait in memory
 _Storage = TypeVar("_Storage", bound=type[RDBStorage])
 _parsed = lru_cache(maxsize=4096)(json_to_distribution)
 _written = lru_cache(maxsize=4096)(distribution_to_json)

@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--device", default=str(DEVICE), help="what predicts latencies")
     parser.add_argument("--seconds", type=float, default=240.0)
     parser.add_argument("--rounds", type=int, default=2, help="of measuring")
+    parser.add_argument("--missing", action="store_true", help="measure only runs that were not before")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
@@ -156,8 +157,8 @@ def main() -> None:
     runs = [r for r in read_runs(args.runs) if r.row["seconds"] == args.seconds]
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for task in args.tasks if args.what == "measure" else ():
-        of_task = [r for r in runs if r.row["task"] == task]
         before = results if "measured" in results else {"environment": {}, "measured": {}}
+        of_task = [r for r in runs if r.row["task"] == task and not (args.missing and r.digest in before["measured"])]
         measured = {r.digest: before["measured"][r.digest] for r in runs if r.digest in before["measured"]}
         measured |= measure(task, of_task, args.rounds)
         results = {"environment": {**before["environment"], task: environment()}, "measured": measured,

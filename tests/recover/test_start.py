@@ -103,3 +103,13 @@ def test_recurrent_biases_and_weights() -> None:
     assert not bool(after["cell.bias_ih_l0"].any())
     for name in ("words.weight", "cell.weight_ih_l0", "cell.weight_hh_l0", "head.weight"):
         assert not torch.equal(after[name], before[name])
+
+
+def test_what_is_frozen_is_not_drawn() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    net[0].requires_grad_(False)
+    graph = trace(net, torch.randn(2, 6))
+    model = graph.dense()
+    before = {n: t.clone() for n, t in model.tensors().items()}
+    reinitialise(graph, model, 0)
+    assert {n for n, t in model.tensors().items() if not torch.equal(t, before[n])} == {"2.weight", "2.bias"}

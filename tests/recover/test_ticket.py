@@ -84,3 +84,26 @@ def test_another_configuration_is_refused_unless_fresh(tmp_path: Path) -> None:
     assert "steps: 3 → 4" in str(info.value)
     fresh = Checkpoints(tmp_path, {"steps": 4}, fresh=True)
     assert fresh.get("x", lambda: {"t": torch.zeros(1)})["t"].tolist() == [0.0]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_tensors_that_are_not_a_tickets_are_neither_used_nor_removed(tmp_path: Path, fresh: bool) -> None:
+    (tmp_path / "dense.safetensors").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="not a ticket's") as info:
+        Checkpoints(tmp_path, {}, fresh=fresh)
+    assert info.value.given == "dense.safetensors"
+    assert (tmp_path / "dense.safetensors").read_bytes() == b"mine"
+
+
+def test_damaged_files_and_folders_that_are_none(tmp_path: Path) -> None:
+    stored = Checkpoints(tmp_path, {})
+    stored.get("x", lambda: {"t": torch.ones(1)})
+    (tmp_path / "x.safetensors").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match="damaged") as info:
+        stored.get("x", lambda: pytest.fail("made again"))
+    assert "remove x.safetensors" in str(info.value.fix)
+    (tmp_path / "ticket.json").write_text("{")
+    with pytest.raises(ConfigError, match="other settings"):
+        Checkpoints(tmp_path, {})
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Checkpoints(tmp_path / "x.safetensors", {})

@@ -100,6 +100,12 @@ def test_random_weights_are_no_longer_the_trained_ones(tiny_graph: Graph) -> Non
     assert not torch.equal(model.get_submodule("stem").weight, tiny_graph.captured.tensors["stem.weight"])
 
 
+def test_the_dense_control_is_the_model_as_it_came(tiny_graph: Graph) -> None:
+    """Whatever pruned candidates start from."""
+    dense = evaluated(pipeline(tiny_graph, {"start": "random"}), Plan())
+    assert all(torch.equal(t, tiny_graph.captured.tensors[n]) for n, t in dense.tensors().items())
+
+
 def test_rewinding_without_a_checkpoint_is_found_before_any_training(tiny_graph: Graph) -> None:
     task = tiny_task()
     with pytest.raises(ConfigError, match="needs the weights of an earlier checkpoint") as caught:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from autoprune import api
 from autoprune.config import Settings
@@ -186,11 +188,28 @@ def candidate(number: int, keep: int, value: float, ms: float, precision: str = 
                      latency=latency_of(ms))
 
 
+@pytest.mark.parametrize("damage", ["weights.safetensors", "graph.json"])
+def test_damaged_weights_are_trained_again(run: Callable[..., Front], trained: list[str], tmp_path: Path,
+                                           damage: str) -> None:
+    first = run("rpi4", trials=6)
+    for file in (tmp_path / "rpi4" / "candidates").glob(f"*/{damage}"):
+        file.write_bytes(b"")
+    trained.clear()
+    second = run("pixel4", reuse=str(tmp_path / "rpi4"))
+    assert trained
+    assert all(p.load().plan.digest == p.candidate.plan.digest for p in second.points)
+    assert {c.plan.digest for c in first.candidates} <= {c.plan.digest for c in second.candidates}
+
+
 def test_order_widths_and_precisions(tmp_path: Path) -> None:
     rows = [candidate(0, 4, 0.8, 5.0), candidate(1, 8, 0.9, 9.0), candidate(2, 3, 0.7, 4.0),
             candidate(3, 4, 0.8, 5.0), candidate(4, 3, 0.7, 2.0, "int8"),
             replace(candidate(5, 2, 0.1, 1.0), status="failed")]
     (tmp_path / "0002").mkdir()
+    assert Reused.of(rows, tmp_path, ["fp32"]).weights(rows[2]) is None  # an empty folder
+    for name in ("graph.json", "plan.json"):
+        (tmp_path / "0002" / name).write_text("{}")
+    save_file({"x": torch.ones(1)}, tmp_path / "0002" / "weights.safetensors")
     reused = Reused.of(rows, tmp_path, ["fp32"])
     assert [c.number for c in reused.candidates.values()] == [0, 1, 2]
     assert reused.weights(rows[2]) == tmp_path / "0002"
