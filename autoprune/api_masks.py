@@ -50,8 +50,6 @@ def mask_model(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *, 
         raise ConfigError("the weights to start from are not clear", given=f"start {start!r}, checkpoint {early}",
                           allowed=f"{did_you_mean(start, STARTS)}; a checkpoint with rewind, and only then",
                           fix="--start rewind --early early.safetensors")
-    with writing("the masked model", folder, fix="--output DIR with a folder you may write to"):
-        folder.mkdir(parents=True, exist_ok=True)  # before hours of training
     task.check()
     tell("tracing the model")
     model = task.model if pruned is None else _load(pruned)
@@ -60,6 +58,8 @@ def mask_model(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *, 
         check_traced(task, graph.dense(), graph.captured.note)
     weights = recipe.masks(graph)
     restart = _restart(graph, start, early, seed)
+    with writing("the masked model", folder, fix="--output DIR with a folder you may write to"):
+        folder.mkdir(parents=True, exist_ok=True)  # all else is checked, and hours of training begin
     data = _examples(task, graph, settings)
     before = task.evaluate(graph.dense(), "test")
     masked = graph.dense()

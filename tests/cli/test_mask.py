@@ -112,3 +112,12 @@ def test_bad_masks_train_nothing(fails: Fails, given: list[str], tmp_path: Path,
     monkeypatch.setattr(sparsify, "finetune", lambda *_, **__: pytest.fail("trained"))
     fails(["mask", *given, *options, "--output", str(tmp_path / "out")], 2, *words, lines=())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_trains_nothing(fails: Fails, given: list[str], tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprune.recover import sparsify
+
+    monkeypatch.setattr(sparsify, "finetune", lambda *_, **__: pytest.fail("trained"))
+    (tmp_path / "file").touch()
+    fails(["mask", *given, "--sparsity", "0.5", "--output", str(tmp_path / "file")], 2, "cannot be written", lines=())
