@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from autoprune.errors import ConfigError, did_you_mean
-from autoprune.files import writing
 from autoprune.front.masked import MaskReport, nonzeros, sizes
 from autoprune.recover.finetune import Example, FineTune, examples
 from autoprune.recover.sparsify import Recipe, sparsify
@@ -50,6 +50,10 @@ def mask_model(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *, 
         raise ConfigError("the weights to start from are not clear", given=f"start {start!r}, checkpoint {early}",
                           allowed=f"{did_you_mean(start, STARTS)}; a checkpoint with rewind, and only then",
                           fix="--start rewind --early early.safetensors")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError("the masked model cannot be written", given=there, allowed="a folder",
+                          fix="--output DIR with a folder you may write to")
     task.check()
     tell("tracing the model")
     model = task.model if pruned is None else _load(pruned)
@@ -58,8 +62,6 @@ def mask_model(task: Task, recipe: Recipe, settings: FineTune, folder: Path, *, 
         check_traced(task, graph.dense(), graph.captured.note)
     weights = recipe.masks(graph)
     restart = _restart(graph, start, early, seed)
-    with writing("the masked model", folder, fix="--output DIR with a folder you may write to"):
-        folder.mkdir(parents=True, exist_ok=True)  # all else is checked, and hours of training begin
     data = _examples(task, graph, settings)
     before = task.evaluate(graph.dense(), "test")
     masked = graph.dense()
