@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -139,8 +140,9 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 def test_several_budgets() -> None:
     assert parse_budgets("20ms") == (parse_budget("20ms"),)
+    number: Any = 20.0
     with pytest.raises(ConfigError, match="text with a unit") as caught:
-        parse_budgets(20.0)  # type: ignore[arg-type]
+        parse_budgets(number)
     assert caught.value.fix == 'budget="20.0ms"'
     assert parse_budgets(" 20ms, 0.5x,20ms ,50fps") == tuple(map(parse_budget, ("20ms", "0.5x", "50fps")))
     assert [b.percentile for b in parse_budgets("9ms@p90,3ms@p90")] == ["p90", "p90"]

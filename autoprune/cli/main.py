@@ -59,7 +59,7 @@ def main() -> None:
     # training step took 4.2 s instead of 1.0 s. libgomp reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.stdout is None:  # closed: what is done is done all the same
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+        sys.stdout = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # of a locale that lacks a character
     sys.exit(run(sys.argv[1:]))

@@ -71,8 +71,9 @@ def class_axis(logits: Tensor, target: Any, loss: str = "") -> int | None:
     else:
         if not labels.is_floating_point():
             axis = _unlabelled_axis(logits, labels) or axis
-        if labels.is_floating_point() or labels.shape == logits.shape:
-            return axis if labels.shape == logits.shape and _is_distribution(labels.float(), axis) else None
+        shares = labels.shape == logits.shape and _is_distribution(labels.float(), axis)
+        if not shares and (labels.is_floating_point() or labels.shape == logits.shape):
+            return None
     return None if logits.shape[axis] == 1 else axis
 
 
@@ -104,7 +105,7 @@ def same_shape(outputs: Any, target: Any) -> tuple[Tensor, Tensor]:
     """
     predicted, wanted = prediction(outputs), target_tensor(target)
     if predicted.shape != wanted.shape:
-        if predicted.numel() != wanted.numel() or predicted.squeeze().shape != wanted.squeeze().shape:
+        if predicted.squeeze().shape != wanted.squeeze().shape:
             raise TaskError("the outputs and the target have different shapes",
                             given=f"outputs {describe(predicted)}, target {describe(wanted)}",
                             allowed="the same shape, or [N, 1] with [N]", fix="reshape the target in the data")

@@ -38,7 +38,7 @@ def _hits(outputs: Any, target: Any, best: int) -> Tensor:
     [N, 1, H, W] with [N, H, W] (a logit > 0 means class 1).
     """
     raw, labels = prediction(outputs), target_tensor(target)
-    if best == 1 and raw.numel() == labels.numel() and raw.squeeze().shape == labels.squeeze().shape:
+    if best == 1 and raw.squeeze().shape == labels.squeeze().shape:
         return ((raw.reshape(labels.shape) > 0) == (labels > 0.5)).float().reshape(len(labels), -1).mean(1)
     logits, labels = class_logits(outputs, target)
     if 1 < best >= logits.shape[1]:

@@ -87,6 +87,7 @@ def test_by_name_by_spec_and_as_function(user_file: Path) -> None:
     ((2, 48, 4), (torch.zeros(2, 48, 4), torch.zeros(2, 48, dtype=torch.int64)), None),
     ((4, 1, 4), torch.randn(4, 4), None),  # numbers, in whichever shape
     ((4, 2), torch.randn(4), None),  # a mean and a variance
+    ((4, 1), torch.ones(4, 1), None),  # of one class, all of it
 ])
 def test_where_the_classes_are(shape: tuple[int, ...], target: Any, axis: int | None) -> None:
     found = class_axis(torch.randn(shape), target)
