@@ -49,6 +49,22 @@ def test_parameters_wait_for_the_next_write_or_read(url: str) -> None:
     assert optuna.load_study(storage=url, study_name="x").trials[0].params == trial.params
 
 
+def test_trials_of_some_states_are_read_as_optuna_reads_them(url: str) -> None:
+    storage = BatchedStorage(url)
+    study = optuna.create_study(storage=storage, study_name="x", directions=["maximize", "minimize"])
+    study.enqueue_trial({"a.keep": 0.25}, user_attrs={"origin": "uniform"})
+    for k in range(3):
+        study.tell(ask(study), [0.5 + k, float("inf")])
+    ask(study)
+    study.tell(ask(study), state=TrialState.FAIL)
+    theirs = optuna.storages.RDBStorage(url)
+    for states in (None, (TrialState.COMPLETE,), (TrialState.RUNNING, TrialState.FAIL), ()):
+        found = storage.get_all_trials(study._study_id, states=states)
+        assert found == theirs.get_all_trials(study._study_id, states=states)
+    with pytest.raises(KeyError):
+        storage.get_trial(99)
+
+
 def test_another_kind_of_parameter_of_the_same_name_is_refused(url: str) -> None:
     study = optuna.create_study(storage=BatchedStorage(url), study_name="x")
     study.tell(ask(study), 0.5)
@@ -120,17 +136,18 @@ def test_where_nothing_was_written_the_database_is_not_asked(url: str, monkeypat
     study.tell(ask(study), 0.5)
     running = ask(study)
     before = study.trials
-    asked = mock.Mock(side_effect=optuna.storages.RDBStorage._get_trials)
-    monkeypatch.setattr(optuna.storages.RDBStorage, "_get_trials", lambda *of, **kw: asked(*of, **kw))
+    asked = mock.Mock(side_effect=BatchedStorage._read)
+    monkeypatch.setattr(BatchedStorage, "_read", lambda *of: asked(*of))
     assert study.trials == before
     assert not asked.called
     storage.get_trial(running._trial_id)
+    assert asked.call_count == 1
     assert study.trials == before
-    assert not asked.called
+    assert asked.call_count == 1
     study.enqueue_trial({"a.keep": 0.25})
     assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING]
     assert study.trials[2].system_attrs["fixed_params"] == {"a.keep": 0.25}
-    assert asked.call_count == 1
+    assert asked.call_count == 2
 
 
 def test_what_a_failed_read_missed_is_read_by_the_next(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +157,7 @@ def test_what_a_failed_read_missed_is_read_by_the_next(url: str, monkeypatch: py
     assert len(study.trials) == 2
     trial.set_user_attr("seen", True)
     with monkeypatch.context() as broken:
-        broken.setattr(optuna.storages.RDBStorage, "_get_trials", mock.Mock(side_effect=OSError("gone")))
+        broken.setattr(BatchedStorage, "_read", mock.Mock(side_effect=OSError("gone")))
         with pytest.raises(OSError, match="gone"):
             study.get_trials()
     assert study.trials[1].user_attrs == {"seen": True}
