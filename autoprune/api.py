@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.config import Settings
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, first_line
 from autoprune.units import parse_budgets, parse_drop, parse_duration_s
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _configuration(settings: Settings, task: Task, device: Device, space: Space,
 def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], settings: Settings,
             say: Callable[[str], None]) -> Front:
     """Test scores, the recommended points with their files, `front.json` and `report.html`."""
-    from autoprune.search.failures import CANDIDATE_ERRORS, failure, is_everyones
+    from autoprune.search.failures import CANDIDATE_ERRORS, is_everyones
     from autoprune.search.finish import current, recommended, score_on_test, tune
 
     if outcome.interrupted and (outcome.dense is None or len(outcome.budgets_ms) < len(runner.budgets)):
@@ -223,7 +223,7 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
             except CANDIDATE_ERRORS as error:
                 if is_everyones(error):
                     raise  # of a disk that is full, say
-                say(f"it stays as it was: {failure(error)}")
+                say(f"it stays as it was: {first_line(error)}")
         if runner.task.has_test:
             outcome = score_on_test(runner, outcome, say)
     front = _front(runner, outcome, configuration, settings)

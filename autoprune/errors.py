@@ -90,6 +90,12 @@ class NoEffectWarning(UserWarning):
     """What was asked for changes nothing."""
 
 
+def first_line(error: BaseException) -> str:
+    """`Type: the first line of its message`, of 300 characters at most."""
+    text = (error.message if isinstance(error, AutopruneError) else str(error)).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:300]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"Did you mean X? Available: a, b, c"`, the first part only when something is close."""
     names = sorted(known)

@@ -21,6 +21,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from autoprune.errors import first_line
 from autoprune.graph.module import PrunedModule, build
 from autoprune.graph.plan import Plan
 from autoprune.graph.rewrite import copy_graph
@@ -98,7 +99,7 @@ def as_user_class(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping
             candidate = _transplant(model, pruned, dense_tensors, guess)
             found = _difference(candidate, pruned, example_inputs) or _untrainable(candidate, model, example_inputs)
         except Exception as error:  # whatever the user's module raises when copied or run with other sizes
-            found = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            found = first_line(error)
         else:
             if found is None:
                 return candidate
@@ -219,7 +220,7 @@ def _training_error(model: nn.Module, example_inputs: Any) -> str | None:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model.train()(*args, **kwargs)
     except Exception as error:  # whatever the user's module raises
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        return first_line(error)
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -12,7 +12,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, first_line
 from autoprune.graph.onnx_ready import exportable
 from autoprune.graph.quiet import quiet
 from autoprune.graph.trace import split_inputs, with_dynamic_batch
@@ -52,9 +52,7 @@ def export_program(model: nn.Module, example_inputs: Any, dynamic_batch: bool, o
                 return program
             except Exception as error:  # the exporter raises its own and torch's many types
                 if not dynamic:
-                    cause = error.__cause__ or error
-                    raise ModelError("the model cannot be exported to ONNX", given=f"{type(cause).__name__}: "
-                                     f"{str(cause).strip().splitlines()[0] if str(cause).strip() else ''}"[:400],
+                    raise ModelError("the model cannot be exported to ONNX", given=first_line(error.__cause__ or error),
                                      fix="the operator named above has no ONNX translation; replace it in the model"
                                      ) from error
     finally:

@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, first_line
 from autoprune.graph.canonical import canonical
 from autoprune.graph.quiet import quiet
 from autoprune.graph.typing import is_dynamic
@@ -131,7 +131,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             try:
                 program = _run_export(model, wide_args, wide_kwargs, shapes, strict)
             except Exception as error:  # the same call with a fixed batch decides whether the model is at fault
-                reasons.append(_first_line(error))
+                reasons.append(first_line(error))
             else:
                 if any(is_dynamic(n) for node in program.graph.nodes if node.op == "placeholder"
                        for n in getattr(node.meta.get("val"), "shape", ())):
@@ -170,7 +170,7 @@ def _export_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     if by_hand is not None:
         shapes = [tuple(x.shape) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         return ModelError(
-            f"{type(model).__name__} does not run on the example inputs: {_first_line(by_hand)}",
+            f"{type(model).__name__} does not run on the example inputs: {first_line(by_hand)}",
             given=f"inputs of shape {', '.join(map(str, shapes)) or 'none'}{_where(model, by_hand)}",
             fix="give inputs that model(*example_inputs) takes; a task's example is the first sample of its data, by "
                 "the first axis of the inputs")
@@ -179,7 +179,7 @@ def _export_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     fix = ("take the branch on the value out of forward (torch.where, torch.cond), or export the part that is a plain "
            "tensor program" if data_dependent else
            "rewrite the line named above, or trace the part of the model that is a plain tensor program")
-    return ModelError(f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}",
+    return ModelError(f"{type(model).__name__} cannot be exported by torch.export: {first_line(error)}",
                       given=_where(model, error).strip() or None, fix=fix)
 
 
@@ -195,11 +195,6 @@ def _run_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         for module, mode in modes.items():
             module.training = mode
     return None
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
 
 
 def _where(model: nn.Module, error: Exception) -> str:

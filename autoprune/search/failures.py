@@ -6,7 +6,7 @@ from typing import TypeGuard
 
 from autoprune.errors import AutopruneError, ConfigError, TaskError
 
-__all__ = ["CANDIDATE_ERRORS", "failure", "is_everyones"]
+__all__ = ["CANDIDATE_ERRORS", "is_everyones"]
 
 CANDIDATE_ERRORS = (AutopruneError, RuntimeError, ValueError, ArithmeticError)
 """What a candidate may fail with; a `ConfigError` is every candidate's, and ends the search."""
@@ -17,9 +17,3 @@ def is_everyones(error: BaseException) -> TypeGuard[ConfigError]:
     raise (`TaskError`) may be one candidate's alone.
     """
     return isinstance(error, ConfigError) and not isinstance(error, TaskError)
-
-
-def failure(error: BaseException) -> str:
-    """One line that says why a candidate failed."""
-    text = error.message if isinstance(error, AutopruneError) else str(error)
-    return f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else ''}"[:300]

@@ -11,13 +11,13 @@ from optuna.trial import Trial
 
 from autoprune.devices.device import Device
 from autoprune.devices.profiler import open_profiler
-from autoprune.errors import AutopruneError, ConfigError, DeviceError, ModelError
+from autoprune.errors import AutopruneError, ConfigError, DeviceError, ModelError, first_line
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.interrupts import noted_interrupts
 from autoprune.search.begin import begin
 from autoprune.search.candidate import Candidate
-from autoprune.search.failures import CANDIDATE_ERRORS, failure
+from autoprune.search.failures import CANDIDATE_ERRORS
 from autoprune.search.front_models import FrontModels
 from autoprune.search.halving import Halving
 from autoprune.search.knapsack.sampler import KnapsackSampler
@@ -229,7 +229,7 @@ class Search:
             raise  # a setting is wrong: every candidate would fail the same way
         except CANDIDATE_ERRORS as error:
             self._device_problems = [*self._device_problems, error] if isinstance(error, DeviceError) else []
-            return [Done(trial.number, failed(trial.number, origin, plan, failure(error)))]
+            return [Done(trial.number, failed(trial.number, origin, plan, first_line(error)))]
         self._device_problems.clear()
         while self.workers.room < 1 and time.monotonic() < self.until_s():  # less than before the looks
             self.looks.ended += self._wait()

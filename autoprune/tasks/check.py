@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autoprune.errors import ModelError, TaskError
+from autoprune.errors import ModelError, TaskError, first_line
 from autoprune.specs import user_error
 from autoprune.tasks.losses import IGNORE, class_logits
 from autoprune.tasks.metrics import METRICS
@@ -92,7 +92,7 @@ def _difference(task: Task, traced: nn.Module, inputs: Any) -> str | None:
     try:
         problem = _differing(own, _outputs(task.forward(traced, inputs)))
     except Exception as error:  # whatever an operator says to other sizes than the example's
-        problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        problem = first_line(error)
     return problem[:200] if problem is not None and _differing(own, again) is None else None
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from autoprune.errors import TaskError, did_you_mean
+from autoprune.errors import TaskError, did_you_mean, first_line
 from autoprune.tasks.images import ImageRows, image_options, loader, stratified
-from autoprune.tasks.models import first_line, import_package
+from autoprune.tasks.models import import_package
 
 __all__ = ["hf_splits", "torchvision_splits"]
 

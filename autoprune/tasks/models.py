@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.errors import TaskError, did_you_mean
+from autoprune.errors import TaskError, did_you_mean, first_line
 from autoprune.specs import call_object, load_object, parse_options, user_error
 
-__all__ = ["HF_CLASSES", "MODEL_SPECS", "first_line", "import_package", "load_model"]
+__all__ = ["HF_CLASSES", "MODEL_SPECS", "import_package", "load_model"]
 
 MODEL_SPECS = "timm:NAME, torchvision:NAME, hf:ORG/NAME, pkg.module:factory, path/file.py:factory"
 HF_CLASSES = {
@@ -128,8 +128,3 @@ def _torchvision(rest: str, spec: str) -> Any:
                         fix="python -c 'import torchvision; print(torchvision.models.list_models())'")
     weights = None if options["weights"].lower() == "none" else options["weights"]
     return call_object(lambda: models.get_model(name, weights=weights).eval(), spec, "torchvision")
-
-
-def first_line(error: BaseException) -> str:
-    """`Type: first line of the message`."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

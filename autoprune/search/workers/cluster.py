@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, first_line
 from autoprune.files import writing
 from autoprune.search.workers.blueprint import Blueprint, user_modules
 from autoprune.search.workers.job import Done, Job, evaluate, failed, from_json, to_json
@@ -197,8 +197,7 @@ class Cluster(Workers):
             cause = getattr(error, "cause", None) or error
             if isinstance(cause, ConfigError):
                 return [Done(job.number, None, fatal=cause)]
-            reason = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ''}"[:300]
-            return [Done(job.number, failed(job.number, job.origin, job.plan, reason))]
+            return [Done(job.number, failed(job.number, job.origin, job.plan, first_line(cause)))]
         job = self._running.pop(number).job
         self._losses = 0
         done = from_json(told)

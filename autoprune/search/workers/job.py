@@ -10,10 +10,10 @@ import torch
 
 from autoprune import errors
 from autoprune.devices.latency import Latency
-from autoprune.errors import AutopruneError, TaskError
+from autoprune.errors import AutopruneError, TaskError, first_line
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
-from autoprune.search.failures import CANDIDATE_ERRORS, failure, is_everyones
+from autoprune.search.failures import CANDIDATE_ERRORS, is_everyones
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import DENSE
 from autoprune.search.run_folder import write_model
@@ -72,7 +72,7 @@ def evaluate(pipeline: Pipeline, job: Job) -> Done:
     except (*CANDIDATE_ERRORS, MemoryError) as error:
         if is_everyones(error) or (job.origin == DENSE and isinstance(error, TaskError)):
             return Done(job.number, None, fatal=error)
-        candidate = failed(job.number, job.origin, job.plan, failure(error))
+        candidate = failed(job.number, job.origin, job.plan, first_line(error))
         suspect = error if isinstance(error, TaskError) and not isinstance(error, NotFinite) else None
         return Done(job.number, candidate, suspect=suspect, out_of_memory=_is_memory(error), look=look)
     return Done(job.number, candidate, job.folder, look=look)
