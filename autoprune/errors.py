@@ -58,6 +58,10 @@ class ConfigError(AutopruneError):
     exit_code = 2
 
 
+class DamagedError(ConfigError):
+    """A file of ours is cut off or gone, or was changed by something else (exit 2)."""
+
+
 class TaskError(ConfigError):
     """The model factory, the data or the metric is unusable as given (exit 2)."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.devices.device import Device, ErrorFigures, Fact, ProfileConstants, list_devices
-from autoprune.devices.toml_file import device_text
+from autoprune.devices.toml_file import at_most, device_text
 from autoprune.errors import ConfigError
 
 __all__ = ["check_name", "derive", "write_device"]
@@ -67,8 +66,8 @@ def _checked(facts: Mapping[str, float | bool]) -> dict[str, Any]:
             good, allowed = isinstance(value, bool), "True or False"
         else:
             whole = kinds[key] == "int"
-            good = isinstance(value, int if whole else int | float) and math.isfinite(value) and 0 < value < 1e9
-            allowed = f"a {'whole ' if whole else ''}number above 0"
+            good = isinstance(value, int if whole else int | float) and 0 < value <= at_most(key)
+            allowed = f"a {'whole ' if whole else ''}number above 0, {at_most(key):g} at most"
         if not good:
             raise ConfigError(f"{key} is out of range", given=repr(value), allowed=allowed,
                               fix=f"another --{key.replace('_', '-')}")

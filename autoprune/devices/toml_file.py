@@ -12,7 +12,7 @@ from autoprune.config import to_toml
 from autoprune.devices.address import Address
 from autoprune.errors import ConfigError, did_you_mean
 
-__all__ = ["device_text", "read_device_file"]
+__all__ = ["at_most", "device_text", "read_device_file"]
 
 _KINDS = ("measured-local", "measured-remote", "calibrated", "profile")
 _TEXT, _WHOLE, _NUMBER, _FLAG = "text", "a whole number", "a number", "true or false"
@@ -34,6 +34,11 @@ _CALIBRATION = {"kernels": _TEXT, "sha256": _TEXT, "threads": _WHOLE, "layout": 
                 "probe_ms": _NUMBER, "nets": _WHOLE, "nodes": _WHOLE, "processor": _TEXT}
 _MAY_BE_ZERO = {"overhead_ms", "align", "thread_exponent", "k_act", "k_weights", "k_gemv", "tau_us_ghz", "call_us",
                 "p50", "p90"}
+_AT_MOST = {"threads": 4096, "align": 4096, "value_bytes": 8, "cores": 4096, "clock_ghz": 20, "fmla_per_cycle": 100,
+            "issue_width": 100, "memcpy_gbs": 1e5, "stall": 100, "in_order_factor": 100, "thread_exponent": 10,
+            "k_act": 1000, "k_weights": 1000, "k_gemv": 1000, "tau_us_ghz": 1e6, "peak_tflops": 1e5,
+            "bandwidth_gbs": 1e5, "compute_efficiency": 1, "memory_efficiency": 1, "launch_us": 1e6, "call_us": 1e6,
+            "p50": 100, "p90": 100, "lo_ratio": 1, "hi_ratio": 1000}  # beyond it is another unit: MHz, or percent
 
 
 def read_device_file(path: Path) -> dict[str, Any]:
@@ -53,6 +58,11 @@ def read_device_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a device file: {len(problems)} problem(s)",
                           given="\n           ".join(problems), fix="see devices/rpi4.toml for the layout")
     return data
+
+
+def at_most(key: str) -> float:
+    """The largest that a number of this name may be."""
+    return _AT_MOST.get(key, 1e9)
 
 
 def device_text(top: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:
@@ -139,8 +149,8 @@ def _check(table: Mapping[str, Any], keys: Mapping[str, str], needed: set[str], 
             found.append(f"{at}unknown key {prefix}{key}; {did_you_mean(key, keys)}")
         elif not _is(value, keys[key]):
             found.append(f"{at}{prefix}{key} must be {keys[key]}, not {value!r}")
-        elif keys[key] in (_WHOLE, _NUMBER) and not (0 < value < 1e9 or (value == 0 and key in _MAY_BE_ZERO)):
-            found.append(f"{at}{prefix}{key} is out of range: {value!r}")
+        elif keys[key] in (_WHOLE, _NUMBER) and not (0 < value <= at_most(key) or (value == 0 and key in _MAY_BE_ZERO)):
+            found.append(f"{at}{prefix}{key} is out of range: {value!r}, not above 0 and at most {at_most(key):g}")
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from autoprune.errors import ConfigError
+from autoprune.errors import DamagedError
 from autoprune.files import replace_file
 from autoprune.graph.kept import Kept
 from autoprune.graph.plan import Plan
@@ -202,9 +202,9 @@ def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
     path = Path(folder)
     missing = [n for n in ("graph.json", "plan.json", "weights.safetensors") if not (path / n).is_file()]
     if missing:
-        raise ConfigError("this folder holds no saved model", given=f"{path} (missing: {', '.join(missing)})",
-                          allowed="a folder written by save(), or a run folder and a trial number",
-                          fix="autoprune.load('runs/x', trial=37)")
+        raise DamagedError("this folder holds no saved model", given=f"{path} (missing: {', '.join(missing)})",
+                           allowed="a folder written by save(), or a run folder and a trial number",
+                           fix="autoprune.load('runs/x', trial=37)")
     try:
         data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
         plan = Plan.from_json(json.loads((path / "plan.json").read_text(encoding="utf-8")))
@@ -215,5 +215,5 @@ def load_module(folder: str | os.PathLike[str]) -> PrunedModule:
                    for k, v in weights.items()}
         return _restore(data, tensors, plan, training=False)
     except (AttributeError, KeyError, RecursionError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise ConfigError("the saved model is damaged", given=f"{path}: {type(error).__name__}: {error}"[:300],
-                          fix="write it again with save()") from error
+        raise DamagedError("the saved model is damaged", given=f"{path}: {type(error).__name__}: {error}"[:300],
+                           fix="write it again with save()") from error

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, DamagedError
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import Graph
@@ -154,8 +154,8 @@ class Plan:
                        tuple(data.get("dropped", ())), str(data.get("precision", "fp32")),
                        {n: Mask.from_json(m) for n, m in data.get("masks", {}).items()})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError("the plan is damaged", given=f"{type(error).__name__}: {error}",
-                              fix="write it again with Plan.to_json") from error
+            raise DamagedError("the plan is damaged", given=f"{type(error).__name__}: {error}",
+                               fix="write it again with Plan.to_json") from error
 
 
 def aligned(units: float, size: int, align: int) -> int:

@@ -21,7 +21,7 @@ from torch import fx
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, DamagedError
 
 __all__ = ["graph_from_json", "graph_to_json"]
 
@@ -80,8 +80,8 @@ def graph_from_json(data: dict[str, Any]) -> tuple[fx.Graph, dict[str, fx.GraphM
         raise
     except (AssertionError, AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError,
             ValueError) as error:
-        raise ConfigError("the graph file is damaged", given=f"{type(error).__name__}: {error}"[:300],
-                          fix="write it again with save()") from error
+        raise DamagedError("the graph file is damaged", given=f"{type(error).__name__}: {error}"[:300],
+                           fix="write it again with save()") from error
 
 
 def _read(data: dict[str, Any], depth: int) -> tuple[fx.Graph, dict[str, fx.GraphModule]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.devices.latency import Latency
-from autoprune.errors import ConfigError
+from autoprune.errors import DamagedError
 from autoprune.graph.plan import Cut, Plan
 from autoprune.tasks.score import Score
 
@@ -89,18 +89,16 @@ class Candidate:
 
 def load_weights(folder: Path) -> PrunedModule:
     """The torch model of a candidate, in evaluation mode and in fp32 (also of one in int8), from safetensors and JSON.
-    Raises `ConfigError` where the folder, which is named by its number, is damaged.
+    Raises `DamagedError` where the folder, which is named by its number, is damaged.
     """
     from autoprune.graph.module import load_module
 
     try:
         return load_module(folder)
-    except ConfigError as error:
-        if not any(words in error.message for words in ("damaged", "holds no saved model")):
-            raise
-        raise ConfigError(f"the weights of trial {int(folder.name)} cannot be read", given=error.given,
-                          allowed=f"what the search wrote to {folder}",
-                          fix="another trial (autoprune pick RUN --trial N), or --fresh to search anew") from error
+    except DamagedError as error:
+        raise DamagedError(f"the weights of trial {int(folder.name)} cannot be read", given=error.given,
+                           allowed=f"what the search wrote to {folder}",
+                           fix="another trial (autoprune pick RUN --trial N), or --fresh to search anew") from error
 
 
 def is_complete(folder: Path, precision: str) -> bool:

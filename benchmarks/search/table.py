@@ -36,6 +36,7 @@ import torch
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from real_tasks import TASKS
 from score import interval, volume
+from simulator import BLIND
 from world import World, search, spread
 
 from autoprune.devices.device import load_device
@@ -55,7 +56,6 @@ DEVICE = "rpi4"
 METHOD = "sensitivity"  # of the uniform plans
 SINGLE = ("l1", "wanda", METHOD)  # methods that a pattern has everywhere
 BANDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the dense latency
-BLIND = tuple(arm for arm in ARMS if arm != "look")
 OWN, UNIFORM, JITTER, RANDOM, PATTERNS = 60, 10, 15, 15, 5  # rows of a block; patterns, four times each
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -61,6 +62,16 @@ def test_a_path_works_as_a_name(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text((resources.folder("devices") / "rpi5.toml").read_text())
     assert load_device(str(path)).profile == load_device("rpi5").profile
+
+
+@pytest.mark.parametrize(("key", "value", "most"), [("clock_ghz", 1500, "20"), ("hi_ratio", 5000.0, "1000"),
+                                                     ("threads", 100_000, "4096")])
+def test_a_number_in_another_unit_is_refused(tmp_path, key, value, most):
+    text = (resources.folder("devices") / "rpi4.toml").read_text()
+    path = tmp_path / "units.toml"
+    path.write_text(re.sub(rf"^{key} = [\d.]+", f"{key} = {value}", text, flags=re.MULTILINE))
+    with pytest.raises(ConfigError, match=f"{key} is out of range: {value}, not above 0 and at most {most}"):
+        load_device(str(path))
 
 
 def test_a_broken_file_lists_every_problem_with_its_line(tmp_path):

@@ -50,6 +50,7 @@ def test_a_new_device_from_a_new_device(tmp_path):
     ("", "rpi4", {}, None, "not a device name"), ("mine", "rpi4", {"clock": 1.0}, None, "unknown fact"),
     ("mine", "rpi4", {"clock_ghz": 0.0}, None, "clock_ghz is out of range"),
     ("mine", "rpi4", {"memcpy_gbs": float("nan")}, None, "memcpy_gbs is out of range"),
+    ("mine", "rpi4", {"clock_ghz": 1500.0}, None, "clock_ghz is out of range"),
     ("mine", "rpi4", {"cores": 2.5}, None, "cores is out of range"),
     ("mine", "rpi4", {"in_order": 1}, None, "in_order is out of range"),
     ("mine", "rpi4", {"cores": 2}, 4, "more threads than cores"), ("mine", "rpi4", {}, 0, "threads")])
