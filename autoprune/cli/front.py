@@ -22,7 +22,7 @@ def front(
     autoprune front runs/x --format json
     """
     from autoprune.front.front import load_front
-    from autoprune.front.words import gap_sentence, latency_notes, size
+    from autoprune.front.words import faster_sentence, gap_sentence, latency_notes, size
 
     found = load_front(run)
     if output is Format.json:
@@ -49,6 +49,9 @@ def front(
         note(f"note: {text}")
     if (gap := gap_sentence(found)) is not None:
         note(f"note: {gap}")
+    for point in found.points:
+        if point.number == found.recommended and (faster := faster_sentence(found, point.candidate)) is not None:
+            note(f"note: {faster}")
 
 
 def _short(value: float) -> float:

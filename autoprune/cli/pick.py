@@ -37,7 +37,7 @@ def pick(
     """
     from autoprune import api
     from autoprune.front.front import load_front
-    from autoprune.front.words import latency_notes
+    from autoprune.front.words import faster_sentence, latency_notes
     from autoprune.tasks.build import load_task
 
     found = load_front(run)
@@ -45,6 +45,8 @@ def pick(
     note(f"trial {point.number}: {point.candidate.plan.precision}, {point.latency}, {point.score}")
     for text in latency_notes([point.candidate]):
         note(f"note: {text}")
+    if (faster := faster_sentence(found, point.candidate)) is not None:
+        note(f"note: {faster}")
     s = found.settings
     task = load_task(s.get("model"), s.get("data"), s.get("metric"), s.get("loss"))
     if task.name != found.task:

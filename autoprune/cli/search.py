@@ -110,7 +110,7 @@ def _announce(settings: Settings) -> None:
 
 def _close(front: Front, interrupted: bool) -> None:
     """The closing lines: what is recommended for each budget, notes, the files and what to do next."""
-    from autoprune.front.words import gap_sentence, latency_notes
+    from autoprune.front.words import faster_sentence, gap_sentence, latency_notes
 
     chosen = [_chosen(front, budget, number) for budget, number in
               ((front.budget, front.recommended), *front.further.items())]
@@ -123,6 +123,9 @@ def _close(front: Front, interrupted: bool) -> None:
         return
     if (gap := gap_sentence(front)) is not None:
         note(f"note: {gap}")
+    for point in {p.number: p for p in points}.values():
+        if (faster := faster_sentence(front, point.candidate)) is not None:
+            note(f"note: {faster}")
     if interrupted:
         result(f"files: {front.run} (report.html, front.json); interrupted, the same command resumes")
         result(f"next:  autoprune pick {front.run} --trial {points[0].number}")

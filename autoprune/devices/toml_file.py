@@ -38,7 +38,7 @@ _AT_MOST = {"threads": 4096, "align": 4096, "value_bytes": 8, "cores": 4096, "cl
             "issue_width": 100, "memcpy_gbs": 1e5, "stall": 100, "in_order_factor": 100, "thread_exponent": 10,
             "k_act": 1000, "k_weights": 1000, "k_gemv": 1000, "tau_us_ghz": 1e6, "peak_tflops": 1e5,
             "bandwidth_gbs": 1e5, "compute_efficiency": 1, "memory_efficiency": 1, "launch_us": 1e6, "call_us": 1e6,
-            "p50": 100, "p90": 100, "lo_ratio": 1, "hi_ratio": 1000}  # beyond it is another unit: MHz, or percent
+            "p50": 100, "p90": 100, "hi_ratio": 1000}  # beyond it is another unit: MHz, or percent
 
 
 def read_device_file(path: Path) -> dict[str, Any]:

@@ -131,6 +131,14 @@ class Front:
         gaps = [gap for p in self.points if not p.candidate.plan.is_dense and (gap := shrinks(p.candidate)) is not None]
         return None if dense is None or not gaps else statistics.fmean(gaps) - dense
 
+    def faster_as_good(self, than: Candidate) -> Candidate | None:
+        """The fastest point whose score on the search split is within one standard error of this one's, where that is
+        at least a twentieth faster (the one-standard-error rule of Breiman et al. 1984, of latency instead of size).
+        """
+        assert than.score is not None
+        least, ms = than.quality - than.score.standard_error, 0.95 * than.ms
+        return next((c for c in pareto(self.candidates) if c.ms <= ms and c.quality >= least), None)
+
     def pick(self, budget: str | None = None, max_drop: str | None = None, *, knee: bool = False,
              trial: int | None = None) -> Point:
         """Choose one point.

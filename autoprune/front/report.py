@@ -150,7 +150,8 @@ def _front_section(view: View) -> str:
         said.append("Candidates were ranked on the "
                     f"{view.split} split; the test split was read after the search, for the front.")
     gap = words.gap_sentence(view.front)
-    said += [text[0].upper() + text[1:] + "." for text in (*view.front.notes, *([gap] if gap else []))]
+    faster = [words.faster_sentence(view.front, p) for p in view.points if p.number == view.front.recommended]
+    said += [text[0].upper() + text[1:] + "." for text in (*view.front.notes, gap, *faster) if text]
     return (f"<h2>The front</h2>\n<p class=note>{escape(' '.join(said))} Bars up and down are one standard error.</p>\n"
             + _embed(front_figure(view), "front", first=True))
 

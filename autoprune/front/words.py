@@ -11,9 +11,9 @@ from autoprune.front.front import Front
 from autoprune.search.candidate import Candidate
 from autoprune.tasks.score import FRACTIONS, Score
 
-__all__ = ["again_sentence", "budget_text", "cut_lines", "difference", "duration", "gap_sentence", "interval",
-           "latency_notes", "latency_text", "milliseconds", "number", "plural", "scaled", "score_text", "share",
-           "shortened", "size", "source_sentence", "source_word", "value_text"]
+__all__ = ["again_sentence", "budget_text", "cut_lines", "difference", "duration", "faster_sentence", "gap_sentence",
+           "interval", "latency_notes", "latency_text", "milliseconds", "number", "plural", "scaled", "score_text",
+           "share", "shortened", "size", "source_sentence", "source_word", "value_text"]
 
 _MANY = 2000  # samples from which a second decimal of a percentage means something
 _SOURCES = {"measured": "measured", "calibrated": "predicted, calibrated", "profile": "predicted"}
@@ -78,6 +78,16 @@ def gap_sentence(front: Front) -> str | None:
     better = f"{difference(front.dense.score, abs(gap))} {'better' if gap >= 0 else 'worse'}"
     return (f"on the split that the front was chosen on, its points look {better} than on the test split, compared "
             "with the dense model (a mean; choosing the best of many takes some luck for skill)")
+
+
+def faster_sentence(front: Front, than: Candidate) -> str | None:
+    """That a faster point is as good as this one as far as the search split tells; None when none is."""
+    other = front.faster_as_good(than)
+    if other is None or other.score is None or than.score is None:
+        return None
+    return (f"trial {other.number} is {number(than.ms / other.ms)}x as fast as trial {than.number}, and within one "
+            f"standard error of it on the {than.score.split} split "
+            f"({value_text(other.score)} and {score_text(than.score)})")
 
 
 def latency_notes(candidates: Iterable[Candidate], limit: int = 6) -> list[str]:

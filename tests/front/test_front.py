@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.front.front import SCHEMA, Front, load_front
-from autoprune.front.words import gap_sentence
+from autoprune.front.words import faster_sentence, gap_sentence
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.outcome import pareto
@@ -256,6 +256,19 @@ def test_candidates_survive_json_without_kept_indices() -> None:
     assert Candidate.from_json(json.loads(json.dumps(failed.to_json()))) == failed
     assert failed.ms == float("inf")
     assert failed.quality == float("-inf")
+
+
+def test_a_faster_point_within_one_standard_error_is_named() -> None:
+    """The standard error is 0.9 points."""
+    found = [dense(), candidate(1, 4.0, 0.97), candidate(2, 3.9, 0.968), candidate(3, 2.0, 0.962),
+             candidate(4, 1.0, 0.96)]
+    front = front_of(found)
+    assert front.faster_as_good(found[1]) == found[3]
+    said = faster_sentence(front, found[1])
+    assert said == ("trial 3 is 2.00x as fast as trial 1, and within one standard error of it on the validation split "
+                    "(96.2 % and 97.0 % ± 0.9)")
+    assert front.faster_as_good(found[4]) is None
+    assert faster_sentence(front_of(found[:3]), found[1]) is None  # 4.0 to 3.9 ms is no difference
 
 
 def test_the_selection_gap_by_hand() -> None:
