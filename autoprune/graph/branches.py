@@ -43,7 +43,7 @@ def find_branches(graph: fx.Graph, typing: Typing, parameters: dict[str, int],
 
     `names` maps placeholders to tensor names where the graph takes its parameters as inputs.
     """
-    ancestors = _ancestors(graph)
+    bits, ancestors = _ancestors(graph)
     out: dict[str, Branch] = {}
     whole = sum(parameters.values())
     for node in graph.nodes:
@@ -51,7 +51,7 @@ def find_branches(graph: fx.Graph, typing: Typing, parameters: dict[str, int],
         if len(operands) != 2 or node.kwargs.get("alpha", 1) != 1:
             continue
         for skip, branch in (operands, operands[::-1]):
-            if skip not in ancestors[branch] or not _same_type(typing, skip, node):
+            if not ancestors[branch] & bits[skip] or not _same_type(typing, skip, node):
                 continue
             tensors = _tensors_lost(graph, node, skip, names or {})
             params = sum(parameters.get(t, 0) for t in tensors)
@@ -86,17 +86,18 @@ def _follow(node: fx.Node, replaced: Mapping[fx.Node, fx.Node]) -> fx.Node:
     return node
 
 
-def _ancestors(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
-    """For every node the computed nodes that it depends on (attributes and inputs are left out)."""
-    out: dict[fx.Node, set[fx.Node]] = {}
+def _ancestors(graph: fx.Graph) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
+    """A bit for every computed node, and for every node the bits of those that it depends on (attributes and inputs are
+    left out): sets of nodes would take a gigabyte for the thousands of a loop that was unrolled.
+    """
+    bits, ancestors = dict[fx.Node, int](), dict[fx.Node, int]()
     for node in graph.nodes:
-        mine: set[fx.Node] = set()
+        bits[node] = 1 << len(bits) if node.op == "call_function" else 0
+        ancestors[node] = 0
         for source in node.all_input_nodes:
-            if source.op == "call_function":
-                mine.add(source)
-                mine |= out[source]
-        out[node] = mine
-    return out
+            if bits[source]:
+                ancestors[node] |= bits[source] | ancestors[source]
+    return bits, ancestors
 
 
 def _same_type(typing: Typing, a: fx.Node, b: fx.Node) -> bool:

@@ -144,9 +144,10 @@ def _written_to(node: fx.Node) -> bool:
     return False
 
 
-_TRAINING_ARGUMENT = {"batch_norm": "training", "instance_norm": None, "dropout": "train", "feature_dropout": "train",
-                      "alpha_dropout": "train", "lstm": "train", "gru": "train", "rnn_tanh": "train",
-                      "rnn_relu": "train"}
+_DROPOUT = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+_TRAINING_ARGUMENT = {"batch_norm": "training", "instance_norm": None, **dict.fromkeys(_DROPOUT, "train"),
+                      **dict.fromkeys((f"{name}_" for name in _DROPOUT), "train"), "lstm": "train", "gru": "train",
+                      "rnn_tanh": "train", "rnn_relu": "train"}
 
 
 def _read_training(graph: fx.Graph, node: fx.Node, flag: fx.Node | None) -> fx.Node | None:

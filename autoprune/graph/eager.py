@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from autoprune.errors import first_line
+from autoprune.graph.compare import distance
 from autoprune.graph.module import PrunedModule, build
 from autoprune.graph.plan import Plan
 from autoprune.graph.rewrite import copy_graph
@@ -30,7 +32,7 @@ from autoprune.graph.typing import Call
 
 __all__ = ["PrunedMixin", "as_user_class"]
 
-_TOLERANCE = 1e-5
+_TOLERANCE, _FILLED_TOLERANCE, _NEXT_TO_ZERO = 1e-5, 1e-4, 1e-2
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,9 @@ def as_user_class(model: nn.Module, pruned: PrunedModule, dense_tensors: Mapping
                   example_inputs: Any, guesses: Sequence[Sizes]) -> nn.Module:
     """`pruned` as an instance of (a subclass of) `type(model)`, or `pruned` itself with `why_graph` set.
 
-    The two are compared on the example inputs in evaluation mode (relative difference ≤ 1e-5), and the copy has to run
-    in training mode, too, where the dense module does: what forward does only there is not in the graph. `sizes`:
+    The two are compared in evaluation mode (relative difference ≤ 1e-5) on the example inputs, and on others with the
+    parameters filled that are next to zero, as the scales of young branches are; and the copy has to run in training
+    mode, too, where the dense module does: what forward does only there is not in the graph. `sizes`:
     module path → dense size → pruned size, of the widths that a module may hold as plain numbers. They are a guess, and
     are put in only when the module does not do without; the comparison decides.
     """
@@ -231,8 +234,48 @@ def _training_error(model: nn.Module, example_inputs: Any) -> str | None:
 
 
 def _difference(candidate: nn.Module, pruned: PrunedModule, example_inputs: Any) -> str | None:
-    """Why the two are not the same, or None when they are."""
-    args, kwargs = split_inputs(example_inputs)
+    """Why the two, which share their tensors, are not the same, or None when they are."""
+    found = _differing(candidate, pruned, example_inputs)
+    if found is not None:
+        return found
+    others = pytree.tree_map(_other_values, example_inputs)
+    with _filled(pruned.tensors().values()):
+        try:
+            with torch.no_grad():
+                args, kwargs = split_inputs(others)
+                pruned(*args, **kwargs)
+        except Exception:  # no inputs of the model: lengths that have to be sorted, say
+            return None
+        return _differing(candidate, pruned, others, _FILLED_TOLERANCE)
+
+
+def _other_values(x: Any) -> Any:
+    """The same values at other places, and halves where all are the same."""
+    if not isinstance(x, torch.Tensor) or x.numel() < 2:
+        return x
+    other = x.flatten().flip(0).reshape(x.shape)
+    return x / 2 if x.is_floating_point() and torch.equal(x, other) else other
+
+
+@contextmanager
+def _filled(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Parameters that hide what they multiply, because they are next to zero, are between 0.5 and 1 for a while."""
+    hiding = [t for t in tensors if isinstance(t, nn.Parameter) and t.is_floating_point() and t.numel()
+              and float(t.detach().abs().max()) < _NEXT_TO_ZERO]
+    before = [t.detach().clone() for t in hiding]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        try:
+            for t in hiding:
+                t.copy_(torch.rand(t.shape, generator=generator) / 2 + 0.5)
+            yield
+        finally:
+            for t, values in zip(hiding, before, strict=True):
+                t.copy_(values)
+
+
+def _differing(candidate: nn.Module, pruned: PrunedModule, inputs: Any, tolerance: float = _TOLERANCE) -> str | None:
+    args, kwargs = split_inputs(inputs)
     with torch.no_grad():
         first = [x for x in pytree.tree_leaves(candidate(*args, **kwargs)) if isinstance(x, torch.Tensor)]
         second = [x for x in pytree.tree_leaves(pruned(*args, **kwargs)) if isinstance(x, torch.Tensor)]
@@ -241,8 +284,6 @@ def _difference(candidate: nn.Module, pruned: PrunedModule, example_inputs: Any)
     for a, b in zip(first, second, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
             return f"an output of shape {tuple(a.shape)} instead of {tuple(b.shape)}"
-        scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
-        worst = float((a.double() - b.double()).abs().max()) / scale if b.numel() else 0.0
-        if not worst <= _TOLERANCE:
+        if not (worst := distance(a, b)) <= tolerance:
             return f"outputs differ by {worst:.1e}"
     return None

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.errors import ModelError, first_line
+from autoprune.graph.compare import distance
 from autoprune.graph.onnx_ready import exportable
 from autoprune.graph.quiet import quiet
 from autoprune.graph.trace import split_inputs, with_dynamic_batch
@@ -97,16 +98,20 @@ def check_onnx(onnx_bytes: bytes, model: nn.Module, example_inputs: Any, toleran
     model.train(was_training)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
     leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    feed = {i.name: x.numpy() for i, x in zip(session.get_inputs(), leaves, strict=False)}
-    got = session.run(None, feed)
+    try:
+        session = ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+        feed = {i.name: x.numpy() for i, x in zip(session.get_inputs(), leaves, strict=False)}
+        got = session.run(None, feed)
+    except Exception as error:  # onnxruntime's classes have nothing else in common
+        raise ModelError("onnxruntime does not run the exported model", given=first_line(error),
+                         fix="model.float() before tracing it, where it computes in float64; else replace the operator "
+                             "named above in the model") from error
     worst = 0.0
     for e, g in zip(expected, got, strict=False):
         if e.shape != g.shape:
             raise ModelError("the ONNX model's output has another shape than torch's", given=f"{g.shape} and {e.shape}")
-        scale = max(1.0, float(np.abs(e).max(initial=0.0)))
-        worst = max(worst, float(np.abs(e.astype(np.float64) - g).max(initial=0.0)) / scale)
+        worst = max(worst, distance(torch.from_numpy(np.asarray(g)), torch.from_numpy(np.asarray(e))))
     if not worst <= tolerance:
         raise ModelError("onnxruntime and torch disagree on the exported model",
                          given=f"relative difference {worst:.2e}", allowed=f"≤ {tolerance:.0e}")

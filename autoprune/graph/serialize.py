@@ -2,7 +2,8 @@
 
 A file may come from anywhere, so a name is not enough: what it finds has to be an ATen-like operator on tensors that
 opens no file, one of the arithmetic functions that sizes are computed with, or a higher-order operator on graphs of
-the same file. Names that end up in generated Python source (inputs, attributes, keyword arguments) must be identifiers.
+the same file. Names that end up in generated Python source (inputs, attributes, keyword arguments) must be identifiers;
+parts of attributes may also be what stands between quotes without ending them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import keyword
 import math
 import operator
 import re
+import unicodedata
 from typing import Any, cast
 
 import torch
@@ -23,7 +25,10 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import ConfigError, DamagedError
 
-__all__ = ["graph_from_json", "graph_to_json"]
+__all__ = ["NO_NAME", "graph_from_json", "graph_to_json"]
+
+NO_NAME = "\"\\"
+"""Characters that a name may not have: it is written between quotes in generated source."""
 
 _PYTHON = {"operator": operator, "math": math}
 _ARITHMETIC = {
@@ -114,15 +119,21 @@ def _read(data: dict[str, Any], depth: int) -> tuple[fx.Graph, dict[str, fx.Grap
 
 def _plain(name: str) -> str:
     """`name` when it can stand in generated source as it is: an identifier that reaches nothing special."""
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__") \
+            or name != unicodedata.normalize("NFKC", name):  # as Python reads it
         raise ConfigError("the graph has a name that is not an identifier", given=repr(name)[:100])
     return name
 
 
 def _dotted(name: str) -> str:
+    """`name` when each part is an identifier, or can stand between quotes: the child of a Sequential, a key of a
+    ModuleDict.
+    """
     for part in name.split("."):
-        if not part.isdecimal():  # children of a Sequential
+        if part.isidentifier():
             _plain(part)
+        elif not part or any(c in NO_NAME or not c.isprintable() for c in part):
+            raise ConfigError("the graph has a name that cannot be written between quotes", given=repr(name)[:100])
     return name
 
 

@@ -7,7 +7,9 @@ line of the user's model, and the canonical form of the graph (`canonical.py`).
 from __future__ import annotations
 
 import inspect
+import keyword
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +23,12 @@ from torch.utils import _pytree as pytree
 from autoprune.errors import ModelError, first_line
 from autoprune.graph.canonical import canonical
 from autoprune.graph.quiet import quiet
+from autoprune.graph.serialize import NO_NAME
 from autoprune.graph.typing import is_dynamic
 
 __all__ = ["Captured", "capture", "split_inputs", "with_dynamic_batch"]
 
+_USUAL_MOMENTUM = 0.1  # torch's default
 _SHARED_CODE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -86,6 +90,7 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
     """
     if not isinstance(model, nn.Module):
         raise ModelError("only a torch.nn.Module can be traced", given=type(model).__name__)
+    _check_names(model)
     args, kwargs = split_inputs(example_inputs)
     modes = {m: m.training for m in model.modules()}
     try:
@@ -100,7 +105,46 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return Captured(*canonical(program), dynamic, note)
+    graph, tensors, modules = canonical(program)
+    _settle_norms(model, graph)
+    return Captured(graph, tensors, modules, dynamic, note)
+
+
+def _check_names(model: nn.Module) -> None:
+    """Refuse what an fx.GraphModule cannot hold under its name."""
+    from autoprune.graph.module import PrunedModule  # which is built of what is captured here
+
+    own = {*dir(PrunedModule), "meta", "shape_env"} - set(dir(nn.Module))
+    for name in [n for n, _ in [*model.named_modules(), *model.named_parameters(), *model.named_buffers()] if n]:
+        first, *_, last = name.split(".") * 2
+        if first in own or keyword.iskeyword(last) or any(c in NO_NAME or not c.isprintable() for c in name):
+            raise ModelError("a module or parameter has a name that a traced model cannot use", given=repr(name),
+                             allowed="names that are no keywords of Python, without quotes and backslashes, and not "
+                                     "graph, code, meta, plan, tensors, nested, save … at the top",
+                             fix=f"rename it in {type(model).__name__}")
+
+
+def _settle_norms(model: nn.Module, graph: fx.Graph) -> None:
+    """What batch norms do in training mode and a trace in evaluation mode does not tell: one that its model keeps in
+    evaluation mode stays there, and a cumulative average (`momentum=None`) becomes a running one.
+    """
+    modes = {m: m.training for m in model.modules()}
+    try:
+        model.train()
+        kept = {m for m in modes if not m.training}
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    held = dict(model.named_modules())
+    for node in [n for n in graph.nodes if n.target is torch.ops.aten.batch_norm.default]:
+        mean = node.args[3]
+        norm = held.get(str(mean.target).rpartition(".")[0]) if isinstance(mean, fx.Node) else None
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        args = list(node.args)
+        args[5] = False if norm in kept else args[5]
+        args[6] = _USUAL_MOMENTUM if norm.momentum is None else args[6]
+        node.args = tuple(args)
 
 
 def _caching(model: nn.Module) -> list[Any]:
@@ -147,12 +191,35 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _run_export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any,
                 strict: bool = False) -> Any:
     """strict: by reading the bytecode of forward, to which `len(x)` is a symbol; it refuses more otherwise."""
-    with quiet():
+    with quiet(), _own_backwards() as found:
         program = torch.export.export(model, args, kwargs, strict=strict,
                                       dynamic_shapes=_by_parameter(model, args, kwargs, shapes))
         if any(str(getattr(n.target, "__module__", "")).startswith("torch._functorch") for n in program.graph.nodes):
             program = program.run_decompositions({})  # `vmap` is written as steps that open and close it
-        return program
+    if found:
+        warnings.warn(f"the backward of {', '.join(sorted(found))} is not part of the traced graph: candidates are "
+                      "fine-tuned by the gradients of what its forward does (none, where that rounds); where it "
+                      "matters, write it as x + (f(x) - x).detach()", stacklevel=2)
+    return program
+
+
+@contextmanager
+def _own_backwards() -> Iterator[set[str]]:
+    """Names of the `torch.autograd.Function`s, other than torch's own, that are called meanwhile."""
+    found: set[str] = set()
+    kind: Any = torch.autograd.Function
+    original = vars(kind)["apply"]
+
+    def noted(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not cls.__module__.startswith("torch."):
+            found.add(cls.__name__)
+        return original.__func__(cls, *args, **kwargs)
+
+    kind.apply = classmethod(noted)
+    try:
+        yield found
+    finally:
+        kind.apply = original
 
 
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.accelerator import device_of, on_accelerator, to_device
-from autoprune.errors import ConfigError, TaskError, did_you_mean
+from autoprune.errors import ConfigError, TaskError, did_you_mean, first_line
 from autoprune.graph.trace import split_inputs
 from autoprune.methods.statistics import BACKWARD, FISHER, GRADIENTS, HESSIAN, NEEDS, Statistics
 from autoprune.methods.taps import Taps
@@ -98,8 +98,12 @@ class _Gradients:
         signs = {n: torch.empty(g.shape).bernoulli_(0.5, generator=self._generator).mul_(2).sub_(1).to(g)
                  for n, g in gradients.items()}
         curved = [(g * signs[n]).sum() for n, g in gradients.items() if g.requires_grad]
-        products = torch.autograd.grad(sum(curved, torch.zeros(())), [self._parameters[n] for n in gradients],
-                                       allow_unused=True) if curved else [None] * len(gradients)
+        try:
+            products = torch.autograd.grad(sum(curved, torch.zeros(())), [self._parameters[n] for n in gradients],
+                                           allow_unused=True) if curved else [None] * len(gradients)
+        except (NotImplementedError, RuntimeError) as error:
+            raise ConfigError("the model has an operator without a second derivative", given=first_line(error),
+                              fix="leave out the methods that need one: obd and hap") from error
         for (name, sign), product in zip(signs.items(), products, strict=True):
             self._add(HESSIAN, name, torch.zeros_like(sign) if product is None else sign * product)
 

@@ -101,10 +101,14 @@ class Taps:
         self._readers: dict[str, list[_Tap]] = {}
         self._products: dict[str, None] = {}
         by_dim = {g.dim: g for g in graph.groups.values()}
+        axes: dict[str | None, set[int]] = {}
+        for read in graph.reads:
+            axes.setdefault(read.weight, set()).add(read.weight_axis)
         for read in graph.reads:
             if read.source is None or not {ACTIVATIONS, GRAM} & set(needs):
                 continue
-            wide = read.weight is not None and graph.captured.tensors[read.weight].shape[read.weight_axis] > 1
+            alone = len(axes[read.weight]) == 1  # a tied weight that is read along both axes has no one set of features
+            wide = read.weight is not None and alone and graph.captured.tensors[read.weight].shape[read.weight_axis] > 1
             products = GRAM in needs and wide and (weights is None or read.weight in weights)
             if ACTIVATIONS not in needs and not products:
                 continue
@@ -112,7 +116,7 @@ class Taps:
             tap.moments |= ACTIVATIONS in needs
             tap.gradients |= {ACTIVATIONS, GRADIENTS} <= set(needs)
             tap.products |= products
-            if read.weight is not None:
+            if read.weight is not None and alone:
                 self._readers.setdefault(read.weight, []).append(tap)
             if products:
                 self._products[str(read.weight)] = None

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError, TaskError, first_line
+from autoprune.graph.compare import distance
 from autoprune.specs import user_error
 from autoprune.tasks.losses import IGNORE, class_logits
 from autoprune.tasks.metrics import METRICS
@@ -123,9 +124,8 @@ def _differing(one: list[torch.Tensor], other: list[torch.Tensor]) -> str | None
     if [t.shape for t in one] != [t.shape for t in other]:
         return f"outputs {', '.join(map(describe, other))} instead of {', '.join(map(describe, one))}"
     for a, b in zip(one, other, strict=True):
-        worst = float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
-        if not worst <= _SAME * max(1.0, float(a.double().abs().max()) if a.numel() else 0.0):
-            return f"outputs differ by {worst:.2g}"
+        if not (worst := distance(b, a)) <= _SAME:
+            return f"outputs differ by {worst:.2g} of the largest"
     return None
 
 
@@ -149,7 +149,8 @@ def _run_model(task: Task, inputs: Any) -> Any:
     found = main_tensor(outputs)
     if found is not None and not bool(torch.isfinite(found).all()):
         raise TaskError("the model's outputs hold NaN or infinity on the first training batch", given=describe(found),
-                        allowed="finite outputs", fix="check the weights, and how the inputs are normalised")
+                        allowed="finite outputs", fix="check the weights, and how the inputs are "
+                        "normalised; where −inf masks logits, put a large negative number there (-1e4)")
     return outputs
 
 

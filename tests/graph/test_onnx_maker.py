@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph import onnx_maker
@@ -70,3 +75,27 @@ def test_nothing_of_this_machine_is_in_a_file(tiny_graph: Graph, tiny_template: 
     for content in (export_onnx(half, tiny_graph.example_inputs), OnnxMaker(tiny_graph).onnx(half)):
         assert b".py" not in content
         assert b"stack_trace" not in content
+
+
+class Constant(nn.Module):
+    """Gives one number, whatever comes in."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.layer, self.value = nn.Linear(4, 3), value
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layer(x) * 0 + self.value
+
+
+@pytest.mark.parametrize(("exported", "model"), [(math.nan, 1.0), (1.0, math.nan), (-math.inf, math.inf), (1.0, 2.0)])
+def test_outputs_that_differ_in_what_is_no_number_are_refused(exported: float, model: float) -> None:
+    x = torch.randn(2, 4)
+    with pytest.raises(ModelError, match="disagree"):
+        check_onnx(export_onnx(Constant(exported).eval(), x), Constant(model).eval(), x)
+    assert check_onnx(export_onnx(Constant(-math.inf).eval(), x), Constant(-math.inf).eval(), x) == 0.0
+
+
+def test_what_onnxruntime_cannot_run_is_a_models_error() -> None:
+    with pytest.raises(ModelError, match="does not run"):
+        check_onnx(b"no model", Constant(1.0), torch.randn(2, 4))

@@ -181,7 +181,7 @@ def test_other_kinds_of_nodes_are_refused(saved: dict[str, Any], op: str | None)
 
 
 INJECTIONS = ["x):\n    import os; os.system('true')\n    return (x", "x=__import__('os').system('true')", "a b", "1x",
-              "", "__class__", "__init__", "lambda", "x;y", "self.x", "é(", 'x")', "*x"]
+              "", "__class__", "__init__", "lambda", "x;y", "self.x", "é(", 'x")', "*x", "_\uff3fclass__"]
 
 
 @pytest.mark.parametrize("name", INJECTIONS)
@@ -209,12 +209,31 @@ def test_keyword_arguments_must_be_identifiers(saved: dict[str, Any], name: str)
         graph_from_json(data)
 
 
-@pytest.mark.parametrize("name", ["__class__", "stem.__class__.__init__", "stem.weight\nimport os", 'a")', "a..b", ""])
+@pytest.mark.parametrize("name", ["__class__", "stem.__class__.__init__", "stem.weight\nimport os", 'a")', "a..b", "",
+                                  "_\uff3fclass__", "a b\\"])
 def test_attributes_must_be_dotted_identifiers(saved: dict[str, Any], name: str) -> None:
     data = copy.deepcopy(saved)
     next(n for n in data["nodes"] if n[0] == "get_attr")[2] = name
     with pytest.raises(ConfigError):
         graph_from_json(data)
+
+
+@pytest.mark.parametrize("key", ["3x3", "sep-conv", "a b", "x[0]", "it's", "1"])
+def test_keys_of_a_module_dict_survive(tmp_path: Path, key: str) -> None:
+    x = torch.randn(2, 5)
+    graph = trace(Keyed(key), x)
+    pruned = graph.cut(Plan.uniform(graph, 0.5, method="l1"))
+    pruned.save(tmp_path)
+    assert torch.equal(load_module(tmp_path)(x), pruned(x))
+
+
+class Keyed(nn.Module):
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key, self.choices, self.last = key, nn.ModuleDict({key: nn.Linear(5, 8)}), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.choices[self.key](x).relu())
 
 
 def test_strings_in_arguments_stay_strings(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,3 +204,83 @@ def test_attention_scale_is_written_out() -> None:
     pruned = graph.cut(Plan({n: c for n, c in Plan.uniform(graph, 0.5).cuts.items() if "head_dim" in n}))
     node = next(n for n in pruned.graph.nodes if "scaled_dot" in str(n.target))
     assert node.kwargs["scale"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["graph", "plan", "meta", "save", "why_graph"])
+def test_a_name_that_a_traced_model_cannot_use_is_refused(name: str) -> None:
+    net = Net()
+    setattr(net, name, nn.Linear(2, 2))
+    with pytest.raises(ModelError, match="a name that a traced model cannot use") as caught:
+        trace(net, torch.randn(2, 4))
+    assert name in str(caught.value.given)
+
+
+class Normed(nn.Module):
+    def __init__(self, momentum: float | None, kept: bool) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=momentum), nn.Linear(8, 3)
+        self.kept = kept
+
+    def train(self, mode: bool = True) -> Normed:
+        super().train(mode)
+        if self.kept:
+            self.norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        return self.b(self.norm(self.a(x)).relu())
+
+
+@pytest.mark.parametrize(("momentum", "kept", "moves"), [(0.1, False, True), (None, False, True), (0.1, True, False)])
+def test_norms_learn_where_they_do_in_the_model(momentum: float | None, kept: bool, moves: bool) -> None:
+    model = Normed(momentum, kept).eval()
+    dense = trace(model, torch.randn(4, 4)).dense().train()
+    assert not any(m.training for m in model.modules())
+    dense(3 + torch.randn(16, 4))
+    assert bool(dict(dense.named_buffers())["norm.running_mean"].abs().max() > 0) == moves
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5, inplace=True), nn.AlphaDropout(0.5, inplace=True)])
+def test_dropout_in_place_follows_the_mode(layer: nn.Module) -> None:
+    x = torch.randn(8, 4)
+    dense = trace(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), layer, nn.Linear(16, 3)).eval(), x).dense()
+    assert torch.equal(dense(x), dense(x))
+    dense.train()
+    assert not torch.equal(dense(x), dense(x))
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Any) -> Any:
+        return gradient[0]
+
+
+class Rounded(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(Sign.apply(self.a(x)))  # type: ignore[no-untyped-call]
+        return out
+
+
+def test_a_backward_of_ones_own_is_said_to_be_lost() -> None:
+    before = torch.autograd.Function.apply
+    with pytest.warns(UserWarning, match="the backward of Sign is not part"):
+        trace(Rounded(), torch.randn(2, 4))
+    assert torch.autograd.Function.apply == before
+
+
+class Experts(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        rows, columns = torch.where(x > 1)
+        return self.b(x).index_add(0, rows, x[rows, columns, None].expand(-1, 3))
+
+
+def test_where_of_a_condition_alone_gives_places() -> None:
+    torch.manual_seed(0)
+    x, net = torch.randn(6, 4), Experts()
+    graph = trace(net, x)
+    torch.testing.assert_close(graph.dense()(2 * x), net(2 * x))

@@ -220,3 +220,67 @@ def test_the_trial_in_training_mode_leaves_no_trace() -> None:
     assert not any(m.training for m in pruned.modules())
     for name, tensor in pruned.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+class Scaled(nn.Module):
+    """A branch whose scale is zero when it is young; the number of heads is held by its module."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.heads = 4
+        self.first, self.qkv, self.out = nn.Linear(5, 32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.scale, self.last = nn.Parameter(scale * torch.ones(32)), nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.first(x)
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.last(x + self.scale * self.out(mixed.transpose(1, 2).reshape(b, n, -1)))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
+def test_what_a_young_branch_hides_is_compared(scale: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 5)
+    graph = autoprune.trace(Scaled(scale).eval(), x)
+    heads = next(name for name, group in graph.groups.items() if group.size == 4)
+    pruned = graph.prune(Plan.of(graph, {heads: 0.5}))
+    assert isinstance(pruned, Scaled)
+    assert float(pruned.scale.detach().max()) == pytest.approx(scale)
+    with torch.no_grad():
+        pruned.scale.fill_(1.0)  # as if it were trained
+        torch.testing.assert_close(pruned(x), pruned.graph_form()(x))  # type: ignore[operator]
+
+
+class Tapped(nn.Module):
+    """Keeps what a layer puts out by a hook, which a copy shares with its original."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+        self.kept: dict[str, torch.Tensor] = {}
+        self.b.register_forward_hook(lambda module, inputs, out: self.kept.__setitem__("b", out))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.b(self.a(x).relu()).relu()
+        return self.c(x + self.kept["b"])
+
+
+def test_a_class_that_computes_with_old_values_is_not_given_back() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5)
+    model = Tapped().eval()
+    model(x)
+    graph = autoprune.trace(model, x)
+    assert isinstance(graph.prune(Plan.uniform(graph, 0.6)), PrunedModule)
+
+
+def test_outputs_that_are_infinite_or_no_numbers_are_compared() -> None:
+    class Masked(Cnn):
+        def forward(self, x: torch.Tensor) -> Any:
+            out = super().forward(x)
+            return out.masked_fill(torch.arange(out.shape[-1]) == 0, -torch.inf), out > 0
+
+    graph = autoprune.trace(Masked().eval(), torch.randn(2, 1, 8, 8))
+    assert isinstance(graph.prune(Plan.uniform(graph, 0.5)), Masked)

@@ -307,3 +307,29 @@ def test_a_later_pass_adds_to_what_there_is() -> None:
 
 def _close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a.double(), b.double(), rtol=1e-5, atol=1e-6)
+
+
+class Tied(nn.Module):
+    """An autoencoder whose weight is read along both axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(F.linear(x, self.weight)) @ self.weight
+
+
+def test_a_weight_that_is_read_along_both_axes_has_no_features() -> None:
+    graph = trace(Tied(), torch.randn(4, 10))
+    statistics = collect(graph, [(torch.randn(8, 10), None)], None, needs={"activations", "gram"})
+    assert statistics.units
+    assert not statistics.gram
+    assert not statistics.squares
+
+
+def test_an_operator_without_a_second_derivative_names_the_methods() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Hardsigmoid(), nn.Linear(8, 3))
+    with pytest.raises(ConfigError, match="without a second derivative") as caught:
+        collect(trace(model, torch.randn(2, 4)), batches(1), loss, needs={"hessian"})
+    assert "obd" in str(caught.value.fix)

@@ -14,6 +14,8 @@ from autoprune.graph.typing import Call, NodeType, Typing, broadcast, rule
       "greater", "greater_equal", "less", "less_equal", "not_equal", "arccos", "arcsin", "arctan", "arctan2", "complex",
       "polar")
 def pointwise(t: Typing, node: fx.Node, call: Call) -> NodeType:
+    if isinstance(node.meta["val"], list | tuple):  # `where` of a condition alone gives places
+        return t.fallback(node)
     operands = [t.of(n) for n in node.all_input_nodes if t.types[n] is not None]
     return broadcast(t, operands, t.shape(node))
 
