@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoprune.errors import ConfigError
 
-__all__ = ["replace_file", "writing"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["replace_file", "save_tensors", "writing"]
 
 
 @contextmanager
@@ -29,4 +35,20 @@ def replace_file(path: Path, content: str | bytes) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file in one step. Raises `OSError`, as a disk that is full does everywhere else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, str(temporary))
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(temporary)) from error
     temporary.replace(path)

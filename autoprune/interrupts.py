@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["INTERRUPTS", "noted_interrupts", "uninterrupted"]
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager

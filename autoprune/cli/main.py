@@ -81,6 +81,9 @@ def run(arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):  # the option parser turns the second into the first
         note("interrupted; the same command resumes")
         return 130
+    except SystemExit as problem:
+        error(f"code of yours ended the process: exit({problem.code})\n  fix:     raise an exception there instead")
+        return 2
     except BrokenPipeError:
         sys.stderr.close()
         return 0

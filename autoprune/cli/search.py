@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from autoprune.cli.output import TableOrJson, note, print_json, result
 from autoprune.config import Settings, load_settings
 from autoprune.errors import BudgetError
+from autoprune.interrupts import INTERRUPTS
 
 if TYPE_CHECKING:
     from autoprune.front.front import Front, Point
@@ -80,8 +82,10 @@ def _search(settings: Settings, fresh: bool, output: TableOrJson) -> int:
     from autoprune.api import run_settings
     from autoprune.cli.progress import ProgressLine
 
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    with ProgressLine() as line:
+    for number in INTERRUPTS[1:]:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup says of a terminal that closes
+            signal.signal(number, _as_interrupt)
+    with ProgressLine() as line, contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no result
         front, interrupted = run_settings(settings, fresh=fresh, on_progress=line.update, on_stage=line.stage)
     if output is TableOrJson.json:
         print_json(front.to_json())

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from autoprune.errors import DamagedError
-from autoprune.files import replace_file
+from autoprune.files import replace_file, save_tensors
 from autoprune.graph.kept import Kept
 from autoprune.graph.plan import Plan
 from autoprune.graph.program import Program
@@ -71,16 +71,11 @@ class PrunedModule(fx.GraphModule):
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `graph.json`, `plan.json` and `weights.safetensors`; `autoprune.load(folder)` reads them back."""
-        from safetensors.torch import save_file
-
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        tensors = {k: v.detach().contiguous() for k, v in self.tensors().items()}
         replace_file(path / "graph.json", json.dumps(graph_to_json(self)))
         replace_file(path / "plan.json", json.dumps(self.plan.to_json(), indent=1))
-        temporary = path / "weights.safetensors.tmp"
-        save_file(tensors, str(temporary))
-        temporary.replace(path / "weights.safetensors")
+        save_tensors(path / "weights.safetensors", self.tensors())
         return path
 
     def tensors(self) -> dict[str, torch.Tensor]:

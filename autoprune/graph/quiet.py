@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 
 __all__ = ["quiet"]
 
+_ONE = threading.RLock()
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporters log, warn and print progress; errors are raised, and nothing else of it is for the user."""
+    """The exporters log, warn and print progress; errors are raised, and nothing else of it is for the user. One thread
+    at a time: they keep their state in globals, and the streams are the process's.
+    """
+    _ONE.acquire()
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -23,3 +29,4 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+        _ONE.release()

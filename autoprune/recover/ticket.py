@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from autoprune.errors import ConfigError
-from autoprune.files import writing
+from autoprune.files import save_tensors, writing
 from autoprune.graph.graph import Graph
 from autoprune.graph.module import PrunedModule
 from autoprune.methods.masks.apply import Masks
@@ -56,13 +56,11 @@ class Checkpoints:
     def get(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         """The tensors called `name`; made and written when they are not there yet."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file
 
         file = self.path / f"{name}.safetensors"
         if not file.is_file():
-            temporary = file.with_suffix(".tmp")
-            save_file({n: t.detach().contiguous() for n, t in make().items()}, str(temporary))
-            temporary.replace(file)
+            save_tensors(file, make())
         try:
             found: Tensors = load_file(str(file))
         except SafetensorError as error:

@@ -98,7 +98,8 @@ def load_weights(folder: Path) -> PrunedModule:
     except DamagedError as error:
         raise DamagedError(f"the weights of trial {int(folder.name)} cannot be read", given=error.given,
                            allowed=f"what the search wrote to {folder}",
-                           fix="another trial (autoprune pick RUN --trial N), or --fresh to search anew") from error
+                           fix="the search's command again, where it was stopped; else another trial (autoprune pick "
+                               "RUN --trial N), or --fresh to search anew") from error
 
 
 def is_complete(folder: Path, precision: str) -> bool:

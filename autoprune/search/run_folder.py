@@ -11,11 +11,14 @@ import socket
 import time
 import tomllib
 import uuid
+import weakref
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+
+from sqlalchemy import URL
 
 from autoprune.config import differences, to_toml
 from autoprune.errors import ConfigError
@@ -58,6 +61,18 @@ def write_model(target: Path, model: PrunedModule, int8: bytes | None = None) ->
         temporary.rename(target)
 
 
+_HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """A forked process does not hold the folders of its parent: it may leave others behind that outlive the search."""
+    for lock in list(_HELD):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class RunFolder:
     """One search's folder, held by one process at a time (`with RunFolder(...)`)."""
 
@@ -69,7 +84,7 @@ class RunFolder:
     @property
     def storage(self) -> str:
         """URL of the study."""
-        return self._storage or f"sqlite:///{self.path / 'study.db'}"
+        return self._storage or URL.create("sqlite", database=str(self.path / "study.db")).render_as_string()
 
     @property
     def study(self) -> str:
@@ -197,6 +212,7 @@ class RunFolder:
         lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         lock.flush()
         self._lock = lock
+        _HELD.add(lock)
 
     def save_model(self, number: int, model: PrunedModule, int8: bytes | None = None) -> None:
         """Write a candidate's model, and its ONNX in int8; a folder that is there is complete."""

@@ -38,6 +38,10 @@ _PARTS: dict[str, Any] = {
     "params": models.TrialParamModel, "values": models.TrialValueModel,
     "user_attributes": models.TrialUserAttributeModel, "system_attributes": models.TrialSystemAttributeModel,
     "intermediate_values": models.TrialIntermediateValueModel}
+_DAMAGED = "the file is damaged: --fresh starts over, --run DIR starts elsewhere"
+_FIXES = {"malformed": _DAMAGED, "not a database": _DAMAGED,
+          "locked": "close what reads the file (a viewer); then run the same command again",
+          "": "free some space, or start the database; then run the same command again"}
 _SECRETS = ("password", "passfile", "sslpassword")
 _INNER = ("_create_new_trial", "_get_trials")  # what Optuna's cache calls; parameters wait in memory
 _Storage = TypeVar("_Storage", bound=type[RDBStorage])
@@ -205,9 +209,11 @@ class BatchedStorage(RDBStorage):
 
 
 def _engine_settings(kind: str) -> dict[str, Any]:
-    """So that a connection that idles for hours, as the one that holds the lock does, is not forgotten on the way."""
+    """So that a connection that idles for hours, as the one that holds the lock does, is not forgotten on the way; and
+    that who reads a file for a while is waited for.
+    """
     if kind != "postgresql":
-        return {}
+        return {"connect_args": {"timeout": 60}}
     return {"pool_pre_ping": True, "connect_args": {"keepalives": 1, "keepalives_idle": 60, "keepalives_interval": 20}}
 
 
@@ -238,7 +244,6 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        damaged = any(words in reason for words in ("malformed", "not a database"))
+        fix = next((fix for words, fix in _FIXES.items() if words in reason), _FIXES[""])
         raise ConfigError("the study cannot be read or written", given=f"{without_password(url)}: {reason}"[:400],
-                          fix="the file is damaged: --fresh starts over, --run DIR starts elsewhere" if damaged else
-                          "free some space, or start the database; then run the same command again") from error
+                          fix=fix) from error

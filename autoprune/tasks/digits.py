@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError
+from autoprune.files import save_tensors
 from autoprune.tasks.batches import TensorBatches
 
 if TYPE_CHECKING:
@@ -166,10 +167,7 @@ def example_tensors() -> dict[str, tuple[Tensor, Tensor]]:
 
 def save_weights(model: nn.Module, path: Path = WEIGHTS) -> None:
     """Write a model's state as safetensors, floating point as float16 (half the size of the wheel)."""
-    from safetensors.torch import save_file
-
-    state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    save_tensors(path, {n: t.half() if t.is_floating_point() else t for n, t in model.state_dict().items()})
 
 
 def load_weights(model: nn.Module, path: Path = WEIGHTS) -> None:

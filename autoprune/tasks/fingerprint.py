@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,10 +37,19 @@ def fingerprint(task: Task) -> str:
     for name, value in sorted(task.model.state_dict().items()):
         if isinstance(value, Tensor):
             total.update(f"{name}|{describe(value)}|".encode() + digest(value))
-    total.update(f"|{task.metric}|{task.loss_name}|".encode())
+    total.update(f"|{task.metric}|{task.loss_name}|{''.join(map(_source, task.functions()))}|".encode())
     for split in ("train", "validation", "test"):
         _add_split(total, task.split(split), split)
     return total.hexdigest()[:16]
+
+
+def _source(function: Any) -> str:
+    """The text of a metric or loss of the user's own, where there is one; "" for ours and torch's."""
+    code = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    try:
+        return "" if code.__module__.startswith(("autoprune.", "torch.")) else inspect.getsource(code)
+    except (AttributeError, OSError, TypeError):
+        return ""
 
 
 def _add_split(total: hashlib._Hash, data: Batches, split: str) -> None:

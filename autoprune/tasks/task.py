@@ -200,7 +200,8 @@ class Task:
         check_task(self)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with the model (names, shapes, a sample of the values), metric, loss and data.
+        """16 hex digits that change with the model (names, shapes, a sample of the values), metric, loss (their names,
+        and the text of functions of the user's own) and data.
 
         Data enters by the number of batches, and by the first batch where that repeats (not shuffled or augmented).
         """

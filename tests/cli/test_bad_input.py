@@ -275,3 +275,8 @@ def test_outputs_of_every_kind(shell: str, words: str) -> None:
     assert done.returncode == 0, done.stderr
     assert words in done.stdout + done.stderr
     assert "internal error" not in done.stderr
+
+
+def test_code_that_ends_the_process_is_an_error(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.front.front.load_front", lambda _: sys.exit(0))
+    fails(["front", "runs/x"], 2, "ended the process: exit(0)", lines=("fix",))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from autoprune.graph.graph import Graph
 from autoprune.graph.module import load_module
 from autoprune.graph.plan import Plan
 from autoprune.search.run_folder import RunFolder, environment
+from autoprune.search.study import Study
 
 from .conftest import CONFIGURATION
 
@@ -204,3 +208,25 @@ def test_weights_that_cannot_be_moved_name_the_file(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="weights cannot be written") as caught:
             folder.take_model(3, tmp_path / "nowhere")
         assert "0003" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a%41b", "a?b", "a b#c", "ä&x=1"])
+def test_the_study_is_in_the_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
+    with RunFolder(tmp_path / name).open(CONFIGURATION) as folder:
+        Study(folder.storage, "random", 0, True).close()
+        assert (folder.path / "study.db").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_what_a_candidate_leaves_behind_does_not_hold_the_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).open(CONFIGURATION):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with RunFolder(tmp_path).open(CONFIGURATION):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,10 +10,11 @@ from unittest import mock
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from autoprune.errors import ConfigError
-from autoprune.search.storage import BatchedStorage
+from autoprune.search.storage import BatchedStorage, storage_errors
 from autoprune.search.study import Study
 
 
@@ -168,3 +170,9 @@ def test_a_damaged_file_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="study cannot be read") as caught:
         Study(f"sqlite:///{tmp_path / 'study.db'}", "random", 0, True)
     assert "--fresh" in str(caught.value.fix)
+
+
+def test_a_file_that_somebody_reads_says_so() -> None:
+    with pytest.raises(ConfigError) as caught, storage_errors("sqlite:///a.db"):
+        raise StorageInternalError("") from sqlite3.OperationalError("database is locked")
+    assert "close what reads the file" in str(caught.value.fix)

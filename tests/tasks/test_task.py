@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,3 +173,17 @@ def test_several_outputs_are_distilled_only_where_a_loss_of_ours_reads_them(net:
         assert task.logits(pair) is distilled
         assert task.logits(pair[:1]) is pair[0]
         assert task.logits(pair[0]) is pair[0]
+
+
+def test_fingerprint_follows_the_text_of_a_metric(net: SmallNet, tmp_path: Path) -> None:
+    def fingerprint(text: str) -> str:
+        path = tmp_path / f"metrics{len(text)}.py"
+        path.write_text(f"def metric(model, batches):\n    return {text}\n")
+        spec = importlib.util.spec_from_file_location("metrics", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return make_task(net, metric=module.metric).fingerprint()
+
+    assert fingerprint("0.5") == fingerprint("0.5") != fingerprint("0.25")

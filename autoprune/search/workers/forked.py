@@ -241,7 +241,8 @@ def _work(pipeline: Pipeline, job: Job, pipe: Connection, log: Path, parent: int
     if os.getppid() != parent:  # it died before that
         os._exit(1)
     for number in INTERRUPTS:
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
