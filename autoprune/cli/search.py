@@ -11,8 +11,8 @@ import typer
 
 from autoprune.cli.output import TableOrJson, note, print_json, result
 from autoprune.config import Settings, load_settings
-from autoprune.errors import BudgetError
-from autoprune.interrupts import INTERRUPTS
+from autoprune.errors import AutopruneError, BudgetError
+from autoprune.interrupts import INTERRUPTS, noted_interrupts
 
 if TYPE_CHECKING:
     from autoprune.front.front import Front, Point
@@ -85,8 +85,15 @@ def _search(settings: Settings, fresh: bool, output: TableOrJson) -> int:
     for number in INTERRUPTS[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup says of a terminal that closes
             signal.signal(number, _as_interrupt)
-    with ProgressLine() as line, contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no result
-        front, interrupted = run_settings(settings, fresh=fresh, on_progress=line.update, on_stage=line.stage)
+    with noted_interrupts() as seen:
+        try:
+            with ProgressLine() as line, contextlib.redirect_stdout(sys.stderr):  # what the user's code prints
+                front, interrupted = run_settings(settings, fresh=fresh, on_progress=line.update, on_stage=line.stage)
+        except (Exception, KeyboardInterrupt) as problem:
+            if isinstance(problem, AutopruneError) or not (seen or isinstance(problem, KeyboardInterrupt)):
+                raise
+            note("interrupted; the same command resumes")  # an import in C makes an ImportError of an interrupt
+            return 130
     if output is TableOrJson.json:
         print_json(front.to_json())
     else:

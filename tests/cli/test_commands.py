@@ -145,12 +145,15 @@ def test_layers(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_search_again_resumes_and_prints_json(finished: Any, capsys: pytest.CaptureFixture[str],
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command on a finished run evaluates nothing, and writes the same front again."""
+    """The same command on a finished run evaluates nothing, and writes the same front again. What the user's code
+    prints is not in between.
+    """
     from autoprune.tasks.task import Task
 
     def evaluate(*_: Any, **__: Any) -> None:
         raise AssertionError("a finished search evaluates nothing")
     monkeypatch.setattr(Task, "evaluate", evaluate)
+    monkeypatch.setattr(Task, "check", lambda _: print("hello"))
     found = json_of(capsys, finished.arguments)
     before = finished.front.to_json()
     assert {k: v for k, v in found.items() if k != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}
