@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from autoprune.errors import BudgetError, TaskError
-from autoprune.search.candidate import Candidate, load_weights
+from autoprune.search.candidate import Candidate, is_complete, load_weights
 from autoprune.search.outcome import Outcome, pareto
 from autoprune.search.run import Search
 from autoprune.tasks.score import Score
@@ -104,9 +104,12 @@ def tune(search: Search, outcome: Outcome, number: int, say: Callable[[str], Non
 
 def recommended(search: Search, front: Front) -> list[int | None]:
     """Number of the point that is recommended for each budget (for the one `front.pick()` without any), in their order;
-    None for a budget that nothing meets.
+    None for a budget that nothing meets. Points whose weights are damaged or gone are passed over.
     """
     out: list[int | None] = []
+    # only the front's own points: what they dominated has no weights any more
+    front = replace(front, candidates=[p.candidate for p in front.points
+                                       if is_complete(p.folder, p.candidate.plan.precision)])
     for text, ms in front.budgets_ms.items() or [(front.budget, front.budget_ms)]:
         try:
             out.append(_recommend(search, replace(front, budget=text, budget_ms=ms)).number)
@@ -133,10 +136,8 @@ def _recommend(search: Search, front: Front) -> Point:
 def _recommend_by(search: Search, front: Front, of: Callable[[list[float]], float]) -> Point:
     assert front.budget_ms is not None
     known: dict[str, list[float]] = dict(search.study.attributes.get("verified_ms", {}))
-    # only the front's own points: what they dominated has no weights any more
-    remaining = replace(front, candidates=[p.candidate for p in front.points])
     while True:
-        point = remaining.pick()
+        point = front.pick()
         key = str(point.number)
         if key not in known:
             with search.pipeline.clock.time("measure"):
@@ -148,8 +149,7 @@ def _recommend_by(search: Search, front: Front, of: Callable[[list[float]], floa
             search.study.note("verified_ms", known)
         if of(known[key]) <= _SURE * front.budget_ms:
             return point
-        rest = [c for c in remaining.candidates if c.number != point.number]
-        remaining = replace(remaining, candidates=rest)
+        front = replace(front, candidates=[c for c in front.candidates if c.number != point.number])
 
 
 def _score(search: Search, candidate: Candidate) -> Score:

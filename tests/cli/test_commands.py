@@ -153,7 +153,7 @@ def test_search_again_resumes_and_prints_json(finished: Any, capsys: pytest.Capt
     def evaluate(*_: Any, **__: Any) -> None:
         raise AssertionError("a finished search evaluates nothing")
     monkeypatch.setattr(Task, "evaluate", evaluate)
-    monkeypatch.setattr(Task, "check", lambda _: print("hello"))
+    monkeypatch.setattr(Task, "check", lambda _: sys.stdout.write("hello\n"))
     found = json_of(capsys, finished.arguments)
     before = finished.front.to_json()
     assert {k: v for k, v in found.items() if k != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}

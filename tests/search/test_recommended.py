@@ -50,6 +50,23 @@ def test_a_point_that_is_over_the_budget_when_measured_again_is_passed_over(
         assert len(asked) == 3 * len(fitting)  # kept with the study
 
 
+def test_a_point_whose_weights_are_damaged_is_passed_over(open_search: Open) -> None:
+    from autoprune.front.front import Front
+
+    with open_search(trials=8, budget="0.9x") as search:
+        outcome = search.run()
+        assert outcome.dense is not None
+        front = Front(search.folder.path, "tiny", "accuracy", True, "rpi4", "0.9x", outcome.budgets_ms[0], None,
+                      outcome.dense, outcome.candidates)
+        seen: list[int | None] = []
+        while (found := recommended(search, front)[0]) is not None:
+            seen.append(found)
+            (search.folder.candidate(found) / "weights.safetensors").write_bytes(b"cut off")
+        assert seen
+        assert len(seen) == len({*seen})
+        assert set(seen) == {p.number for p in front.points if p.candidate.ms <= outcome.budgets_ms[0]}
+
+
 @pytest.mark.parametrize("unsteady", [False, True])
 def test_a_point_that_is_over_the_budget_now_and_then_is_taken_where_no_other_is_left(
         open_search: Open, monkeypatch: pytest.MonkeyPatch, unsteady: bool) -> None:
