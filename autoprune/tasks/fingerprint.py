@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from autoprune.tasks.batches import Halved, HeldOut, TensorBatches
 from autoprune.tasks.splits import Batches, first_batch, is_repeatable, size_of
 from autoprune.tasks.tensors import describe, leaves
 
@@ -17,17 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["digest", "fingerprint"]
 
-_SAMPLED = 1024
+_SAMPLED = 2**20
 
 
 def digest(value: Tensor) -> bytes:
-    """Up to 1024 elements, evenly spaced, as bytes.
+    """All elements, of more than a million so many, evenly spaced, as bytes.
 
     Exact bytes and no sum: the sum of floats depends on the number of threads, and the fingerprint must not.
     """
     flat = value.detach().reshape(-1)
-    rows = torch.linspace(0, max(len(flat) - 1, 0), min(len(flat), _SAMPLED), dtype=torch.float64).long()
-    sample = flat[rows.to(flat.device)].cpu().contiguous()
+    if len(flat) > _SAMPLED:
+        rows = torch.linspace(0, len(flat) - 1, _SAMPLED, dtype=torch.float64).long()
+        flat = flat[rows.to(flat.device)]
+    sample = flat.cpu().contiguous()
     return sample.view(torch.uint8).numpy().tobytes() if len(sample) else b""
 
 
@@ -59,3 +64,25 @@ def _add_split(total: hashlib._Hash, data: Batches, split: str) -> None:
         total.update(f"{describe(inputs)}|{describe(target)}|".encode())
         for leaf in leaves((inputs, target)):
             total.update(digest(leaf))
+    for held in _held(data):
+        total.update(digest(held))
+
+
+def _held(data: Any) -> Iterator[Tensor]:
+    """The tensors that batches are made of, as far as they lie in memory; of data sets as torchvision's the labels."""
+    if isinstance(data, DataLoader):
+        yield from _held(data.dataset)
+    elif isinstance(data, Halved | HeldOut):
+        yield from _held(data.batches)
+    elif isinstance(data, Subset):
+        yield torch.as_tensor(data.indices)
+        yield from _held(data.dataset)
+    elif isinstance(data, TensorDataset):
+        yield from data.tensors
+    elif isinstance(data, TensorBatches):
+        yield from (data.inputs, data.target)
+    elif type(data) in (list, tuple):
+        yield from leaves(data)
+    elif isinstance(labels := getattr(data, "targets", None), Tensor) or (
+            isinstance(labels, list) and all(isinstance(n, int) for n in labels)):
+        yield torch.as_tensor(labels)

@@ -200,10 +200,11 @@ class Task:
         check_task(self)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with the model (names, shapes, a sample of the values), metric, loss (their names,
+        """16 hex digits that change with the model (names, shapes, values), metric, loss (their names,
         and the text of functions of the user's own) and data.
 
-        Data enters by the number of batches, and by the first batch where that repeats (not shuffled or augmented).
+        Data enters by the number of batches, by the first batch where that repeats (not shuffled or augmented), and by
+        the tensors that it is made of where they lie in memory; of larger tensors a million elements count.
         """
         return fingerprint(self)
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from autoprune.errors import TaskError
+from autoprune.tasks.batches import TensorBatches
 from autoprune.tasks.task import Task
 
 from .conftest import SmallNet, TwoInputs, make_batches
@@ -142,6 +143,18 @@ def test_fingerprint_of_shuffled_data_is_stable(net: SmallNet) -> None:
     data = TensorDataset(torch.randn(32, 4), torch.zeros(32, dtype=torch.long))
     task = make_task(net, train=DataLoader(data, batch_size=8, shuffle=True))
     assert task.fingerprint() == task.fingerprint()
+
+
+@pytest.mark.parametrize("kind", [lambda x, y: [(x[:8], y[:8]), (x[8:], y[8:])], lambda x, y: TensorBatches(x, y, 8),
+                                  lambda x, y: DataLoader(TensorDataset(x, y), batch_size=8, shuffle=True),
+                                  lambda x, y: DataLoader(Subset(TensorDataset(x, y), range(32)), batch_size=8)])
+def test_fingerprint_follows_one_label_of_data_in_memory(net: SmallNet, kind: Any) -> None:
+    x, y = torch.randn(32, 4), torch.zeros(32, dtype=torch.long)
+    before = make_task(net, train=kind(x, y)).fingerprint()
+    y[-1] = 1
+    assert make_task(net, train=kind(x, y)).fingerprint() != before
+    y[-1] = 0
+    assert make_task(net, train=kind(x, y)).fingerprint() == before
 
 
 def test_unknown_split(net: SmallNet) -> None:
