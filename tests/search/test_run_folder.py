@@ -219,11 +219,14 @@ def test_the_study_is_in_the_folder_whatever_its_name(tmp_path: Path, name: str)
 
 
 def test_what_a_candidate_leaves_behind_does_not_hold_the_folder(tmp_path: Path) -> None:
+    heard, said = os.pipe()
     with RunFolder(tmp_path).open(CONFIGURATION):
         child = os.fork()
         if child == 0:
+            os.write(said, b"!")
             time.sleep(60)
             os._exit(0)
+        assert os.read(heard, 1) == b"!"
     try:
         with RunFolder(tmp_path).open(CONFIGURATION):
             pass
