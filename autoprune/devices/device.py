@@ -147,6 +147,13 @@ class Device:
         return (f"masks do not change the latency on {self.name}: {self.runtime} computes masked weights ({pattern}) "
                 "like any others; they are for size")
 
+    def require_int8(self) -> None:
+        """Raise `ConfigError` for a device whose runtime does not run our models in int8."""
+        if self.runtime != "onnxruntime":
+            raise ConfigError("int8 is for devices that run onnxruntime", given=f"{self.name}: {self.runtime}",
+                              allowed="cpu, ssh://…, or a profile such as rpi4",
+                              fix='the model in fp32; of a search, precisions = ["fp32"] in the space')
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         data = asdict(replace(self, facts={}))

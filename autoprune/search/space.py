@@ -122,10 +122,7 @@ class Space:
                               fix="--sampler tpe, or a space without [masks]")
         if "int8" not in self.precisions:
             return
-        if device.runtime != "onnxruntime":
-            raise ConfigError("int8 is for devices that run onnxruntime", given=f"{device.name}: {device.runtime}",
-                              allowed="cpu, ssh://…, or a profile such as rpi4",
-                              fix='precisions = ["fp32"] in the space')
+        device.require_int8()
         if sampler == "knapsack":
             raise ConfigError("the knapsack sampler does not choose a precision", given=f"the space {self.name!r}",
                               fix='--sampler tpe, or precisions = ["fp32"] in the space')

@@ -40,10 +40,10 @@ _CLASS_METRICS = ("f1", "miou", "perplexity", "token_accuracy", "top5")
 
 def check_task(task: Task) -> None:
     """See `Task.check`."""
-    half = next((p.dtype for p in task.model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
-    if half is not None:
-        raise TaskError("the model's weights are in half precision", given=half, allowed="float32 or float64",
-                        fix="model.float(): a search trains and measures in that")
+    other = next((p.dtype for p in task.model.parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
+    if other is not None:
+        raise TaskError("the model's weights are not in float32", given=other, allowed="torch.float32",
+                        fix="model.float(), and float32 inputs: a search trains and prices in that")
     inputs, target = first_batch(task.split("train"), "train")
     _check_values(inputs, "inputs", "train", 0)
     with untouched(task.model), torch.enable_grad():  # the loss must have a gradient; nothing is updated
@@ -143,9 +143,11 @@ def _run_model(task: Task, inputs: Any) -> Any:
     except TaskError:
         raise
     except Exception as error:
+        double = any(leaf.dtype == torch.float64 for leaf in leaves(inputs))
         raise user_error(error, "the model does not run on the first training batch",
                          f"{task.name} on inputs {describe(inputs)}",
-                         fix="make the data's inputs and the model's forward() fit each other") from error
+                         fix="give the inputs in float32: inputs.float()" if double else
+                         "make the data's inputs and the model's forward() fit each other") from error
     found = main_tensor(outputs)
     if found is not None and not bool(torch.isfinite(found).all()):
         raise TaskError("the model's outputs hold NaN or infinity on the first training batch", given=describe(found),

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from autoprune.devices.device import load_device
 from autoprune.devices.profiler import MeasuredProfiler, PredictedProfiler, Profiler, open_profiler
@@ -138,3 +140,29 @@ def test_a_device_in_the_place_of_inputs(model, device, fix):
     with pytest.raises(ConfigError, match="the device comes after") as caught:
         measure(model, device)
     assert caught.value.fix == fix
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
+def test_a_profile_is_for_weights_in_float32(cnn, kind):
+    model = onnx.load_model_from_string(cnn(4))
+    for value in (*model.graph.initializer, *(v.type.tensor_type for v in (*model.graph.input, *model.graph.output))):
+        setattr(value, "data_type" if hasattr(value, "dims") else "elem_type", kind)
+    for device in ("rpi4", "t4"):
+        with pytest.raises(ConfigError, match="in float32") as caught:
+            LatencyOracle(device)(model.SerializeToString())
+        assert load_device(device).precision in caught.value.allowed
+        assert "model.float()" in caught.value.fix
+
+
+def test_a_model_in_int8_is_for_onnxruntime(cnn):
+    model = onnx.load_model_from_string(cnn(4))
+    for name, value in (("scale", np.float32(0.1)), ("zero", np.uint8(128))):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    model.graph.node[0].input[0] = "d"
+    for op, source, out in (("DequantizeLinear", "q", "d"), ("QuantizeLinear", "x", "q")):
+        model.graph.node.insert(0, helper.make_node(op, [source, "scale", "zero"], [out]))
+    int8 = model.SerializeToString()
+    assert LatencyOracle("rpi4")(int8).ms > 0
+    for device in ("rpi5-ncnn", "t4"):
+        with pytest.raises(ConfigError, match="int8 is for devices that run onnxruntime"):
+            LatencyOracle(device)(int8)

@@ -58,6 +58,7 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "no pair": (lambda: Task(SmallNet(), train=NoPair(), validation=GOOD), "not a pair"),
     "unreadable": (lambda: Task(SmallNet(), train=GOOD, validation=Exploding()), "disk is gone"),
     "wrong shape": (lambda: Task(SmallNet(5), train=GOOD, validation=GOOD), "does not run on the first training batch"),
+    "double inputs": (lambda: Task(SmallNet(), train=[(X.double(), Y)], validation=GOOD), "does not run on the first"),
     "labels too large": (lambda: Task(SmallNet(4, 2), train=[(X, Y * 0 + 2)], validation=GOOD),
                          "labels of the train data are out of range"),
     "negative labels": (lambda: Task(SmallNet(), train=GOOD, validation=[(X, Y - 1)]), "labels of the validation"),
@@ -231,9 +232,9 @@ def test_a_buffer_with_gradients() -> None:
     assert torch.equal(model.get_buffer("mean"), torch.zeros(3))
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_is_refused(kind: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_precision_than_float32_is_refused(kind: torch.dtype) -> None:
     data = [(torch.randn(8, 4).to(kind), torch.randint(0, 3, (8,)))]
-    with pytest.raises(TaskError, match="half precision") as caught:
+    with pytest.raises(TaskError, match="not in float32") as caught:
         Task(nn.Linear(4, 3).to(kind), train=data, validation=data, test=data).check()
     assert "model.float()" in str(caught.value.fix)
