@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -177,12 +178,19 @@ class Device:
             raise ConfigError("not a device record", given=str(bad)) from bad
 
 
-def load_device(name: str) -> Device:
-    """A shipped device by name, the device in a `.toml` file by path, or the one at an `ssh://` or `adb://` address.
+def load_device(name: str | os.PathLike[str] | Device) -> Device:
+    """A shipped device by name, the device in a `.toml` file by path, or the one at an `ssh://` or `adb://` address; a
+    `Device` itself.
 
     Raises `ConfigError` for an unknown name (with what was probably meant), for a broken file (with every problem and
     its line) and for a broken address. Connects to nothing.
     """
+    if isinstance(name, Device):
+        return name
+    if not isinstance(name, str | os.PathLike):
+        raise ConfigError("not a device", given=repr(name), allowed="a name, a device file, an address, or a Device",
+                          fix='device="rpi4"')
+    name = os.fspath(name)
     if "://" in name:
         scheme = Address.parse(name).scheme
         return Device(name=name, kind="measured-remote", description=f"a device over {scheme}, measured",

@@ -35,11 +35,7 @@ class LatencyOracle(Profiler):
 
     def __init__(self, device: Device | str, *, percentile: str = "p50", threads: int | None = None,
                  timeout_s: float = 120.0):
-        self.device = load_device(device) if isinstance(device, str) else device
-        if not isinstance(self.device, Device):
-            raise ConfigError("not a device", given=type(device).__name__,
-                              allowed="a name, a device file, an address, or an autoprune Device",
-                              fix='LatencyOracle("rpi4")')
+        self.device = load_device(device)
         self._threads, self._percentile = threads, percentile
         self._table: PlanLatency | None = None
         self._profiler = open_profiler(self.device, percentile=percentile, threads=threads, timeout_s=timeout_s)
@@ -56,18 +52,27 @@ class LatencyOracle(Profiler):
         On a predicted device a graph's plans are priced from a table that is made with the graph's first plan; its
         model is not made. On a measured one the model is made, exported and measured.
         """
-        if isinstance(onnx_bytes, bytes | bytearray):
+        if isinstance(onnx_bytes, bytes | bytearray) and plan is None:
             return self._profiler.latency(bytes(onnx_bytes))
         return self._of_plan(onnx_bytes, plan)
 
     latency_of_onnx = latency
 
-    def _of_plan(self, graph: Graph, plan: Plan | None) -> Latency:
+    def _of_plan(self, graph: Any, plan: Plan | None) -> Latency:
+        from autoprune.graph.graph import Graph
         from autoprune.graph.onnx import export_onnx
         from autoprune.graph.plan import Plan
         from autoprune.search.plan_latency import PlanLatency
 
-        plan = plan or Plan()
+        if not isinstance(graph, Graph):
+            raise ConfigError("a latency is told of a traced graph with a plan, or of ONNX bytes alone",
+                              given=type(graph).__name__, allowed="what autoprune.trace returns, or bytes",
+                              fix="oracle(model, example_inputs) for a model or an .onnx file")
+        plan = Plan() if plan is None else plan
+        if not isinstance(plan, Plan):
+            raise ConfigError("not a plan", given=type(plan).__name__, allowed="an autoprune.Plan",
+                              fix="autoprune.Plan.of(graph, widths)" if isinstance(plan, Mapping) else
+                              "autoprune.Plan.uniform(graph, keep=0.5)")
         plan.require_fp32()
         if self.device.is_measured:
             return self.latency(export_onnx(graph.cut(plan), graph.example_inputs))
@@ -128,7 +133,8 @@ def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
         return _sized(_read(path), example_inputs)
     if not hasattr(model_or_onnx, "state_dict") or not callable(model_or_onnx):
         raise ConfigError("cannot tell the latency of this", given=type(model_or_onnx).__name__,
-                          allowed="a torch.nn.Module, ONNX bytes, or a path to an .onnx file")
+                          allowed="a torch.nn.Module, ONNX bytes, or a path to an .onnx file",
+                          fix="oracle.latency(graph, plan) of a LatencyOracle for a traced graph")
     if example_inputs is None or (isinstance(example_inputs, Mapping | tuple | list) and not example_inputs):
         raise ConfigError("a torch model needs example inputs to be exported", given="example_inputs=None",
                           fix="measure(model, (torch.randn(1, 3, 224, 224),))")

@@ -167,6 +167,9 @@ class Space:
 def space_for(name: str | os.PathLike[str], methods: str | None = None, steps: int | None = None) -> Space:
     """A space with what a search's settings say instead: methods with commas between them, fine-tuning steps."""
     space = load_space(name)
+    if methods is not None and not isinstance(methods, str):
+        raise ConfigError("methods are names with commas between them, or a list of names", given=repr(methods),
+                          fix='methods="l1,taylor"')
     if methods is not None:
         space = space.with_methods([method.strip() for method in methods.split(",")])
     return space if steps is None else replace(space, recover={**space.recover, "steps": steps})

@@ -166,3 +166,16 @@ def test_a_model_in_int8_is_for_onnxruntime(cnn):
     for device in ("rpi5-ncnn", "t4"):
         with pytest.raises(ConfigError, match="int8 is for devices that run onnxruntime"):
             LatencyOracle(device)(int8)
+
+
+def test_natural_wrong_arguments_name_the_right_call(tiny_graph):
+    oracle, plan = LatencyOracle("rpi4"), Plan.uniform(tiny_graph, 0.5)
+    for call, fix in ((lambda: oracle.latency(tiny_graph.dense(), None), "oracle(model, example_inputs)"),
+                      (lambda: oracle.latency("m.onnx"), "oracle(model, example_inputs)"),
+                      (lambda: oracle.latency(b"bytes", plan), "oracle(model, example_inputs)"),
+                      (lambda: oracle.latency(tiny_graph, {"stem": 8}), "Plan.of(graph, widths)"),
+                      (lambda: oracle.latency(tiny_graph, 0.5), "Plan.uniform(graph"),
+                      (lambda: oracle(tiny_graph, plan), "oracle.latency(graph, plan)")):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert fix in caught.value.fix
