@@ -12,7 +12,7 @@ from torch import nn
 
 from autoprune.errors import ModelError, TaskError, first_line
 from autoprune.specs import user_error
-from autoprune.tasks.losses import IGNORE, class_logits
+from autoprune.tasks.losses import IGNORE, LOSSES, class_logits
 from autoprune.tasks.metrics import METRICS
 from autoprune.tasks.splits import first_batch, read
 from autoprune.tasks.tensors import (
@@ -47,7 +47,9 @@ def check_task(task: Task) -> None:
     inputs, target = first_batch(task.split("train"), "train")
     _check_values(inputs, "inputs", "train", 0)
     with untouched(task.model), torch.enable_grad():  # the loss must have a gradient; nothing is updated
+        _check_batched(task, target)
         outputs = _run_model(task, inputs)
+        _check_batched(task, target, inputs, outputs)
         _check_buffers(task.model)
         classes = None
         if task.loss_name in _CLASS_LOSSES or task.metric in _CLASS_METRICS:
@@ -153,6 +155,21 @@ def _run_model(task: Task, inputs: Any) -> Any:
         raise TaskError("the model's outputs hold NaN or infinity on the first training batch", given=describe(found),
                         allowed="finite outputs", fix="check the weights, and how the inputs are normalised")
     return outputs
+
+
+def _check_batched(task: Task, target: Any, inputs: Any = None, outputs: Any = None) -> None:
+    """Single samples have a target without an axis, or outputs that have the target's axes and not that of the inputs.
+    (What the target is, is known of the built-in losses that read it.)
+    """
+    if task.loss_name not in LOSSES or task.loss_name == "model":
+        return
+    single = isinstance(target, int | float) or (isinstance(target, torch.Tensor) and target.ndim == 0)
+    if all(isinstance(part, torch.Tensor) for part in (inputs, outputs, target)):
+        single = outputs.shape == target.shape and len(outputs) != len(inputs)
+    if single:
+        raise TaskError("the training data is not in batches", given=f"a target: {describe(target)}",
+                        allowed="batches of samples: their axis is the first of inputs and target",
+                        fix="train=DataLoader(samples, batch_size=32)")
 
 
 def _check_split(task: Task, split: str, classes: int | None) -> None:

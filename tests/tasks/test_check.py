@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from autoprune.errors import ModelError, TaskError
 from autoprune.graph.graph import trace
@@ -83,6 +84,43 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "unknown metric": (lambda: Task(SmallNet(), train=GOOD, metric="acc"), "unknown metric"),
     "unknown loss": (lambda: Task(SmallNet(), train=GOOD, loss="hinge"), "unknown loss"),
 }
+
+
+FIXES: dict[str, tuple[Callable[[], Task], str]] = {
+    "labels of one column": (lambda: Task(SmallNet(), train=[(X, Y[:, None])] * 2), "target.squeeze(1)"),
+    "one-hot labels": (lambda: Task(SmallNet(), train=[(X, nn.functional.one_hot(Y, 3))] * 2), "target.argmax(1)"),
+    "one output": (lambda: Task(nn.Linear(4, 1), train=[(X, Y[:, None] % 2)] * 2), "--loss bce"),
+    "list of labels": (lambda: Task(SmallNet(), train=[(X, Y.tolist())] * 2), "torch.tensor(labels)"),
+    "array of labels": (lambda: Task(SmallNet(), train=[(X, Y.numpy())] * 2), "torch.from_numpy(labels)"),
+    "arrays": (lambda: Task(SmallNet(), train=[(X.numpy(), Y.numpy())] * 2), "torch.from_numpy"),
+    "dicts": (lambda: Task(SmallNet(), train=[{"x": X, "label": Y}] * 2),
+              "train=[(b['x'], b['label']) for b in train]"),
+    "dicts of several": (lambda: Task(SmallNet(), train=[{"y": Y, "a": X, "target": X}] * 2),
+                         "({k: b[k] for k in ['y', 'a']}, b['target'])"),
+    "two tensors": (lambda: Task(SmallNet(), train=(X, Y)), "train=DataLoader(TensorDataset(X, Y), batch_size=32)"),
+    "two arrays": (lambda: Task(SmallNet(), train=(X.numpy(), Y.numpy())), "torch.from_numpy(X)"),
+    "a dataset": (lambda: Task(SmallNet(), train=Indexed()), "train=DataLoader(data, batch_size=32)"),
+    "samples": (lambda: Task(SmallNet(), train=[*zip(X, Y.tolist(), strict=True)]), "DataLoader(samples"),
+    "samples of tensors": (lambda: Task(SmallNet(), train=[*zip(X, Y, strict=True)]), "DataLoader(samples"),
+    "samples of a regression": (lambda: Task(nn.Linear(4, 1), train=[*zip(X, X[:, :1], strict=True)], loss="mse"),
+                                "DataLoader(samples"),
+    "metric is None": (lambda: Task(SmallNet(), train=GOOD, metric=lambda *_: None), "return the value"),  # type: ignore[arg-type,return-value]
+    "metric is a vector": (lambda: Task(SmallNet(), train=GOOD, metric=lambda outputs, target: outputs), ".mean()"),
+}
+
+
+class Indexed(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return X[index], Y[index]
+
+
+@pytest.mark.parametrize("case", sorted(FIXES))
+def test_the_fix_fits_what_was_given(case: str) -> None:
+    make, fix = FIXES[case]
+    with pytest.raises(TaskError) as caught:
+        make().check()
+    assert fix in str(caught.value.fix)
+    assert caught.value.given
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
