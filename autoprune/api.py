@@ -183,14 +183,9 @@ def default_run(task: str, device: str, budget: str | None) -> str:
 
 def _reused(front: Front, configuration: Mapping[str, Any], space: Space) -> Reused:
     """What another run evaluated; `ConfigError` when its scores would not be those of this one."""
-    from autoprune.search.reuse import Reused
+    from autoprune.search.reuse import Reused, require_same
 
-    same = ("model_fingerprint", "task_fingerprint", "metric", "recovery_digest")
-    differing = [key for key in same if front.settings.get(key) != configuration[key]]
-    if differing:
-        raise ConfigError("scores of a run are taken over for the same model, data, metric and recovery only",
-                          given=f"{front.run}: another {', '.join(k.partition('_')[0] for k in differing)}",
-                          fix="leave --reuse out, or name a run of this model and space")
+    require_same(front.run, front.settings, configuration)
     return Reused.of(front.candidates, front.run / "candidates", space.precisions)
 
 
