@@ -202,7 +202,7 @@ def load_device(name: str | os.PathLike[str] | Device) -> Device:
     known = {p.stem: p for p in resources.folder("devices").glob("*.toml")}
     if name not in known:
         raise ConfigError("unknown device", given=repr(name), allowed=did_you_mean(name, known),
-                          fix="autoprune devices list")
+                          fix=f"--device {name}.toml" if Path(f"{name}.toml").is_file() else "autoprune devices list")
     return _load(known[name], seen=())
 
 

@@ -98,8 +98,9 @@ def require_same(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -
         return
     words = []
     for key in differing:
-        words += [f"{name} {_given(before.get(name))} there and {_given(now.get(name))} here" for name in _SHAPED_BY[key]
-                  if before.get(name) != now.get(name)] or [f"another {key.partition('_')[0]}"]
+        words += [f"{name} {_given(before.get(name))} there and {_given(now.get(name))} here"
+                  for name in _SHAPED_BY[key] if before.get(name) != now.get(name)
+                  ] or [f"another {key.partition('_')[0]}"]
     fix = "leave --reuse out, or name a run of this model and space"
     steps = before.get("steps")
     if differing == ["recovery_digest"] and before.get("space") == now.get("space") and steps != now.get("steps"):
