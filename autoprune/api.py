@@ -27,31 +27,33 @@ if TYPE_CHECKING:
 __all__ = ["export", "finetune_point", "load", "run_settings", "search"]
 
 
-def search(task: Task | None = None, device: str = "cpu", budget: str | None = None, *, max_drop: str | None = None,
-           space: str = "default", methods: str | None = None, trials: int | None = None, timeout: str | None = None,
-           run: str | None = None, seed: int = 0, sampler: str = "auto", threads: int | None = None,
-           steps: int | None = None, reuse: str | None = None, workers: int | None = None,
-           candidate_timeout: str | None = None, storage: str | None = None,
+def search(task: Task | None = None, device: str | Device = "cpu", budget: str | None = None, *,
+           max_drop: str | None = None, space: str = "default", methods: str | list[str] | None = None,
+           trials: int | None = None, timeout: str | None = None, run: str | None = None, seed: int = 0,
+           sampler: str = "auto", threads: int | None = None, steps: int | None = None, reuse: str | None = None,
+           workers: int | None = None, candidate_timeout: str | None = None, storage: str | None = None,
            cluster: str | None = None, candidate_gpus: str | None = None, fresh: bool = False,
            on_progress: Callable[[Progress], None] | None = None) -> Front:
     """Search for pruned versions of `task`'s model that are fast on `device`; None is the built-in example.
 
     budget: latency with a unit (`20ms`, `50fps`, `0.5x`), or several with commas between, each of which gets a point;
     max_drop: allowed loss of the metric (`1pp`); space: a name or a TOML file; methods: in place of the space's, such
-    as `taylor,lasso,path/file.py:Class`; trials: candidates in total, also over resumed runs; timeout: `30m`; run:
-    folder, by default `runs/…` named after task, device and budget; sampler: `auto` is `knapsack`, or `tpe` in a space
-    that has choices which that does not make (masks, int8); steps: fine-tuning steps per candidate (the space's
-    own otherwise); threads: of the runtime on a measured device; reuse: run folder of a search of the same model and
-    data on another device, whose scores are taken over (`trials` then is by default what was evaluated there, and two
-    more where that does not come near a budget); workers: candidates at a time, each in a process of one thread, None
-    for as many as cores and memory allow, 0 for this process (the only way on a machine with a GPU, which trains them
-    then, and outside Linux); candidate_timeout: `30m`, after which a candidate is given up; storage: `postgresql://…`
-    for the study, a file in the run folder otherwise; cluster: of Ray, `ray://host:10001`, `auto` or `local`, on which
-    candidates are evaluated, each with `candidate_gpus` GPUs.
+    as `taylor,lasso,path/file.py:Class`, or a list of them; trials: candidates in total, also over resumed runs;
+    timeout: `30m`; run: folder, by default `runs/…` named after task, device and budget; sampler: `auto` is `knapsack`,
+    or `tpe` in a space that has choices which that does not make (masks, int8); steps: fine-tuning steps per candidate
+    (the space's own otherwise); threads: of the runtime on a measured device; reuse: run folder of a search of the same
+    model and data on another device, whose scores are taken over (`trials` then is by default what was evaluated there,
+    and two more where that does not come near a budget); workers: candidates at a time, each in a process of one
+    thread, None for as many as cores and memory allow, 0 for this process (the only way on a machine with a GPU, which
+    trains them then, and outside Linux); candidate_timeout: `30m`, after which a candidate is given up; storage:
+    `postgresql://…` for the study, a file in the run folder otherwise; cluster: of Ray, `ray://host:10001`, `auto` or
+    `local`, on which candidates are evaluated, each with `candidate_gpus` GPUs.
 
     The same call again resumes. KeyboardInterrupt ends the search early with the front so far.
     Raises `ConfigError`, `ModelError`, `DeviceError`. Whether the budgets were met: `front.met`.
     """
+    if isinstance(methods, list):
+        methods = ",".join(map(str, methods))
     settings = Settings(device=device, budget=budget, max_drop=max_drop, space=space, methods=methods, trials=trials,
                         timeout=timeout, run=run, seed=seed, sampler=sampler, threads=threads, steps=steps,
                         reuse=reuse, workers=workers, candidate_timeout=candidate_timeout, storage=storage,
@@ -76,6 +78,8 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     from autoprune.search.workers.choose import choose_workers
 
     say = on_stage or (lambda _: None)
+    if task is not None:
+        _require_task(task)
     budgets = parse_budgets(settings.budget) if settings.budget is not None else ()
     timeout_s = parse_duration_s(settings.timeout) if settings.timeout is not None else None
     if settings.max_drop is not None:
@@ -118,9 +122,21 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
             runner.close()
 
 
+def _require_task(task: object) -> None:
+    from autoprune.tasks.task import Task
+
+    if not isinstance(task, Task):
+        raise ConfigError("what is searched is not a task", given=f"a {type(task).__name__}",
+                          allowed="an autoprune.Task, which knows the data and the metric too",
+                          fix="autoprune.search(autoprune.Task(model, train=batches), …)")
+
+
 def _check_numbers(settings: Settings) -> None:
     for name, least in (("trials", 1), ("threads", 1), ("steps", 0), ("seed", 0), ("workers", 0)):
         value = getattr(settings, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ConfigError(f"{name} must be a whole number", given=repr(value),
+                              fix=f"{name}={value if str(value).isdigit() else max(least, 1)}")
         if value is not None and value < least:
             raise ConfigError(f"{name} must be at least {least}", given=value, fix=f"--{name} {max(least, 1)}")
 
@@ -167,14 +183,9 @@ def default_run(task: str, device: str, budget: str | None) -> str:
 
 def _reused(front: Front, configuration: Mapping[str, Any], space: Space) -> Reused:
     """What another run evaluated; `ConfigError` when its scores would not be those of this one."""
-    from autoprune.search.reuse import Reused
+    from autoprune.search.reuse import Reused, require_same
 
-    same = ("model_fingerprint", "task_fingerprint", "metric", "recovery_digest")
-    differing = [key for key in same if front.settings.get(key) != configuration[key]]
-    if differing:
-        raise ConfigError("scores of a run are taken over for the same model, data, metric and recovery only",
-                          given=f"{front.run}: another {', '.join(k.partition('_')[0] for k in differing)}",
-                          fix="leave --reuse out, or name a run of this model and space")
+    require_same(front.run, front.settings, configuration)
     return Reused.of(front.candidates, front.run / "candidates", space.precisions)
 
 

@@ -12,9 +12,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from autoprune.devices.device import Device
 
 __all__ = ["Settings", "load_settings", "to_toml"]
 
@@ -27,7 +30,7 @@ class Settings:
     data: str | None = None
     metric: str | None = None
     loss: str | None = None
-    device: str = "cpu"
+    device: str | Device = "cpu"
     budget: str | None = None
     max_drop: str | None = None
     space: str = "default"
@@ -51,7 +54,7 @@ class Settings:
         return replace(self, **{k: v for k, v in values.items() if v is not None})
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in asdict(self).items()}
 
 
 _INTEGERS = {"trials", "seed", "threads", "steps", "workers"}

@@ -13,6 +13,7 @@ __all__ = ["Budget", "parse_budget", "parse_budgets", "parse_drop", "parse_durat
 _NUMBER = r"([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
 _TO_MS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
 _TO_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BUDGETS = "20ms, 0.5x, 60fps, 20ms@p90"
 _PERCENTILES = ("p50", "p90", "p99")
 
 
@@ -33,6 +34,12 @@ class Budget:
         return self.ratio * dense_ms
 
 
+def _require_text(value: object, name: str, unit: str, allowed: str) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"a {name.replace('_', ' ')} is text with a unit", given=repr(value), allowed=allowed,
+                          fix=f'{name}="{value}{unit}"')
+
+
 def _split(text: str, what: str, units: str, example: str) -> tuple[float, str]:
     match = re.fullmatch(rf"\s*{_NUMBER}\s*([a-zA-Zµμ%]*)\s*", text)
     if match is None:
@@ -50,6 +57,7 @@ def parse_budget(text: str) -> Budget:
     `@p99` asks for that percentile instead of the median. Raises `ConfigError` for anything else; for a bare number
     the error lists what it could have meant.
     """
+    _require_text(text, "budget", "ms", _BUDGETS)
     units = "a number with us, ms, s, fps or x (of the dense model), optionally @p50, @p90 or @p99"
     body, at, tail = text.strip().partition("@")
     percentile = tail.strip().lower() if at else "p50"
@@ -76,9 +84,7 @@ def parse_budgets(text: str) -> tuple[Budget, ...]:
     """Read one budget or several with commas between, `20ms,10ms`, each once and in their order. Raises `ConfigError`
     also where they ask for different percentiles.
     """
-    if not isinstance(text, str):
-        raise ConfigError("a budget is text with a unit", given=repr(text), allowed="20ms, 0.5x, 60fps, 20ms@p90",
-                          fix=f'budget="{text}ms"')
+    _require_text(text, "budget", "ms", _BUDGETS)
     found = tuple({budget.text: budget for budget in map(parse_budget, text.split(","))}.values())
     if len({budget.percentile for budget in found}) > 1:
         raise ConfigError("budgets of one search are held to one percentile", given=repr(text),
@@ -88,6 +94,7 @@ def parse_budgets(text: str) -> tuple[Budget, ...]:
 
 def parse_drop(text: str) -> float:
     """Read an allowed loss of the metric; `1pp` (percentage points) and `0.01abs` both give 0.01."""
+    _require_text(text, "max_drop", "abs", "1pp (percentage points of the metric), 0.01abs (the metric's own units)")
     value, unit = _split(text, "the allowed drop", "a number with pp (percentage points) or abs", "--max-drop 1pp")
     if unit == "pp":
         return value / 100.0
@@ -101,6 +108,7 @@ def parse_drop(text: str) -> float:
 
 def parse_duration_s(text: str) -> float:
     """Read a duration (`90s`, `10m`, `2h`, `1d`) in seconds."""
+    _require_text(text, "timeout", "s", "90s, 30m, 2h, 1d")
     value, unit = _split(text, "the duration", "a number with s, m, h or d", "--timeout 30m")
     if unit not in _TO_S:
         raise ConfigError("the duration needs a unit", given=repr(text), allowed="s, m, h, d", fix="--timeout 30m")

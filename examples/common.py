@@ -37,12 +37,19 @@ PACKAGES = ("asyncio", "concurrent", "ctypes", "email", "http", "importlib", "js
 WORDS, WINDOW = 2_000, 32
 
 
+def at_least_one(text: str) -> int:
+    """A whole number from 1 on, of a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def options(text: str | None, steps: int, steps_help: str) -> argparse.ArgumentParser:
     """A command line with what every example takes."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=at_least_one, default=3)
     parser.add_argument("--steps", type=int, default=steps, help=steps_help)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=at_least_one, default=1)
     parser.add_argument("--out", type=Path, help="also write the results as JSON")
     return parser
 

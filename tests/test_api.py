@@ -18,6 +18,7 @@ import autoprune
 from autoprune.api import run_settings
 from autoprune.cli.search import _close
 from autoprune.config import Settings
+from autoprune.devices.device import load_device
 from autoprune.errors import BudgetError, ConfigError, ModelError, TaskError
 
 pytestmark = pytest.mark.system
@@ -230,10 +231,12 @@ def test_import_is_cheap() -> None:
     ({"device": "rp4"}, "unknown device"), ({"budget": "20"}, "has no unit"), ({"max_drop": "1"}, "needs a unit"),
     ({"timeout": "1"}, "needs a unit"), ({"space": "defualt"}, "unknown search space"), ({"trials": 0}, "trials"),
     ({"steps": -1}, "steps"), ({"sampler": "tpo"}, "unknown sampler"), ({"threads": 0}, "threads"),
-    ({"seed": -1}, "seed")])
+    ({"seed": -1}, "seed"), ({"trials": "2"}, "whole number"), ({"max_drop": 0.01}, "text with a unit"),
+    ({"timeout": 60}, "text with a unit"), ({"device": 5}, "not a device"), ({"methods": 3}, "list of names"),
+    ({"methods": ["l1", "lassso"]}, "lassso"), ({"task": TinyNet()}, "not a task")])
 def test_wrong_arguments_are_found_first(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        autoprune.search(None, **values)
+        autoprune.search(**values)
 
 
 def test_wrong_tasks_are_found_before_the_search(tmp_path: Path) -> None:
@@ -251,6 +254,12 @@ def test_load_of_a_folder_without_a_model(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no saved model"):
         autoprune.load(tmp_path / folder)
+
+
+def test_a_device_and_paths_as_settings() -> None:
+    device = load_device("raspberrypi")
+    assert load_device(device) is device
+    assert Settings(device=device, space=Path("a.toml")).to_json()["space"] == "a.toml"  # type: ignore[arg-type]
 
 
 def test_default_run_folders() -> None:

@@ -144,6 +144,11 @@ def test_several_budgets() -> None:
     with pytest.raises(ConfigError, match="text with a unit") as caught:
         parse_budgets(number)
     assert caught.value.fix == 'budget="20.0ms"'
+    for parse, fix in ((parse_budget, 'budget="20.0ms"'), (parse_drop, 'max_drop="20.0abs"'),
+                       (parse_duration_s, 'timeout="20.0s"')):
+        with pytest.raises(ConfigError, match="text with a unit") as caught:
+            parse(number)
+        assert caught.value.fix == fix
     assert parse_budgets(" 20ms, 0.5x,20ms ,50fps") == tuple(map(parse_budget, ("20ms", "0.5x", "50fps")))
     assert [b.percentile for b in parse_budgets("9ms@p90,3ms@p90")] == ["p90", "p90"]
 

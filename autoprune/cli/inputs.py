@@ -50,17 +50,19 @@ def load_model_and_inputs(model: str | None, data: str | None, shapes: list[str]
 
 
 def load_onnx(model: str | None, data: str | None, shapes: list[str] | None) -> bytes:
-    """ONNX bytes of a file, or of a model exported with its example inputs."""
+    """ONNX bytes of a file, at the sizes of the shapes where there are any, or of a model exported with its example
+    inputs.
+    """
     from autoprune.nas.oracle import to_onnx_bytes
 
     if model is not None and model.endswith(".onnx"):
-        return to_onnx_bytes(model)
+        return to_onnx_bytes(model, tuple(parse_shape(s) for s in shapes) if shapes else None)
     return to_onnx_bytes(*load_model_and_inputs(model, data, shapes))
 
 
 def load_variants(model: str, data: str | None, shapes: list[str] | None, align: int) -> Iterator[bytes]:
-    """ONNX bytes of a model and of pruned variants of it, at widths that are multiples of `align`; an ONNX file as it
-    is.
+    """ONNX bytes of a model and of pruned variants of it, at widths that are multiples of `align`; of an ONNX file
+    its own only.
     """
     if model.endswith(".onnx"):
         yield load_onnx(model, data, shapes)

@@ -26,9 +26,9 @@ def profile(
     other: Annotated[str | None, typer.Option("--compare", help="A second model or FILE.onnx: how much longer the "
                                                                 "first takes than this one.")] = None,
     device: Annotated[str, typer.Option(help="Name, device file or ssh://user@host.")] = "cpu",
-    data: Annotated[str | None, typer.Option(help="The data, for example inputs.")] = None,
-    shape: Annotated[list[str] | None, typer.Option("--input", help="Shape of an input: 1x3x224x224, "
-                                                                    "1x128:int.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data, for a model's example inputs.")] = None,
+    shape: Annotated[list[str] | None, typer.Option("--input", help="Shape of an input, also of an ONNX file: "
+                                                                    "1x3x224x224, 1x128:int.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.", min=1)] = None,
     percentile: Annotated[str, typer.Option(help="p50, p90 or p99.")] = "p50",
     by: Annotated[By | None, typer.Option(help="A row per node, or the sums by operator.  [default: node; operator "
@@ -52,6 +52,9 @@ def profile(
     if other is not None and by is By.node:
         raise ConfigError("two models have no nodes in common to compare", given="--compare with --by node",
                           allowed="--by operator", fix="leave out --by")
+    if model is not None and data is not None and all(m.endswith(".onnx") for m in (model, other or model)):
+        raise ConfigError("an ONNX file takes the sizes of its inputs, and no data", given=f"--data {data}",
+                          allowed="--input 1x3x224x224", fix="leave out --data")
     found = load_device(device)
     if found.announce:
         note(f"autoprune: {found.announce}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -147,6 +148,13 @@ class Device:
         return (f"masks do not change the latency on {self.name}: {self.runtime} computes masked weights ({pattern}) "
                 "like any others; they are for size")
 
+    def require_int8(self) -> None:
+        """Raise `ConfigError` for a device whose runtime does not run our models in int8."""
+        if self.runtime != "onnxruntime":
+            raise ConfigError("int8 is for devices that run onnxruntime", given=f"{self.name}: {self.runtime}",
+                              allowed="cpu, ssh://…, or a profile such as rpi4",
+                              fix='the model in fp32; of a search, precisions = ["fp32"] in the space')
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         data = asdict(replace(self, facts={}))
@@ -170,12 +178,19 @@ class Device:
             raise ConfigError("not a device record", given=str(bad)) from bad
 
 
-def load_device(name: str) -> Device:
-    """A shipped device by name, the device in a `.toml` file by path, or the one at an `ssh://` or `adb://` address.
+def load_device(name: str | os.PathLike[str] | Device) -> Device:
+    """A shipped device by name, the device in a `.toml` file by path, or the one at an `ssh://` or `adb://` address; a
+    `Device` itself.
 
     Raises `ConfigError` for an unknown name (with what was probably meant), for a broken file (with every problem and
     its line) and for a broken address. Connects to nothing.
     """
+    if isinstance(name, Device):
+        return name
+    if not isinstance(name, str | os.PathLike):
+        raise ConfigError("not a device", given=repr(name), allowed="a name, a device file, an address, or a Device",
+                          fix='device="rpi4"')
+    name = os.fspath(name)
     if "://" in name:
         scheme = Address.parse(name).scheme
         return Device(name=name, kind="measured-remote", description=f"a device over {scheme}, measured",
@@ -187,7 +202,7 @@ def load_device(name: str) -> Device:
     known = {p.stem: p for p in resources.folder("devices").glob("*.toml")}
     if name not in known:
         raise ConfigError("unknown device", given=repr(name), allowed=did_you_mean(name, known),
-                          fix="autoprune devices list")
+                          fix=f"--device {name}.toml" if Path(f"{name}.toml").is_file() else "autoprune devices list")
     return _load(known[name], seen=())
 
 

@@ -133,7 +133,8 @@ class Measurer:
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:
-            raise ConfigError("this measurer is closed", fix="make a new Measurer")
+            raise ConfigError("this was closed, and measures nothing any more", given=self.device.name,
+                              fix="make a new LatencyOracle or Measurer, or measure inside its with")
 
     def _model(self, onnx_bytes: bytes, files: dict[str, bytes]) -> str:
         digest = _add(onnx_bytes, files) if isinstance(onnx_bytes, bytes | bytearray) else ""

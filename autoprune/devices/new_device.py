@@ -33,7 +33,7 @@ def derive(name: str, like: Device, facts: Mapping[str, float | bool], *, thread
 
     `threads` None means all cores where `facts` names them, else as many as `like`. What `like` measured or learnt of
     its own board (its facts, a narrow interval) is left behind: the interval is at least as wide as the widest of the
-    shipped profiles of that runtime, which is that of moving from one board to another.
+    shipped profiles of that runtime.
 
     Raises `ConfigError` for a name that a shipped device has or that is none, for a `like` that is not a profile, and
     for facts that are unknown, out of range, or do not fit one another.

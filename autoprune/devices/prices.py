@@ -10,7 +10,7 @@ from autoprune.devices.calibration import calibrated
 from autoprune.devices.device import Device
 from autoprune.devices.latency import Latency
 from autoprune.devices.node import Node
-from autoprune.devices.nodes import read_nodes
+from autoprune.devices.nodes import load_model, read_nodes
 from autoprune.errors import ConfigError
 
 __all__ = ["nodes_for", "predict", "predict_table", "prices_within"]
@@ -19,13 +19,31 @@ __all__ = ["nodes_for", "predict", "predict_table", "prices_within"]
 def nodes_for(onnx_bytes: bytes, device: Device) -> list[Node]:
     """The nodes that the device's runtime makes of a model, as `read_nodes`.
 
-    Raises `ConfigError` where this machine's runtime cannot make them: a calibration on blocked channels, read on Arm.
+    Raises `ConfigError` where this machine's runtime cannot make them: a calibration on blocked channels, read on Arm;
+    and for weights in a precision that the device's prices do not know.
     """
+    if device.calibration is None:
+        _require_float32(onnx_bytes, device)
     layout = device.calibration is not None and device.calibration.layout
     if layout and platform.machine() not in ("x86_64", "AMD64"):
         raise ConfigError(f"{device.name} was calibrated on blocked channels, which this machine's runtime cannot make",
                           given=platform.machine(), allowed="x86_64", fix="search on an x86 machine, or measure here")
-    return read_nodes(onnx_bytes, layout=layout)
+    nodes = read_nodes(onnx_bytes, layout=layout)
+    if any(n.cls.startswith("int8") or n.cls in ("quantize", "dequantize") for n in nodes):
+        device.require_int8()
+    return nodes
+
+
+def _require_float32(onnx_bytes: bytes, device: Device) -> None:
+    """This machine's runtime casts weights of another precision from node to node, which says nothing of the device."""
+    from onnx import TensorProto
+
+    kinds = {t.data_type for t in load_model(onnx_bytes).graph.initializer if len(t.dims) > 1}
+    if other := kinds & {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}:
+        raise ConfigError("a profile prices models whose weights are in float32",
+                          given=", ".join(TensorProto.DataType.Name(kind).lower() for kind in sorted(other)),
+                          allowed=f"float32, from which {device.name} prices what it computes in: {device.precision}",
+                          fix="model.float() before it is exported, and float32 inputs")
 
 
 def predict(nodes: Sequence[Node], device: Device, percentile: str = "p50", threads: int | None = None) -> Latency:

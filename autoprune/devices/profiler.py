@@ -180,7 +180,7 @@ def open_profiler(device: Device | str, *, percentile: str = "p50", threads: int
     Raises `ConfigError` for unknown devices, percentiles and thread counts.
     """
     check_percentile(percentile)
-    found = load_device(device) if isinstance(device, str) else device
+    found = load_device(device)
     if found.is_measured:
         return MeasuredProfiler(found, percentile, threads, reference, timeout_s)
     if found.calibration is not None:

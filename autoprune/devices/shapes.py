@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from autoprune.errors import UnmeasurableError
+from autoprune.errors import ConfigError, UnmeasurableError
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["NCHWC", "Shape", "concretise", "infer", "run_for_shapes"]
+__all__ = ["NCHWC", "Shape", "concretise", "infer", "run_for_shapes", "set_sizes"]
 
 Shape = tuple[int, ...]
 NCHWC = "com.microsoft.nchwc"
@@ -32,12 +33,43 @@ def concretise(model: ModelProto) -> bool:
                 dim.Clear()
                 dim.dim_value = 1
                 changed = True
-    if changed:  # stale symbolic shapes would contradict the new ones
-        del model.graph.value_info[:]
-        for value in model.graph.output:
-            if value.type.HasField("tensor_type"):
-                value.type.tensor_type.ClearField("shape")
+    if changed:
+        _forget_shapes(model)
     return changed
+
+
+def set_sizes(model: ModelProto, sizes: Sequence[Shape] | Mapping[str, Shape]) -> None:
+    """Give the inputs of `model` these sizes, in the order of its inputs or by their names, in place.
+
+    Raises `ConfigError` where they are not sizes of its inputs: a fixed axis has its size, one name one size.
+    """
+    known = {t.name for t in model.graph.initializer}
+    axes = {v.name: v.type.tensor_type.shape.dim for v in model.graph.input if v.name not in known}
+    takes = {name: [d.dim_param or max(d.dim_value, 0) or "?" for d in dims] for name, dims in axes.items()}
+    named = sizes if isinstance(sizes, Mapping) else dict(zip(axes, sizes, strict=False))
+    symbols: dict[str | int, int] = {}
+    fits = len(sizes) == len(axes) and named.keys() == axes.keys() and all(
+        len(named[name]) == len(takes[name]) and all(
+            size == (was if isinstance(was, int) else size if was == "?" else symbols.setdefault(was, size))
+            for size, was in zip(named[name], takes[name], strict=True)) for name in axes)
+    if not fits:
+        given = sizes.items() if isinstance(sizes, Mapping) else zip([""] * len(sizes), sizes, strict=True)
+        raise ConfigError("the example inputs do not fit those of the ONNX model",
+                          given=", ".join(f"{name} {list(shape)}".strip() for name, shape in given),
+                          allowed=", ".join(f"{name} [{', '.join(map(str, dims))}]" for name, dims in takes.items()),
+                          fix="inputs of these sizes (names may have any), or export it again with others")
+    for name, dims in axes.items():
+        for dim, size in zip(dims, named[name], strict=True):
+            dim.dim_value = size
+    _forget_shapes(model)
+
+
+def _forget_shapes(model: ModelProto) -> None:
+    """Of all but the inputs: stale symbolic ones would contradict those."""
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
 
 
 def infer(model: ModelProto, known: dict[str, Shape] | None = None) -> dict[str, Shape]:

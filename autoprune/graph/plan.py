@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import ConfigError, DamagedError
@@ -88,8 +89,9 @@ class Plan:
     @classmethod
     def uniform(cls, graph: Graph, keep: float, method: str = "l1", align: int = 1) -> Plan:
         """Keep the fraction `keep` (0 < keep ≤ 1) of every group, rounded to multiples of `align` units."""
-        if not 0 < keep <= 1:
-            raise ConfigError("the kept fraction must be in (0, 1]", given=keep, fix="Plan.uniform(graph, keep=0.7)")
+        if not isinstance(keep, Real) or not 0 < keep <= 1:
+            raise ConfigError("the kept fraction must be in (0, 1]", given=repr(keep),
+                              fix="Plan.uniform(graph, keep=0.7)")
         if align < 1:
             raise ConfigError("the alignment must be at least 1 unit", given=align, fix="align=1")
         cuts = {name: Cut(aligned(keep * g.size, g.size, g.step(align)), method)
@@ -99,7 +101,8 @@ class Plan:
     @classmethod
     def of(cls, graph: Graph, keep: Mapping[str, float | int], method: str | Mapping[str, str] = "l1") -> Plan:
         """Keep, per group, a fraction (a float in (0, 1]) or a count (an int ≥ 1)."""
-        wrong = [f"{n}: {k}" for n, k in keep.items() if not isinstance(k, int) and not 0 < k <= 1]
+        wrong = [f"{n}: {k!r}" for n, k in keep.items()
+                 if not isinstance(k, Real) or (not isinstance(k, int) and not 0 < k <= 1)]
         if wrong:
             raise ConfigError("a kept fraction must be in (0, 1]", given=", ".join(wrong),
                               allowed="a float in (0, 1], or an int for a count of units")

@@ -12,7 +12,9 @@ from autoprune.devices.compare import Comparison
 from autoprune.devices.device import Device, load_device
 from autoprune.devices.latency import Latency
 from autoprune.devices.node_table import NodeLatency
+from autoprune.devices.nodes import load_model
 from autoprune.devices.profiler import Profiler, open_profiler
+from autoprune.devices.shapes import set_sizes
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,18 +35,14 @@ class LatencyOracle(Profiler):
 
     def __init__(self, device: Device | str, *, percentile: str = "p50", threads: int | None = None,
                  timeout_s: float = 120.0):
-        self.device = load_device(device) if isinstance(device, str) else device
-        if not isinstance(self.device, Device):
-            raise ConfigError("not a device", given=type(device).__name__,
-                              allowed="a name, a device file, an address, or an autoprune Device",
-                              fix='LatencyOracle("rpi4")')
+        self.device = load_device(device)
         self._threads, self._percentile = threads, percentile
         self._table: PlanLatency | None = None
         self._profiler = open_profiler(self.device, percentile=percentile, threads=threads, timeout_s=timeout_s)
 
     def __call__(self, model_or_onnx: Any, example_inputs: Any = None) -> Latency:
         """Latency of a `torch.nn.Module` on its example inputs, their batch included; of ONNX bytes or of an .onnx
-        file, where every size that is not given counts as 1.
+        file at the sizes of the example inputs; without them, every size that is not given counts as 1.
         """
         return self.latency(to_onnx_bytes(model_or_onnx, example_inputs))
 
@@ -54,18 +52,27 @@ class LatencyOracle(Profiler):
         On a predicted device a graph's plans are priced from a table that is made with the graph's first plan; its
         model is not made. On a measured one the model is made, exported and measured.
         """
-        if isinstance(onnx_bytes, bytes | bytearray):
+        if isinstance(onnx_bytes, bytes | bytearray) and plan is None:
             return self._profiler.latency(bytes(onnx_bytes))
         return self._of_plan(onnx_bytes, plan)
 
     latency_of_onnx = latency
 
-    def _of_plan(self, graph: Graph, plan: Plan | None) -> Latency:
+    def _of_plan(self, graph: Any, plan: Plan | None) -> Latency:
+        from autoprune.graph.graph import Graph
         from autoprune.graph.onnx import export_onnx
         from autoprune.graph.plan import Plan
         from autoprune.search.plan_latency import PlanLatency
 
-        plan = plan or Plan()
+        if not isinstance(graph, Graph):
+            raise ConfigError("a latency is told of a traced graph with a plan, or of ONNX bytes alone",
+                              given=type(graph).__name__, allowed="what autoprune.trace returns, or bytes",
+                              fix="oracle(model, example_inputs) for a model or an .onnx file")
+        plan = Plan() if plan is None else plan
+        if not isinstance(plan, Plan):
+            raise ConfigError("not a plan", given=type(plan).__name__, allowed="an autoprune.Plan",
+                              fix="autoprune.Plan.of(graph, widths)" if isinstance(plan, Mapping) else
+                              "autoprune.Plan.uniform(graph, keep=0.5)")
         plan.require_fp32()
         if self.device.is_measured:
             return self.latency(export_onnx(graph.cut(plan), graph.example_inputs))
@@ -99,6 +106,12 @@ def measure(model_or_onnx: Any, example_inputs: Any = None, device: Device | str
     Opens and ends a measuring process; for more than one model keep a `LatencyOracle`. Raises `ConfigError` for bad
     arguments, `DeviceError` for models that do not load or run.
     """
+    if isinstance(example_inputs, str | Device):
+        name = example_inputs if isinstance(example_inputs, str) else example_inputs.name
+        needed = "" if isinstance(model_or_onnx, str | bytes | bytearray | os.PathLike) else "example_inputs, "
+        raise ConfigError("example inputs are tensors, and the device comes after them", given=repr(name),
+                          allowed="measure(model, example_inputs, device); an ONNX model needs no inputs",
+                          fix=f"measure(model, {needed}device={name!r})")
     with LatencyOracle(device) as oracle:
         return oracle(model_or_onnx, example_inputs)
 
@@ -107,20 +120,21 @@ def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
     """ONNX bytes of whatever stands for a model: bytes, a path to an .onnx file, or a `torch.nn.Module`.
 
     A module needs `example_inputs` (what `autoprune.trace` takes); a batch of one is exported as one of any size, which
-    counts as one, a larger one as what it is. Raises `ConfigError` for anything else, and for a
-    file that is missing or no complete model. (Bytes are not looked at: those of a candidate that cannot be read are
-    its own `DeviceError`, later.)
+    counts as one, a larger one as what it is. Inputs of an ONNX model get the sizes of the example, where there is one.
+    Raises `ConfigError` for anything else, and for a file that is missing or no complete model. (Bytes are not looked
+    at: those of a candidate that cannot be read are its own `DeviceError`, later.)
     """
     if isinstance(model_or_onnx, bytes | bytearray):
-        return bytes(model_or_onnx)
+        return _sized(bytes(model_or_onnx), example_inputs)
     if isinstance(model_or_onnx, str | os.PathLike):
         path = Path(model_or_onnx)
         if path.suffix != ".onnx" or not path.is_file():
             raise ConfigError("not an ONNX file", given=str(path), allowed="a path to an existing .onnx file")
-        return _read(path)
+        return _sized(_read(path), example_inputs)
     if not hasattr(model_or_onnx, "state_dict") or not callable(model_or_onnx):
         raise ConfigError("cannot tell the latency of this", given=type(model_or_onnx).__name__,
-                          allowed="a torch.nn.Module, ONNX bytes, or a path to an .onnx file")
+                          allowed="a torch.nn.Module, ONNX bytes, or a path to an .onnx file",
+                          fix="oracle.latency(graph, plan) of a LatencyOracle for a traced graph")
     if example_inputs is None or (isinstance(example_inputs, Mapping | tuple | list) and not example_inputs):
         raise ConfigError("a torch model needs example inputs to be exported", given="example_inputs=None",
                           fix="measure(model, (torch.randn(1, 3, 224, 224),))")
@@ -131,6 +145,21 @@ def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
     args, kwargs = split_inputs(example_inputs)
     exported = export_onnx(model_or_onnx, example_inputs, dynamic_batch=sample_count((args, kwargs)) == 1)
     return bytes(exported)
+
+
+def _sized(onnx_bytes: bytes, example_inputs: Any) -> bytes:
+    """The model with the sizes of the example inputs, or as it is without."""
+    if example_inputs is None:
+        return onnx_bytes
+    from autoprune.graph.trace import split_inputs
+    from autoprune.tasks.tensors import leaves
+
+    args, kwargs = split_inputs(example_inputs)
+    model = load_model(onnx_bytes)
+    shapes = {name: tuple(x.shape) for name, value in kwargs.items() for x in leaves(value)}
+    set_sizes(model, shapes or [tuple(x.shape) for x in leaves(args)])
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def _read(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from autoprune.devices.latency import Latency
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
@@ -57,10 +58,17 @@ class Session:
         self._open.setdefault(plan.digest, []).append(trial)
         return plan
 
-    def tell(self, plan: Plan, score: float, latency_ms: float) -> None:
-        """What a plan from `ask` reached. Raises `ConfigError` for a plan that was not asked for, or told twice, and
-        for values that are not finite or a latency that is not above 0; the plan can still be told then.
+    def tell(self, plan: Plan, score: float, latency_ms: float | Latency) -> None:
+        """What a plan from `ask` reached, the latency in milliseconds or as an oracle tells it. Raises `ConfigError`
+        for a plan that was not asked for, or told twice, and for values that are not finite or a latency that is not
+        above 0; the plan can still be told then.
         """
+        try:
+            score, latency_ms = float(score), latency_ms.ms if isinstance(latency_ms, Latency) else float(latency_ms)
+        except (TypeError, ValueError) as error:
+            raise ConfigError("a result is a score and a latency", given=f"{score!r}, {latency_ms!r}",
+                              allowed="numbers, or an autoprune Latency", fix="session.tell(plan, 0.9, 12.5)"
+                              ) from error
         if not math.isfinite(score) or not math.isfinite(latency_ms) or latency_ms <= 0:
             raise ConfigError("a result must be finite, and the latency above 0", given=f"{score}, {latency_ms} ms",
                               fix="leave a plan that failed untold")

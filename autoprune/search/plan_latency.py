@@ -52,7 +52,7 @@ class PlanLatency:
 
     def __init__(self, graph: Graph, device: Device | str, *, threads: int | None = None, percentile: str = "p50",
                  maker: OnnxMaker | None = None):
-        self.device = load_device(device) if isinstance(device, str) else device
+        self.device = load_device(device)
         if self.device.is_measured:
             raise ConfigError(f"{self.device.name!r} is measured, so a plan's latency cannot be told without its model",
                               fix="autoprune devices calibrate, or a profile such as rpi4")

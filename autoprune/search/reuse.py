@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from autoprune.devices.latency import Latency
-from autoprune.errors import DeviceError
+from autoprune.errors import ConfigError, DeviceError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
 from autoprune.search.candidate import Candidate, is_complete
@@ -15,8 +16,10 @@ from autoprune.search.outcome import pareto
 from autoprune.search.propose import DENSE
 from autoprune.search.space import Choices
 
-__all__ = ["Reused"]
+__all__ = ["Reused", "require_same"]
 
+_SHAPED_BY = {"model_fingerprint": ("model",), "task_fingerprint": ("data", "loss"), "metric": ("metric",),
+              "recovery_digest": ("space", "steps")}  # what scores depend on, and the settings behind it
 _NEAR = 0.75  # of a budget: what is faster leaves accuracy on the table
 
 
@@ -86,3 +89,25 @@ class Reused:
         if problem is not None and all(c.latency is None for c in out):
             raise problem
         return out
+
+
+def require_same(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` when the scores of `run` would not be those of a search with the settings of `now`."""
+    differing = [key for key in _SHAPED_BY if before.get(key) != now[key]]
+    if not differing:
+        return
+    words = []
+    for key in differing:
+        words += [f"{name} {_given(before.get(name))} there and {_given(now.get(name))} here"
+                  for name in _SHAPED_BY[key] if before.get(name) != now.get(name)
+                  ] or [f"another {key.partition('_')[0]}"]
+    fix = "leave --reuse out, or name a run of this model and space"
+    steps = before.get("steps")
+    if differing == ["recovery_digest"] and before.get("space") == now.get("space") and steps != now.get("steps"):
+        fix = "leave --steps out" if steps is None else f"--steps {steps}"
+    raise ConfigError("scores of a run are taken over for the same model, data, metric and recovery only",
+                      given=f"{run}: {'; '.join(words)}", fix=fix)
+
+
+def _given(value: Any) -> str:
+    return "not given" if value is None else str(value)

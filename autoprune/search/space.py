@@ -122,10 +122,7 @@ class Space:
                               fix="--sampler tpe, or a space without [masks]")
         if "int8" not in self.precisions:
             return
-        if device.runtime != "onnxruntime":
-            raise ConfigError("int8 is for devices that run onnxruntime", given=f"{device.name}: {device.runtime}",
-                              allowed="cpu, ssh://…, or a profile such as rpi4",
-                              fix='precisions = ["fp32"] in the space')
+        device.require_int8()
         if sampler == "knapsack":
             raise ConfigError("the knapsack sampler does not choose a precision", given=f"the space {self.name!r}",
                               fix='--sampler tpe, or precisions = ["fp32"] in the space')
@@ -170,6 +167,9 @@ class Space:
 def space_for(name: str | os.PathLike[str], methods: str | None = None, steps: int | None = None) -> Space:
     """A space with what a search's settings say instead: methods with commas between them, fine-tuning steps."""
     space = load_space(name)
+    if methods is not None and not isinstance(methods, str):
+        raise ConfigError("methods are names with commas between them, or a list of names", given=repr(methods),
+                          fix='methods="l1,taylor"')
     if methods is not None:
         space = space.with_methods([method.strip() for method in methods.split(",")])
     return space if steps is None else replace(space, recover={**space.recover, "steps": steps})

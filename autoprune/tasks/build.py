@@ -10,22 +10,16 @@ from autoprune.tasks.task import Task
 
 __all__ = ["load_task"]
 
-_LOSS_OF = {"mae": "l1", "mse": "mse", "perplexity": "causal_lm", "r2": "mse"}
-_METRIC_OF = {"causal_lm": "perplexity", "l1": "mae", "mse": "mse"}
-
 
 def load_task(model: str | None = None, data: str | None = None, metric: str | None = None,
               loss: str | None = None) -> Task:
     """The task that the SPECs name; the built-in example when both `model` and `data` are None.
 
-    When one of metric and loss is None it follows from the other (mse and mse, mae and l1, r2 and mse, perplexity and
-    causal_lm), otherwise accuracy and cross_entropy. `ConfigError` when only one of model and data is given;
-    `TaskError` when something cannot be loaded. The task is not checked yet: call `task.check()`.
+    When one of metric and loss is None it follows from the other, as in `Task`. `ConfigError` when only one of model
+    and data is given; `TaskError` when something cannot be loaded. The task is not checked yet: call `task.check()`.
     """
-    chosen_loss = loss or _LOSS_OF.get(metric or "", "cross_entropy")
-    chosen_metric = metric or _METRIC_OF.get(loss or "", "accuracy")
     if model is None and data is None:
-        return digits_task(metric=chosen_metric, loss=chosen_loss)
+        return digits_task(metric=metric, loss=loss)
     if data is None:
         raise ConfigError("a model is given, but no data to prune it on", given=f"--model {model}",
                           allowed=f"{DATA_SPECS}; or neither model nor data for the built-in example",
@@ -36,6 +30,6 @@ def load_task(model: str | None = None, data: str | None = None, metric: str | N
                           fix="add --model path/file.py:factory")
     loaders = load_data(data, model)
     task = Task(load_model(model), train=loaders.train, validation=loaders.validation, test=loaders.test,
-                metric=chosen_metric, loss=chosen_loss, name=model)
+                metric=metric, loss=loss, name=model)
     task.notes = loaders.notes + task.notes
     return task

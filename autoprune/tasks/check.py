@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.errors import ModelError, TaskError, first_line
 from autoprune.graph.compare import distance
 from autoprune.specs import user_error
-from autoprune.tasks.losses import IGNORE, class_logits
+from autoprune.tasks.losses import IGNORE, LOSSES, class_logits
 from autoprune.tasks.metrics import METRICS
 from autoprune.tasks.splits import first_batch, read
 from autoprune.tasks.tensors import (
@@ -41,14 +41,16 @@ _CLASS_METRICS = ("f1", "miou", "perplexity", "token_accuracy", "top5")
 
 def check_task(task: Task) -> None:
     """See `Task.check`."""
-    half = next((p.dtype for p in task.model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
-    if half is not None:
-        raise TaskError("the model's weights are in half precision", given=half, allowed="float32 or float64",
-                        fix="model.float(): a search trains and measures in that")
+    other = next((p.dtype for p in task.model.parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
+    if other is not None:
+        raise TaskError("the model's weights are not in float32", given=other, allowed="torch.float32",
+                        fix="model.float(), and float32 inputs: a search trains and prices in that")
     inputs, target = first_batch(task.split("train"), "train")
     _check_values(inputs, "inputs", "train", 0)
     with untouched(task.model), torch.enable_grad():  # the loss must have a gradient; nothing is updated
+        _check_batched(task, target)
         outputs = _run_model(task, inputs)
+        _check_batched(task, target, inputs, outputs)
         _check_buffers(task.model)
         classes = None
         if task.loss_name in _CLASS_LOSSES or task.metric in _CLASS_METRICS:
@@ -143,15 +145,32 @@ def _run_model(task: Task, inputs: Any) -> Any:
     except TaskError:
         raise
     except Exception as error:
+        double = any(leaf.dtype == torch.float64 for leaf in leaves(inputs))
         raise user_error(error, "the model does not run on the first training batch",
                          f"{task.name} on inputs {describe(inputs)}",
-                         fix="make the data's inputs and the model's forward() fit each other") from error
+                         fix="give the inputs in float32: inputs.float()" if double else
+                         "make the data's inputs and the model's forward() fit each other") from error
     found = main_tensor(outputs)
     if found is not None and not bool(torch.isfinite(found).all()):
         raise TaskError("the model's outputs hold NaN or infinity on the first training batch", given=describe(found),
                         allowed="finite outputs", fix="check the weights, and how the inputs are "
                         "normalised; where −inf masks logits, put a large negative number there (-1e4)")
     return outputs
+
+
+def _check_batched(task: Task, target: Any, inputs: Any = None, outputs: Any = None) -> None:
+    """Single samples have a target without an axis, or outputs that have the target's axes and not that of the inputs.
+    (What the target is, is known of the built-in losses that read it.)
+    """
+    if task.loss_name not in LOSSES or task.loss_name == "model":
+        return
+    single = isinstance(target, int | float) or (isinstance(target, torch.Tensor) and target.ndim == 0)
+    if all(isinstance(part, torch.Tensor) for part in (inputs, outputs, target)):
+        single = outputs.shape == target.shape and len(outputs) != len(inputs)
+    if single:
+        raise TaskError("the training data is not in batches", given=f"a target: {describe(target)}",
+                        allowed="batches of samples: their axis is the first of inputs and target",
+                        fix="train=DataLoader(samples, batch_size=32)")
 
 
 def _check_split(task: Task, split: str, classes: int | None) -> None:

@@ -182,7 +182,7 @@ def load_weights(model: nn.Module, path: Path = WEIGHTS) -> None:
                            for name, value in state.items()})
 
 
-def digits_task(metric: str = "accuracy", loss: str = "cross_entropy") -> Task:
+def digits_task(metric: str | None = None, loss: str | None = None) -> Task:
     """The built-in example as a task: trained `DigitsNet`, `example_tensors` in batches of 32 and 120."""
     from autoprune.tasks.task import Task
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from autoprune.errors import TaskError
 from autoprune.specs import user_error
 from autoprune.tasks.losses import IGNORE, class_logits
+from autoprune.tasks.tensors import describe
 
 __all__ = ["Bootstrap", "Gather", "Mean", "Tokens", "User", "UserMetric"]
 
@@ -133,9 +134,15 @@ class User(Gather):
 
     def update(self, outputs: Any, target: Any, samples: int) -> None:
         try:
-            self.values.append(float(self.function(outputs, target)))
+            value = self.function(outputs, target)
         except Exception as error:
             raise user_error(error, "your metric raised an exception", self.name) from error
+        try:
+            self.values.append(float(value))
+        except (TypeError, ValueError, RuntimeError) as error:  # torch's, of a tensor with several elements
+            raise TaskError("your metric does not return a number", given=f"{self.name} returns {describe(value)}",
+                            allowed="a float, or a tensor with one element",
+                            fix="return the value" if value is None else "end it with .mean()") from error
         self.weights.append(samples)
 
     def result(self) -> tuple[float, float]:

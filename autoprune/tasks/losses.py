@@ -42,7 +42,19 @@ def class_logits(outputs: Any, target: Any) -> tuple[Tensor, Tensor]:
         return logits.movedim(axis, 1), labels
     raise TaskError("the outputs and the target do not fit a classification", given=shapes,
                     allowed="[N, C] with [N]; [N, C, H, W] with [N, H, W]; [N, T, V] with [N, T]",
-                    fix="give class indices as the target, or --metric mse --loss mse for a regression")
+                    fix=_fitting(logits, labels))
+
+
+def _fitting(logits: Tensor, labels: Tensor) -> str:
+    """What makes labels fit, by how their shape differs."""
+    if logits.ndim >= 2 and labels.ndim >= 2 and not labels.is_floating_point():
+        if logits.shape[1] == labels.shape[1] == 1:
+            return "--loss bce for one output per sample"
+        if labels.shape[1] == 1 and _unlabelled_axis(logits, labels.squeeze(1)) is not None:
+            return "target.squeeze(1)"
+        if labels.shape == logits.shape:
+            return "target.argmax(1) of a one-hot target, or --loss bce for several labels at once"
+    return "give class indices as the target, or --metric mse --loss mse for a regression"
 
 
 def _unlabelled_axis(logits: Tensor, labels: Tensor) -> int | None:

@@ -13,10 +13,13 @@ from torch import Tensor
 from autoprune.errors import TaskError, did_you_mean
 from autoprune.specs import load_object, object_name
 from autoprune.tasks.gather import Bootstrap, Gather, Mean, Tokens, User, UserMetric
-from autoprune.tasks.losses import IGNORE, class_logits, prediction, same_shape
+from autoprune.tasks.losses import IGNORE, Loss, class_logits, prediction, same_shape
 from autoprune.tasks.tensors import target_tensor
 
-__all__ = ["METRICS", "Metric", "load_metric"]
+__all__ = ["METRICS", "Metric", "load_metric", "metric_and_loss"]
+
+_LOSS_OF = {"mae": "l1", "mse": "mse", "perplexity": "causal_lm", "r2": "mse"}
+_METRIC_OF = {"causal_lm": "perplexity", "l1": "mae", "mse": "mse"}
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,16 @@ METRICS: dict[str, tuple[bool, Callable[[bool], Gather]]] = {
     "token_accuracy": (True, lambda shifted: Tokens(shifted=shifted, surprise=False)),
     "top5": (True, lambda shifted: Mean(lambda outputs, target: _hits(outputs, target, 5))),
 }
+
+
+def metric_and_loss(metric: str | UserMetric | None, loss: str | Loss | None
+                    ) -> tuple[str | UserMetric, str | Loss]:
+    """What stands for the one of the two that is None: it follows from the other where that is a name that says so (mse
+    and mse, mae and l1, r2 and mse, perplexity and causal_lm), otherwise it is accuracy or cross_entropy.
+    """
+    inferred = (_METRIC_OF.get(loss, "accuracy") if isinstance(loss, str) else "accuracy",
+                _LOSS_OF.get(metric, "cross_entropy") if isinstance(metric, str) else "cross_entropy")
+    return inferred[0] if metric is None else metric, inferred[1] if loss is None else loss
 
 
 def load_metric(metric: str | UserMetric, *, loss: str = "") -> Metric:

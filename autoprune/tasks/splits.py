@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, Subset
 
 from autoprune.errors import TaskError
 from autoprune.specs import user_error
 from autoprune.tasks.batches import HeldOut
-from autoprune.tasks.tensors import describe, leaves, sample_count
+from autoprune.tasks.tensors import TARGETS, describe, leaves, sample_count
 
 __all__ = ["Batches", "first_batch", "hold_out", "is_repeatable", "read", "require_batches", "size_of", "unpack"]
 
@@ -24,7 +25,8 @@ def require_batches(data: Any, split: str) -> Batches:
     if isinstance(data, torch.Tensor | str | bytes | dict) or not isinstance(data, Iterable):
         raise TaskError(f"the {split} data is not an iterable of batches", given=type(data).__name__,
                         allowed="a DataLoader, or a list of (inputs, target) batches",
-                        fix=f"{split}=[(inputs, target)]")
+                        fix=f"{split}=DataLoader(data, batch_size=32)" if isinstance(data, Dataset) else
+                        f"{split}=[(inputs, target)]")
     if iter(data) is data:
         raise TaskError(f"the {split} data can be iterated only once", given=type(data).__name__,
                         allowed="something that starts anew on every pass",
@@ -37,8 +39,22 @@ def unpack(batch: Any, split: str) -> tuple[Any, Any]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise TaskError(f"a batch of the {split} data is not a pair (inputs, target)", given=describe(batch),
                         allowed="(inputs, target); inputs: a tensor, a tuple of tensors or a dict of tensors",
-                        fix="put several inputs into one tuple: ((a, b), target)")
+                        fix=_as_pairs(batch, split))
     return batch[0], batch[1]
+
+
+def _as_pairs(batch: Any, split: str) -> str:
+    """How the data becomes pairs, by what one of its batches is."""
+    if isinstance(batch, torch.Tensor):
+        return f"{split}=DataLoader(TensorDataset(X, Y), batch_size=32)"
+    if isinstance(batch, np.ndarray):
+        return f"{split}=DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), batch_size=32)"
+    if isinstance(batch, Mapping) and len(batch) > 1:
+        target = next((key for key in TARGETS if key in batch), list(batch)[-1])
+        inputs = [key for key in batch if key != target]
+        taken = f"b[{inputs[0]!r}]" if len(inputs) == 1 else "{k: b[k] for k in " + repr(inputs) + "}"
+        return f"{split}=[({taken}, b[{target!r}]) for b in {split}], or a collate_fn that returns such a pair"
+    return "put several inputs into one tuple: ((a, b), target)"
 
 
 def read(data: Batches, split: str) -> Iterator[tuple[Any, Any]]:
@@ -66,8 +82,11 @@ def first_batch(data: Batches, split: str) -> tuple[Any, Any]:
                         fix="check the path or the filter that the data is made with")
     inputs, target = pair
     if sample_count(inputs) == 0:
+        arrays = isinstance(inputs, np.ndarray) or (isinstance(inputs, tuple | list) and any(
+            isinstance(part, np.ndarray) for part in inputs))
         raise TaskError(f"the first batch of the {split} data holds no sample", given=describe(inputs),
-                        allowed="tensors with the batch as their first dimension", fix="check how batches are made")
+                        allowed="tensors with the batch as their first dimension",
+                        fix="torch.from_numpy(…) for inputs and target" if arrays else "check how batches are made")
     return inputs, target
 
 

@@ -17,7 +17,7 @@ from autoprune.tasks.check import check_task
 from autoprune.tasks.fingerprint import fingerprint
 from autoprune.tasks.gather import Gather, UserMetric
 from autoprune.tasks.losses import LOSSES, Loss, class_axis, load_loss
-from autoprune.tasks.metrics import load_metric
+from autoprune.tasks.metrics import load_metric, metric_and_loss
 from autoprune.tasks.score import Score
 from autoprune.tasks.splits import Batches, first_batch, hold_out, read, require_batches
 from autoprune.tasks.tensors import call, evaluating, first_rows, has_several, main_tensor, map_tensors, sample_count
@@ -39,8 +39,10 @@ class Task:
     `DataLoader`). inputs: a tensor, a tuple of tensors, or a dict of tensors that become keyword arguments; the batch
     is the first dimension. target: a tensor or a dict of tensors. The search ranks candidates on `validation`; when it
     is None, about 15 % of `train` is held out. When `test` is None, `validation` stands in for it, and `has_test` is
-    False. Both are said in `notes`. metric, loss: a name, `module:function`, or a function of `(outputs, target)`.
-    early: a state dict of the model from early in its training, for spaces that rewind to it.
+    False. Both are said in `notes`. metric, loss: a name, `module:function`, or a function of `(outputs, target)`; of
+    None the one follows from the other: `loss="mse"` is scored by mse, `metric="mae"` trained with l1, and accuracy and
+    cross_entropy go together. early: a state dict of the model from early in its training, for spaces that rewind to
+    it.
 
     Life cycle: made once, read by every process of a search. It never changes the model it was given; `evaluate`
     restores the train/eval mode of every submodule. Nothing is run at construction except reading first batches.
@@ -48,7 +50,7 @@ class Task:
     """
 
     def __init__(self, model: nn.Module, *, train: Any, validation: Any = None, test: Any = None,
-                 metric: str | UserMetric = "accuracy", loss: str | Loss = "cross_entropy", name: str | None = None,
+                 metric: str | UserMetric | None = None, loss: str | Loss | None = None, name: str | None = None,
                  example_inputs: tuple[Any, ...] | dict[str, Any] | None = None,
                  early: Mapping[str, Tensor] | None = None) -> None:
         if not isinstance(model, nn.Module):
@@ -57,6 +59,7 @@ class Task:
                             fix="call the class or factory: Task(make_model(), …)" if callable(model)
                             else "pass the module itself")
         self.model = model
+        metric, loss = metric_and_loss(metric, loss)
         self.loss_name, self._loss = load_loss(loss)
         self._metric = load_metric(metric, loss=self.loss_name)
         self.metric = self._metric.name

@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError
 
-__all__ = ["all_finite", "call", "describe", "evaluating", "first_rows", "halves", "has_several", "leaves",
+__all__ = ["TARGETS", "all_finite", "call", "describe", "evaluating", "first_rows", "halves", "has_several", "leaves",
            "main_tensor", "map_tensors", "sample_count", "target_tensor", "untouched"]
 
+TARGETS = ("labels", "label", "target")
+"""Keys by which the target is found in a dict."""
 _ON_THE_WAY = ("loss", "hidden_state", "attentions", "past_key_values", "pooler_output", "mems")
 
 
@@ -104,7 +107,7 @@ def target_tensor(target: Any) -> Tensor:
     if isinstance(target, Tensor):
         return target
     if isinstance(target, Mapping):
-        for key in ("labels", "label", "target"):
+        for key in TARGETS:
             if isinstance(target.get(key), Tensor):
                 found: Tensor = target[key]
                 return found
@@ -114,7 +117,9 @@ def target_tensor(target: Any) -> Tensor:
     raise TaskError("the target is not a tensor that the built-in losses and metrics understand",
                     given=describe(target),
                     allowed='a tensor, or a dict with a tensor called "labels"',
-                    fix="give your own metric and loss as module:function")
+                    fix="torch.from_numpy(labels)" if isinstance(target, np.ndarray) else "torch.tensor(labels)"
+                    if isinstance(target, list | tuple | int | float) and not leaves(target) else
+                    "give your own metric and loss as module:function")
 
 
 def describe(value: Any) -> str:

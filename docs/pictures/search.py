@@ -1,4 +1,5 @@
-"""Draws the pictures of `search.md` from a run of the knapsack sampler: `python docs/pictures/search.py runs/RUN`.
+"""Draws the pictures of `search.md` from a run of the knapsack sampler, into the run's folder or another that is given:
+`python docs/pictures/search.py runs/RUN [FOLDER]`.
 
 `scan.svg`: what each group of units costs and saves alone. `arms.svg`: the candidates, by who proposed them.
 `widths.svg`: how much of each group the points on the front keep.
@@ -18,7 +19,6 @@ from autoprune.front.front import load_front
 from autoprune.front.plot import round_ticks
 from autoprune.search.knapsack.past import NOTE
 
-HERE = Path(__file__).parent
 WIDE, HIGH, LEFT, TOP, RIGHT, BOTTOM = 760, 390, 70, 30, 220, 50
 COLOURS = {"control": "#9a9a9a", "start": "#4e79a7", "scan": "#76b7b2", "refit": "#f28e2b", "tpe": "#59a14f",
            "vary": "#e15759"}
@@ -31,10 +31,10 @@ def text(x: float, y: float, words: str, anchor: str = "start", size: int = 12, 
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{more}>{escape(words)}</text>'
 
 
-def picture(name: str, parts: Iterable[str], high: int = HIGH) -> None:
+def picture(path: Path, parts: Iterable[str], high: int = HIGH) -> None:
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDE}" height="{high}" viewBox="0 0 {WIDE} {high}" '
             'font-family="system-ui, sans-serif" fill="#333333"><rect width="100%" height="100%" fill="#ffffff"/>')
-    (HERE / name).write_text("\n".join([head, *parts, "</svg>"]) + "\n", encoding="utf-8")
+    path.write_text("\n".join([head, *parts, "</svg>"]) + "\n", encoding="utf-8")
 
 
 def linear(low: float, high: float, start: float, end: float) -> Scale:
@@ -53,7 +53,7 @@ def axes(x: Scale, y: Scale, across: list[float], up: list[float], names: tuple[
             text(16, TOP - 14, names[1])]
 
 
-def scan(study: optuna.Study) -> None:
+def scan(study: optuna.Study, folder: Path) -> None:
     """Damage (logarithmic) against milliseconds saved, a line per group."""
     curves = study.user_attrs["knapsack"]["curves"]
     damage = [d for c in curves.values() for d in c["damage"] if d > 0]
@@ -75,10 +75,10 @@ def scan(study: optuna.Study) -> None:
         last = max(py, last + 13)
         parts.append(f'<path d="M{px:.1f} {py:.1f}L{WIDE - RIGHT + 8} {last:.1f}" stroke="{hue}" opacity="0.35"/>')
         parts.append(text(WIDE - RIGHT + 12, last + 4, name, size=11))
-    picture("scan.svg", parts)
+    picture(folder / "scan.svg", parts)
 
 
-def arms(front: object, study: optuna.Study) -> None:
+def arms(front: object, study: optuna.Study, folder: Path) -> None:
     """Candidates in the plane of latency and metric, numbered in their order."""
     who = {t.number: t.system_attrs.get(NOTE, {}).get("arm", "") for t in study.trials}
     rows = [(c.number, c.ms, c.quality, who.get(c.number) or c.origin.split(":")[0])
@@ -99,10 +99,10 @@ def arms(front: object, study: optuna.Study) -> None:
     for i, arm in enumerate(a for a in COLOURS if any(r[3] == a for r in rows)):
         parts.append(f'<circle cx="{WIDE - RIGHT + 18}" cy="{TOP + 12 + 20 * i}" r="6" fill="{COLOURS[arm]}"/>')
         parts.append(text(WIDE - RIGHT + 30, TOP + 16 + 20 * i, WORDS[arm], size=11))
-    picture("arms.svg", parts)
+    picture(folder / "arms.svg", parts)
 
 
-def widths(front: object) -> None:
+def widths(front: object, folder: Path) -> None:
     """A row per point on the front, the slowest first; a column per group, dark where much of it stays."""
     points = sorted(front.points, key=lambda p: -p.candidate.ms)
     groups, high = list(front.groups), 170 + 22 * len(front.points)
@@ -121,17 +121,20 @@ def widths(front: object) -> None:
     for column, name in enumerate(groups):
         left, top = 160 + step * column + step / 2, 30 + 22 * len(points)
         parts.append(text(left, top, name, "start", 10, f' transform="rotate(60 {left:.1f} {top})"'))
-    picture("widths.svg", parts, high)
+    picture(folder / "widths.svg", parts, high)
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python docs/pictures/search.py runs/RUN [FOLDER]")
+    folder, target = Path(sys.argv[1]), Path(sys.argv[-1])
+    target.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     front = load_front(folder)
     study = optuna.load_study(study_name="autoprune", storage=f"sqlite:///{folder / 'study.db'}")
-    scan(study)
-    arms(front, study)
-    widths(front)
+    scan(study, target)
+    arms(front, study, target)
+    widths(front, target)
 
 
 if __name__ == "__main__":

@@ -97,3 +97,14 @@ def test_two_models_as_a_table(write: Write, capsys: Capture) -> None:
     assert "the ratio is predicted" in captured.err
     assert run(["profile", "--model", write(8), "--compare", write(512), "--by", "node"]) == 2
     assert "--by operator" in capsys.readouterr().err
+
+
+def test_sizes_of_an_onnx_file(write: Write, capsys: Capture) -> None:
+    path = write(64)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, path)
+    one, eight = (told(capsys, "--model", path, "--device", "rpi4", "--input", f"{n}x64")["nodes"][0] for n in (1, 8))
+    assert eight["macs"] == 8 * one["macs"]
+    for wrong in (["--input", "8x32"], ["--data", "sklearn:digits"]):
+        assert run(["profile", "--model", path, "--device", "rpi4", *wrong]) == 2

@@ -58,6 +58,14 @@ def test_unknown_device_did_you_mean():
         load_device("rpi44")
 
 
+def test_a_device_file_that_is_there_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orangepi.toml").touch()
+    with pytest.raises(ConfigError, match="unknown device") as caught:
+        load_device("orangepi")
+    assert caught.value.fix == "--device orangepi.toml"
+
+
 def test_a_path_works_as_a_name(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text((resources.folder("devices") / "rpi5.toml").read_text())

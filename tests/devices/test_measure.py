@@ -112,8 +112,9 @@ def test_a_closed_measurer_says_so(matmul):
     it = Measurer(load_device("cpu"), threads=1)
     it.close()
     it.close()
-    with pytest.raises(ConfigError, match="closed"):
+    with pytest.raises(ConfigError, match="closed") as caught:
         it.measure(matmul())
+    assert "LatencyOracle" in caught.value.fix
 
 
 def test_inputs_from_a_signature():

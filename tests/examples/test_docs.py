@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,3 +32,11 @@ def test_every_seed_and_the_mean_are_the_files(name: str, score: str) -> None:
     suffix = f"_{score}" if name == "alexnet" else ""
     assert f"{results[f'mean_change_points{suffix}']:+.2f}".replace("-", "−") in text
     assert f"{results[f'stdev_change_points{suffix}']:.2f}" in text
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "two"])
+def test_no_seeds_are_a_usage_error(example: Callable[[str], ModuleType], wrong: str,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        example("common").options(None, 1, "").parse_args(["--seeds", wrong])
+    assert "at least 1" in capsys.readouterr().err

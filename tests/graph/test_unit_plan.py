@@ -108,7 +108,7 @@ def test_uniform(graph: Graph) -> None:
     assert {n: c.keep for n, c in Plan.uniform(graph, 0.5, align=4).cuts.items()} == {"0": 4, "2": 4}
 
 
-@pytest.mark.parametrize("keep", [0.0, -0.1, 1.01, float("nan")])
+@pytest.mark.parametrize("keep", [0.0, -0.1, 1.01, float("nan"), "0.5"])
 def test_uniform_refuses_fractions_out_of_range(graph: Graph, keep: float) -> None:
     with pytest.raises(ConfigError, match="fraction"):
         Plan.uniform(graph, keep)
@@ -121,7 +121,7 @@ def test_of_takes_fractions_and_counts(graph: Graph) -> None:
     assert Plan.of(graph, {"0": 1}).cuts["0"].keep == 1
 
 
-@pytest.mark.parametrize("keep", [0.0, -0.5, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("keep", [0.0, -0.5, 1.5, float("nan"), float("inf"), "0.5"])
 def test_of_refuses_fractions_out_of_range(graph: Graph, keep: float) -> None:
     with pytest.raises(ConfigError, match="fraction"):
         Plan.of(graph, {"0": keep})

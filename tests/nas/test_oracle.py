@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from autoprune.devices.device import load_device
 from autoprune.devices.profiler import MeasuredProfiler, PredictedProfiler, Profiler, open_profiler
@@ -42,7 +46,6 @@ def test_what_is_no_model(thing):
 
 
 def test_a_module_needs_example_inputs():
-    torch = pytest.importorskip("torch")
     with pytest.raises(ConfigError, match="example inputs"):
         to_onnx_bytes(torch.nn.Linear(2, 2))
 
@@ -79,7 +82,6 @@ def test_a_plan_of_a_graph_is_priced_without_its_model(tiny_graph, monkeypatch):
 
 
 def test_a_plan_of_another_graph_gets_a_table_of_its_own(tiny_graph):
-    torch = pytest.importorskip("torch")
     other = trace(torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.ReLU(), torch.nn.Linear(30, 4)).eval(),
                   (torch.randn(1, 40),))
     with LatencyOracle("rpi4") as oracle:
@@ -95,7 +97,6 @@ def test_a_plan_on_a_measured_device_is_measured(tiny_graph):
 
 
 def test_a_batch_of_several_is_priced_as_one_of_several(tiny_graph):
-    torch = pytest.importorskip("torch")
     model = tiny_graph.dense()
     with LatencyOracle("rpi4") as oracle:
         one, eight = (oracle(model, torch.randn(n, 1, 8, 8)).ms for n in (1, 8))
@@ -106,3 +107,75 @@ def test_a_batch_of_several_is_priced_as_one_of_several(tiny_graph):
 def test_what_is_no_device(device):
     with pytest.raises(ConfigError, match="not a device"):
         LatencyOracle(device)
+
+
+@pytest.fixture
+def symbolic(cnn):
+    model = onnx.load_model_from_string(cnn(16))
+    for axis, name in ((0, "batch"), (2, "side"), (3, "side")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    return model.SerializeToString()
+
+
+def test_an_onnx_model_has_the_sizes_of_the_example(cnn, symbolic, tmp_path):
+    oracle, x = LatencyOracle("rpi4"), torch.zeros(2, 3, 16, 16)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(symbolic)
+    assert oracle(symbolic).ms < oracle(cnn(16)).ms == oracle(symbolic, x[:1]).ms < oracle(symbolic, x).ms
+    assert oracle(path, (x,)) == oracle(symbolic, {"x": x}) == oracle(symbolic, x)
+
+
+@pytest.mark.parametrize("example", [torch.zeros(2, 4, 16, 16), torch.zeros(3, 16, 16), torch.zeros(1, 3, 16, 8),
+                                     {"y": torch.zeros(1, 3, 16, 16)}, [torch.zeros(1, 3, 16, 16)] * 2])
+def test_an_example_that_is_not_of_the_models_sizes(symbolic, example):
+    with pytest.raises(ConfigError, match="do not fit") as caught:
+        to_onnx_bytes(symbolic, example)
+    assert caught.value.allowed == "x [batch, 3, side, side]"
+
+
+@pytest.mark.parametrize("device", ["rpi5", load_device("rpi5")])
+@pytest.mark.parametrize(("model", "fix"), [("m.onnx", "measure(model, device='rpi5')"),
+                                            (torch.nn.Linear(2, 2), "measure(model, example_inputs, device='rpi5')")])
+def test_a_device_in_the_place_of_inputs(model, device, fix):
+    with pytest.raises(ConfigError, match="the device comes after") as caught:
+        measure(model, device)
+    assert caught.value.fix == fix
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
+def test_a_profile_is_for_weights_in_float32(cnn, kind):
+    model = onnx.load_model_from_string(cnn(4))
+    for value in (*model.graph.initializer, *(v.type.tensor_type for v in (*model.graph.input, *model.graph.output))):
+        setattr(value, "data_type" if hasattr(value, "dims") else "elem_type", kind)
+    for device in ("rpi4", "t4"):
+        with pytest.raises(ConfigError, match="in float32") as caught:
+            LatencyOracle(device)(model.SerializeToString())
+        assert load_device(device).precision in caught.value.allowed
+        assert "model.float()" in caught.value.fix
+
+
+def test_a_model_in_int8_is_for_onnxruntime(cnn):
+    model = onnx.load_model_from_string(cnn(4))
+    for name, value in (("scale", np.float32(0.1)), ("zero", np.uint8(128))):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    model.graph.node[0].input[0] = "d"
+    for op, source, out in (("DequantizeLinear", "q", "d"), ("QuantizeLinear", "x", "q")):
+        model.graph.node.insert(0, helper.make_node(op, [source, "scale", "zero"], [out]))
+    int8 = model.SerializeToString()
+    assert LatencyOracle("rpi4")(int8).ms > 0
+    for device in ("rpi5-ncnn", "t4"):
+        with pytest.raises(ConfigError, match="int8 is for devices that run onnxruntime"):
+            LatencyOracle(device)(int8)
+
+
+def test_natural_wrong_arguments_name_the_right_call(tiny_graph):
+    oracle, plan = LatencyOracle("rpi4"), Plan.uniform(tiny_graph, 0.5)
+    for call, fix in ((lambda: oracle.latency(tiny_graph.dense(), None), "oracle(model, example_inputs)"),
+                      (lambda: oracle.latency("m.onnx"), "oracle(model, example_inputs)"),
+                      (lambda: oracle.latency(b"bytes", plan), "oracle(model, example_inputs)"),
+                      (lambda: oracle.latency(tiny_graph, {"stem": 8}), "Plan.of(graph, widths)"),
+                      (lambda: oracle.latency(tiny_graph, 0.5), "Plan.uniform(graph"),
+                      (lambda: oracle(tiny_graph, plan), "oracle.latency(graph, plan)")):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert fix in caught.value.fix

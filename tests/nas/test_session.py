@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 import autoprune
+from autoprune.devices.latency import Latency
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph.graph import Graph
 from autoprune.graph.plan import Plan
@@ -74,7 +75,16 @@ def test_values_that_are_no_result_are_refused_and_the_plan_stays_open(tiny_grap
     plan = session.ask()
     with pytest.raises(ConfigError, match="finite"):
         session.tell(plan, score, ms)
+    with pytest.raises(ConfigError, match="a score and a latency"):
+        session.tell(plan, score, "1ms")  # type: ignore[arg-type]
     session.tell(plan, 0.5, 1.0)
+
+
+def test_a_latency_may_be_told_as_it_is(tiny_graph: Graph) -> None:
+    session = autoprune.Session(tiny_graph, seed=0)
+    plan = session.ask()
+    session.tell(plan, 0.5, Latency(1.0, 0.9, 1.1, "p50", "profile", "rpi4", "onnxruntime", "1", 4, 1))
+    assert session.best_plans == [plan]
 
 
 def test_any_sampler_and_the_same_seed(tiny_graph: Graph) -> None:

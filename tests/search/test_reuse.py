@@ -18,7 +18,7 @@ from autoprune.graph.plan import Cut, Plan
 from autoprune.search.candidate import Candidate
 from autoprune.search.pipeline import Pipeline
 from autoprune.search.propose import DENSE
-from autoprune.search.reuse import Reused
+from autoprune.search.reuse import Reused, require_same
 from autoprune.search.space import Choices
 from autoprune.tasks.score import Score
 
@@ -169,12 +169,28 @@ def test_what_needed_no_proposals_goes_on_with_some(run: Callable[..., Front], t
 
 def test_runs_of_something_else_are_refused(run: Callable[..., Front], tmp_path: Path) -> None:
     run("rpi4", trials=1)
-    with pytest.raises(ConfigError, match=r"another recovery"):
+    with pytest.raises(ConfigError, match=rf"steps {STEPS} there and {STEPS + 1} here") as caught:
         run("pixel4", reuse=str(tmp_path / "rpi4"), steps=STEPS + 1)
+    assert caught.value.fix == f"--steps {STEPS}"
     with pytest.raises(ConfigError, match="has no front"):
         run("pixel4", reuse=str(tmp_path / "nowhere"))
     assert not (tmp_path / "pixel4" / "study.db").exists()
     assert load_front(tmp_path / "rpi4").settings["recovery_digest"]
+
+
+@pytest.mark.parametrize(("change", "given", "fix"), [
+    ({"recovery_digest": "2", "steps": 8}, "steps not given there and 8 here", "leave --steps out"),
+    ({"recovery_digest": "2"}, "another recovery", "leave --reuse out"),
+    ({"recovery_digest": "2", "space": "deep"}, "space default there and deep here", "leave --reuse out"),
+    ({"metric": "f1", "model_fingerprint": "x"}, "another model; metric accuracy there and f1 here", "leave --reuse")])
+def test_what_differs_is_named_with_both_values(change: dict[str, Any], given: str, fix: str) -> None:
+    there = {"model_fingerprint": "m", "task_fingerprint": "t", "metric": "accuracy", "recovery_digest": "1",
+             "space": "default"}
+    require_same(Path("run"), there, there | {"steps": None})
+    with pytest.raises(ConfigError) as caught:
+        require_same(Path("run"), there, there | change)
+    assert caught.value.given == f"run: {given}"
+    assert str(caught.value.fix).startswith(fix)
 
 
 def latency_of(ms: float) -> Latency:

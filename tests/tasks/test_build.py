@@ -6,6 +6,7 @@ import pytest
 
 from autoprune.errors import ConfigError
 from autoprune.tasks.build import load_task
+from autoprune.tasks.task import Task
 
 
 def test_nothing_given_is_the_built_in_example() -> None:
@@ -33,7 +34,8 @@ def test_notes_of_task_are_kept(user_file: Path) -> None:
 def test_metric_and_loss_follow_from_each_other(user_file: Path, metric: str | None, loss: str | None,
                                                 pair: tuple[str, str]) -> None:
     task = load_task(f"{user_file}:model", f"{user_file}:loaders", metric, loss)
-    assert (task.metric, task.loss_name) == pair
+    same = Task(task.model, train=task.split("train"), metric=metric, loss=loss)
+    assert (task.metric, task.loss_name) == (same.metric, same.loss_name) == pair
 
 
 @pytest.mark.parametrize(("model", "data", "fix"), [("a:b", None, "--data"), (None, "a:b", "--model")])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from autoprune.errors import ModelError, TaskError
 from autoprune.graph.graph import trace
@@ -58,6 +59,7 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "no pair": (lambda: Task(SmallNet(), train=NoPair(), validation=GOOD), "not a pair"),
     "unreadable": (lambda: Task(SmallNet(), train=GOOD, validation=Exploding()), "disk is gone"),
     "wrong shape": (lambda: Task(SmallNet(5), train=GOOD, validation=GOOD), "does not run on the first training batch"),
+    "double inputs": (lambda: Task(SmallNet(), train=[(X.double(), Y)], validation=GOOD), "does not run on the first"),
     "labels too large": (lambda: Task(SmallNet(4, 2), train=[(X, Y * 0 + 2)], validation=GOOD),
                          "labels of the train data are out of range"),
     "negative labels": (lambda: Task(SmallNet(), train=GOOD, validation=[(X, Y - 1)]), "labels of the validation"),
@@ -82,6 +84,43 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "unknown metric": (lambda: Task(SmallNet(), train=GOOD, metric="acc"), "unknown metric"),
     "unknown loss": (lambda: Task(SmallNet(), train=GOOD, loss="hinge"), "unknown loss"),
 }
+
+
+FIXES: dict[str, tuple[Callable[[], Task], str]] = {
+    "labels of one column": (lambda: Task(SmallNet(), train=[(X, Y[:, None])] * 2), "target.squeeze(1)"),
+    "one-hot labels": (lambda: Task(SmallNet(), train=[(X, nn.functional.one_hot(Y, 3))] * 2), "target.argmax(1)"),
+    "one output": (lambda: Task(nn.Linear(4, 1), train=[(X, Y[:, None] % 2)] * 2), "--loss bce"),
+    "list of labels": (lambda: Task(SmallNet(), train=[(X, Y.tolist())] * 2), "torch.tensor(labels)"),
+    "array of labels": (lambda: Task(SmallNet(), train=[(X, Y.numpy())] * 2), "torch.from_numpy(labels)"),
+    "arrays": (lambda: Task(SmallNet(), train=[(X.numpy(), Y.numpy())] * 2), "torch.from_numpy"),
+    "dicts": (lambda: Task(SmallNet(), train=[{"x": X, "label": Y}] * 2),
+              "train=[(b['x'], b['label']) for b in train]"),
+    "dicts of several": (lambda: Task(SmallNet(), train=[{"y": Y, "a": X, "target": X}] * 2),
+                         "({k: b[k] for k in ['y', 'a']}, b['target'])"),
+    "two tensors": (lambda: Task(SmallNet(), train=(X, Y)), "train=DataLoader(TensorDataset(X, Y), batch_size=32)"),
+    "two arrays": (lambda: Task(SmallNet(), train=(X.numpy(), Y.numpy())), "torch.from_numpy(X)"),
+    "a dataset": (lambda: Task(SmallNet(), train=Indexed()), "train=DataLoader(data, batch_size=32)"),
+    "samples": (lambda: Task(SmallNet(), train=[*zip(X, Y.tolist(), strict=True)]), "DataLoader(samples"),
+    "samples of tensors": (lambda: Task(SmallNet(), train=[*zip(X, Y, strict=True)]), "DataLoader(samples"),
+    "samples of a regression": (lambda: Task(nn.Linear(4, 1), train=[*zip(X, X[:, :1], strict=True)], loss="mse"),
+                                "DataLoader(samples"),
+    "metric is None": (lambda: Task(SmallNet(), train=GOOD, metric=lambda *_: None), "return the value"),  # type: ignore[arg-type,return-value]
+    "metric is a vector": (lambda: Task(SmallNet(), train=GOOD, metric=lambda outputs, target: outputs), ".mean()"),
+}
+
+
+class Indexed(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return X[index], Y[index]
+
+
+@pytest.mark.parametrize("case", sorted(FIXES))
+def test_the_fix_fits_what_was_given(case: str) -> None:
+    make, fix = FIXES[case]
+    with pytest.raises(TaskError) as caught:
+        make().check()
+    assert fix in str(caught.value.fix)
+    assert caught.value.given
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
@@ -231,9 +270,9 @@ def test_a_buffer_with_gradients() -> None:
     assert torch.equal(model.get_buffer("mean"), torch.zeros(3))
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_is_refused(kind: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_precision_than_float32_is_refused(kind: torch.dtype) -> None:
     data = [(torch.randn(8, 4).to(kind), torch.randint(0, 3, (8,)))]
-    with pytest.raises(TaskError, match="half precision") as caught:
+    with pytest.raises(TaskError, match="not in float32") as caught:
         Task(nn.Linear(4, 3).to(kind), train=data, validation=data, test=data).check()
     assert "model.float()" in str(caught.value.fix)

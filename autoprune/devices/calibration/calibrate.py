@@ -116,7 +116,7 @@ def calibrate(device: Device | str, name: str, folder: str | Path = ".", *, thre
     too. Raises `ConfigError` for bad arguments, `DeviceError` when too few nets could be timed or the machine is too
     noisy.
     """
-    found = load_device(device) if isinstance(device, str) else device
+    found = load_device(device)
     check_name(name)
     if found.is_measured and found.provider != "CPUExecutionProvider":
         raise ConfigError("only CPUs are calibrated: for a GPU onnxruntime makes other nodes of a net than here",
