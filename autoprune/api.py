@@ -72,6 +72,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     """
     from autoprune.devices.device import load_device
     from autoprune.front.front import load_front
+    from autoprune.search.configuration import run_configuration
     from autoprune.search.run_folder import RunFolder
     from autoprune.search.space import space_for
     from autoprune.search.storage import check_storage, storage_errors
@@ -93,7 +94,7 @@ def run_settings(settings: Settings, task: Task | None = None, *, fresh: bool = 
     other = load_front(settings.reuse) if settings.reuse is not None else None
     settings = replace(settings, sampler=_sampler(settings.sampler, space, other))
     task, graph = _prepare(settings, task, say)
-    configuration = _configuration(settings, task, device, space, graph)
+    configuration = run_configuration(settings, task, device, space, graph)
     reused = _reused(other, configuration, space) if other is not None else None
     trials = settings.trials or (space.trials if reused is None else None)
     configuration["trials"] = trials
@@ -189,30 +190,6 @@ def _reused(front: Front, configuration: Mapping[str, Any], space: Space) -> Reu
     return Reused.of(front.candidates, front.run / "candidates", space.precisions)
 
 
-def _configuration(settings: Settings, task: Task, device: Device, space: Space, graph: Graph) -> dict[str, Any]:
-    """What is written to `config.toml` and has to be the same on resume."""
-    import hashlib
-    import json
-
-    from autoprune.search.run_folder import environment
-    from autoprune.search.storage import without_password
-
-    def digest(value: Any) -> str:
-        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    recovery = [space.recover, space.schedule, *([space.masks] if space.masks else [])]
-    values = {k: v for k, v in settings.to_json().items() if k != "run"}
-    if settings.storage is not None:
-        values["storage"] = without_password(settings.storage)
-    values.update(task=task.name, metric=task.metric, loss=task.loss_name, device=device.name,
-                  task_fingerprint=task.fingerprint(), model_fingerprint=graph.fingerprint,
-                  space_digest=digest(space.to_json()), recovery_digest=digest(recovery),
-                  device_digest=digest(device.to_json()))
-    versions = environment()["packages"]
-    values.update({f"version_{name}": versions[name] for name in ("autoprune", "torch", "optuna", "onnxruntime")})
-    return values
-
-
 def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], settings: Settings,
             say: Callable[[str], None]) -> Front:
     """Test scores, the recommended points with their files, `front.json` and `report.html`."""
@@ -225,8 +202,10 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
         raise ConfigError("the time was up before the dense model was evaluated",
                           given=f"--timeout {settings.timeout}", fix="a longer --timeout; the same command resumes")
     front = _front(runner, outcome, configuration, settings)  # scores after as many steps each: none is tuned here
-    chosen = {n for n in recommended(runner, front) if n is not None}
+    first, *others = recommended(runner, front)
+    chosen = {n for n in (first, *others) if n is not None}
     outcome = current(runner, outcome)
+    _save(runner, replace(front, recommended=first, further=dict(zip(front.further, others, strict=True))))
     if not outcome.interrupted:
         for number in sorted(chosen):
             try:
@@ -255,13 +234,18 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
 
 def _write(runner: Search, front: Front) -> Front:
     """`front.json` and `report.html`; the front, with what the time went to so far."""
-    import json
-
     from autoprune.front.report import write_report
+
+    front = _save(runner, front)
+    write_report(front, runner.folder.path / "report.html")
+    return front
+
+
+def _save(runner: Search, front: Front) -> Front:
+    import json
 
     front = replace(front, seconds=runner.total_seconds())
     runner.folder.write("front.json", json.dumps(front.to_json()))
-    write_report(front, runner.folder.path / "report.html")
     return front
 
 
@@ -307,9 +291,14 @@ def finetune_point(front: Front, point: Point, task: Task, steps: int) -> tuple[
     from autoprune.methods.masks.apply import zeros_kept
     from autoprune.recover.finetune import Example, examples, finetune
     from autoprune.recover.recovery import Recovery
-    from autoprune.search.space import load_space
+    from autoprune.search.configuration import recovery_digest
+    from autoprune.search.space import space_for
 
-    space = load_space(front.settings.get("space", "default"))
+    space = space_for(front.settings.get("space", "default"), steps=front.settings.get("steps"))
+    if front.settings.get("recovery_digest") not in (None, recovery_digest(space)):
+        raise ConfigError("the space file is not what the search had: candidates recover in another way",
+                          given=str(front.settings.get("space")),
+                          fix="the file of then; without --finetune the point is exported as it was")
     recovery = Recovery.of(space.recover, space.schedule)
     settings = replace(recovery.tune, steps=steps)
     model = point.load()

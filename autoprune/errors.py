@@ -13,11 +13,13 @@ __all__ = [
     "AutopruneError",
     "BudgetError",
     "ConfigError",
+    "DamagedError",
     "DeviceError",
     "ModelError",
     "NoEffectWarning",
     "TaskError", "UnmeasurableError",
     "did_you_mean",
+    "first_line",
 ]
 
 

@@ -12,6 +12,7 @@ from autoprune.errors import (
     AutopruneError,
     BudgetError,
     ConfigError,
+    DamagedError,
     DeviceError,
     ModelError,
     TaskError,
@@ -19,8 +20,8 @@ from autoprune.errors import (
 )
 from autoprune.recover.finetune import Diverged
 
-EXIT_CODES = {AutopruneError: 1, ConfigError: 2, TaskError: 2, BudgetError: 3, DeviceError: 4, ModelError: 5,
-              Diverged: 1}
+EXIT_CODES = {AutopruneError: 1, ConfigError: 2, DamagedError: 2, TaskError: 2, BudgetError: 3, DeviceError: 4,
+              ModelError: 5, Diverged: 1}
 
 
 @pytest.mark.parametrize(("kind", "code"), EXIT_CODES.items(), ids=lambda v: getattr(v, "__name__", None))
@@ -33,7 +34,7 @@ def test_exit_codes(kind: type[AutopruneError], code: int) -> None:
 
 def test_all_is_complete() -> None:
     classes = {n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, Exception)}
-    assert classes | {"did_you_mean"} == set(errors.__all__)
+    assert classes | {"did_you_mean", "first_line"} == set(errors.__all__)
 
 
 def test_the_text_has_a_line_for_each_part() -> None:

@@ -124,8 +124,8 @@ class GroupView:
     def _require(self, need: str) -> None:
         if need not in self.statistics.gathered:
             raise ConfigError(f"ranking {self.name} needs {need}", given=f"group {self.name} without {need}",
-                              fix=f"graph.prune(plan, statistics=autoprune.methods.collect.collect(graph, batches, "
-                                  f"loss, needs={{{need!r}}}))")
+                              fix=f"from autoprune.methods.collect import collect; graph.prune(plan, statistics="
+                                  f"collect(graph, batches, loss, needs={{{need!r}}}))")
 
 
 class Criterion(ABC):

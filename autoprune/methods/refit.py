@@ -80,7 +80,8 @@ def gram_of(statistics: Statistics, weight: str) -> Gram:
     """The second moments of what `weight` reads, or a `ConfigError` that says how to gather them."""
     if weight not in statistics.gram:
         raise ConfigError("a least-squares fit needs data", given=f"no second moments of what {weight} reads",
-                          fix='autoprune.methods.collect(graph, batches, loss, needs={"gram"})')
+                          fix="from autoprune.methods.collect import collect; graph.prune(plan, statistics=collect("
+                              'graph, batches, loss, needs={"gram"}))')
     return statistics.gram[weight]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
@@ -30,7 +32,8 @@ class LatencyOracle(Profiler):
     """`LatencyOracle("rpi4")(model, example_inputs) -> Latency`.
 
     `device` is a name, a path to a device file, an address (`ssh://user@host`), or a `Device`. Reusable: the measuring
-    process (if the device is measured) stays up between calls; `close` or a `with` ends it.
+    process (if the device is measured) stays up between calls; `close` or a `with` ends it. Threads take turns. One
+    that predicts can be handed to other processes; of one that measures each process makes its own.
     """
 
     def __init__(self, device: Device | str, *, percentile: str = "p50", threads: int | None = None,
@@ -39,6 +42,27 @@ class LatencyOracle(Profiler):
         self._threads, self._percentile = threads, percentile
         self._table: PlanLatency | None = None
         self._profiler = open_profiler(self.device, percentile=percentile, threads=threads, timeout_s=timeout_s)
+        self._turn, self._process = threading.RLock(), os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.device.is_measured:
+            raise self._of_another_process()
+        return {k: v for k, v in vars(self).items() if k != "_turn"} | {"_table": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _turn=threading.RLock())
+
+    def _of_another_process(self) -> ConfigError:
+        return ConfigError("an oracle that measures belongs to the process that made it", given=self.device.name,
+                           fix=f"LatencyOracle({self.device.name!r}) in each process, and one at a time: what runs "
+                               "beside a measurement spoils it")
+
+    @contextmanager
+    def _alone(self) -> Iterator[Profiler]:
+        if self.device.is_measured and os.getpid() != self._process:
+            raise self._of_another_process()
+        with self._turn:
+            yield self._profiler
 
     def __call__(self, model_or_onnx: Any, example_inputs: Any = None) -> Latency:
         """Latency of a `torch.nn.Module` on its example inputs, their batch included; of ONNX bytes or of an .onnx
@@ -53,7 +77,8 @@ class LatencyOracle(Profiler):
         model is not made. On a measured one the model is made, exported and measured.
         """
         if isinstance(onnx_bytes, bytes | bytearray) and plan is None:
-            return self._profiler.latency(bytes(onnx_bytes))
+            with self._alone() as profiler:
+                return profiler.latency(bytes(onnx_bytes))
         return self._of_plan(onnx_bytes, plan)
 
     latency_of_onnx = latency
@@ -76,17 +101,20 @@ class LatencyOracle(Profiler):
         plan.require_fp32()
         if self.device.is_measured:
             return self.latency(export_onnx(graph.cut(plan), graph.example_inputs))
-        if self._table is None or self._table.graph is not graph:
-            self._table = PlanLatency(graph, self.device, threads=self._threads, percentile=self._percentile)
-        return self._table.latency(plan)
+        with self._alone():
+            if self._table is None or self._table.graph is not graph:
+                self._table = PlanLatency(graph, self.device, threads=self._threads, percentile=self._percentile)
+            return self._table.latency(plan)
 
     def nodes(self, onnx_bytes: bytes) -> list[NodeLatency]:
         """What each node of the ONNX model takes, in execution order."""
-        return self._profiler.nodes(onnx_bytes)
+        with self._alone() as profiler:
+            return profiler.nodes(onnx_bytes)
 
     def compare(self, onnx_bytes: bytes, reference: bytes) -> Comparison:
         """How much longer one ONNX model takes than another."""
-        return self._profiler.compare(onnx_bytes, reference)
+        with self._alone() as profiler:
+            return profiler.compare(onnx_bytes, reference)
 
     def close(self) -> None:
         """End the measuring process, if there is one."""

@@ -18,7 +18,7 @@ from autoprune.tasks.tensors import describe, leaves
 if TYPE_CHECKING:
     from autoprune.tasks.task import Task
 
-__all__ = ["digest", "fingerprint"]
+__all__ = ["digest", "fingerprint", "source_of"]
 
 _SAMPLED = 2**20
 
@@ -42,14 +42,14 @@ def fingerprint(task: Task) -> str:
     for name, value in sorted(task.model.state_dict().items()):
         if isinstance(value, Tensor):
             total.update(f"{name}|{describe(value)}|".encode() + digest(value))
-    total.update(f"|{task.metric}|{task.loss_name}|{''.join(map(_source, task.functions()))}|".encode())
+    total.update(f"|{task.metric}|{task.loss_name}|{''.join(map(source_of, task.functions()))}|".encode())
     for split in ("train", "validation", "test"):
         _add_split(total, task.split(split), split)
     return total.hexdigest()[:16]
 
 
-def _source(function: Any) -> str:
-    """The text of a metric or loss of the user's own, where there is one; "" for ours and torch's."""
+def source_of(function: Any) -> str:
+    """The text of a metric, loss or method of the user's own, where there is one; "" for ours and torch's."""
     code = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
     try:
         return "" if code.__module__.startswith(("autoprune.", "torch.")) else inspect.getsource(code)

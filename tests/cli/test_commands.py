@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,28 @@ def test_pick_fine_tunes_on_the_data_of_the_search(finished: Any, tmp_path: Path
     assert run([*arguments, "--finetune", "--steps", "1"]) == 2
     assert "not what the search had" in capsys.readouterr().err
     assert run(arguments) == 0
+
+
+def test_pick_fine_tunes_as_the_search_recovers(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.search.configuration.recovery_digest", lambda _: "another")
+    arguments = ["pick", str(finished.run), "--trial", str(finished.front.recommended), "--output", str(tmp_path)]
+    assert run([*arguments, "--finetune", "--steps", "1"]) == 2
+    assert "space file is not what the search had" in capsys.readouterr().err
+
+
+def test_the_front_is_written_before_anything_is_tuned(finished: Any, memory_path: Path, quick_export: None,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    shutil.copytree(finished.run, memory_path / "run")
+    (memory_path / "run" / "front.json").unlink()
+    monkeypatch.setattr("autoprune.search.finish.tune", interrupt)
+    assert run([*finished.arguments[:-1], str(memory_path / "run")]) == 130
+    front = json.loads((memory_path / "run" / "front.json").read_text(encoding="utf-8"))
+    assert len(front["candidates"]) == len(finished.front.candidates)
+    assert front["recommended"] is not None
 
 
 def test_the_first_ctrl_c_prints_the_front_and_exits_130(finished: Any, memory_path: Path, quick_export: None,

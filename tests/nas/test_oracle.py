@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import io
+import os
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
@@ -179,3 +185,32 @@ def test_natural_wrong_arguments_name_the_right_call(tiny_graph):
         with pytest.raises(ConfigError) as caught:
             call()
         assert fix in caught.value.fix
+
+
+def test_one_that_predicts_goes_to_other_processes(cnn):
+    graph = trace(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)),
+                  torch.randn(1, 4))
+    oracle = LatencyOracle("rpi4")
+    before = oracle.latency(graph, Plan.uniform(graph, 0.5))  # from a table, which stays here
+    again = pickle.loads(pickle.dumps(oracle))  # noqa: S301 - made in this line
+    assert again(cnn(8)) == oracle(cnn(8))
+    assert again.latency(graph, Plan.uniform(graph, 0.5)) == before
+
+
+def test_one_that_measures_stays_in_its_process(cnn, monkeypatch):
+    with LatencyOracle("cpu", threads=1) as oracle:
+        with pytest.raises(ConfigError, match="belongs to the process"):
+            pickle.dumps(oracle)
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        with pytest.raises(ConfigError, match="belongs to the process"):
+            oracle(cnn(8))
+
+
+def test_threads_take_turns(cnn):
+    """Each of them also exports a module, which torch does with state of the whole process."""
+    model, x = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)), torch.randn(1, 4)
+    with LatencyOracle("cpu", threads=1) as measured, ThreadPoolExecutor(3) as pool:
+        oracle = LatencyOracle("rpi4")
+        found = list(pool.map(lambda n: (oracle(model, x), measured(cnn(8)).source), range(4)))
+    assert found == [(oracle(model, x), "measured")] * 4
+    assert not isinstance(sys.stdout, io.StringIO)
