@@ -6,6 +6,7 @@ line of the user's model, and the canonical form of the graph (`canonical.py`).
 
 from __future__ import annotations
 
+import copy
 import inspect
 import keyword
 import traceback
@@ -124,25 +125,32 @@ def _check_names(model: nn.Module) -> None:
                              fix=f"rename it in {type(model).__name__}")
 
 
+def _kept_in_evaluation(model: nn.Module) -> set[str]:
+    """The modules that stay in evaluation mode when their model trains, where somebody has written a `train` that does
+    so. A copy is asked: it may do more than that, such as taking adapters out of weights.
+    """
+    if all(type(m).train is nn.Module.train for m in model.modules()):
+        return set()
+    try:
+        trained = copy.deepcopy(model).train()
+    except Exception:  # whatever keeps it from being copied
+        return set()
+    return {name for name, m in trained.named_modules() if not m.training}
+
+
 def _settle_norms(model: nn.Module, graph: fx.Graph) -> None:
     """What batch norms do in training mode and a trace in evaluation mode does not tell: one that its model keeps in
     evaluation mode stays there, and a cumulative average (`momentum=None`) becomes a running one.
     """
-    modes = {m: m.training for m in model.modules()}
-    try:
-        model.train()
-        kept = {m for m in modes if not m.training}
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    held = dict(model.named_modules())
+    held, kept = dict(model.named_modules()), _kept_in_evaluation(model)
     for node in [n for n in graph.nodes if n.target is torch.ops.aten.batch_norm.default]:
         mean = node.args[3]
-        norm = held.get(str(mean.target).rpartition(".")[0]) if isinstance(mean, fx.Node) else None
+        name = str(mean.target).rpartition(".")[0] if isinstance(mean, fx.Node) else ""
+        norm = held.get(name)
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
         args = list(node.args)
-        args[5] = False if norm in kept else args[5]
+        args[5] = False if name in kept else args[5]
         args[6] = _USUAL_MOMENTUM if norm.momentum is None else args[6]
         node.args = tuple(args)
 
