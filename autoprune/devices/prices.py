@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections import Counter
 from collections.abc import Sequence
 
 from autoprune.devices import profile
@@ -35,13 +37,18 @@ def nodes_for(onnx_bytes: bytes, device: Device) -> list[Node]:
 
 
 def _require_float32(onnx_bytes: bytes, device: Device) -> None:
-    """This machine's runtime casts weights of another precision from node to node, which says nothing of the device."""
+    """This machine's runtime casts weights of another precision from node to node, which says nothing of the device.
+    (A table in float64 among weights in float32 is no matter.)
+    """
     from onnx import TensorProto
 
-    kinds = {t.data_type for t in load_model(onnx_bytes).graph.initializer if len(t.dims) > 1}
-    if other := kinds & {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}:
+    sizes: Counter[int] = Counter()
+    for t in load_model(onnx_bytes).graph.initializer:
+        sizes[t.data_type] += math.prod(t.dims) if len(t.dims) > 1 else 0
+    other = {kind: sizes[kind] for kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)}
+    if sum(other.values()) > sizes[TensorProto.FLOAT]:
         raise ConfigError("a profile prices models whose weights are in float32",
-                          given=", ".join(TensorProto.DataType.Name(kind).lower() for kind in sorted(other)),
+                          given=TensorProto.DataType.Name(max(other, key=lambda kind: other[kind])).lower(),
                           allowed=f"float32, from which {device.name} prices what it computes in: {device.precision}",
                           fix="model.float() before it is exported, and float32 inputs")
 
