@@ -160,6 +160,12 @@ def test_a_profile_is_for_weights_in_float32(cnn, kind):
         assert "model.float()" in caught.value.fix
 
 
+def test_a_table_in_float64_is_no_matter(cnn):
+    model = onnx.load_model_from_string(cnn(16))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((2, 3)), "table"))
+    assert LatencyOracle("rpi4")(model.SerializeToString()).ms > 0
+
+
 def test_a_model_in_int8_is_for_onnxruntime(cnn):
     model = onnx.load_model_from_string(cnn(4))
     for name, value in (("scale", np.float32(0.1)), ("zero", np.uint8(128))):
