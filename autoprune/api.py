@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def _require_task(task: object) -> None:
 def _check_numbers(settings: Settings) -> None:
     for name, least in (("trials", 1), ("threads", 1), ("steps", 0), ("seed", 0), ("workers", 0)):
         value = getattr(settings, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool)):
             raise ConfigError(f"{name} must be a whole number", given=repr(value),
                               fix=f"{name}={value if str(value).isdigit() else max(least, 1)}")
         if value is not None and value < least:
@@ -205,7 +206,8 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
     first, *others = recommended(runner, front)
     chosen = {n for n in (first, *others) if n is not None}
     outcome = current(runner, outcome)
-    _save(runner, replace(front, recommended=first, further=dict(zip(front.further, others, strict=True))))
+    _save(runner, replace(_front(runner, outcome, configuration, settings), recommended=first,
+                          further=dict(zip(front.further, others, strict=True))))
     if not outcome.interrupted:
         for number in sorted(chosen):
             try:

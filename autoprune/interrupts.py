@@ -27,7 +27,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     seen: list[int] = []
-    before = _handlers()
+    before = {number: handler for number, handler in _handlers().items() if handler is not signal.SIG_IGN}
 
     def wait(number: int, frame: Any) -> None:
         if seen and callable(before[number]):

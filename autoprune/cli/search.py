@@ -11,7 +11,7 @@ import typer
 
 from autoprune.cli.output import TableOrJson, note, print_json, result
 from autoprune.config import Settings, load_settings
-from autoprune.errors import AutopruneError, BudgetError
+from autoprune.errors import BudgetError
 from autoprune.interrupts import INTERRUPTS, noted_interrupts
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def _search(settings: Settings, fresh: bool, output: TableOrJson) -> int:
         try:
             with ProgressLine() as line, contextlib.redirect_stdout(sys.stderr):  # what the user's code prints
                 front, interrupted = run_settings(settings, fresh=fresh, on_progress=line.update, on_stage=line.stage)
-        except (Exception, KeyboardInterrupt) as problem:
-            if isinstance(problem, AutopruneError) or not (seen or isinstance(problem, KeyboardInterrupt)):
+        except (KeyboardInterrupt, ImportError, SystemError) as problem:  # what an import in C makes of an interrupt
+            if not seen and not isinstance(problem, KeyboardInterrupt):
                 raise
-            note("interrupted; the same command resumes")  # an import in C makes an ImportError of an interrupt
+            note("interrupted; the same command resumes")
             return 130
     if output is TableOrJson.json:
         print_json(front.to_json())

@@ -25,10 +25,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import ConfigError, DamagedError
 
-__all__ = ["NO_NAME", "graph_from_json", "graph_to_json"]
-
-NO_NAME = "\"\\"
-"""Characters that a name may not have: it is written between quotes in generated source."""
+__all__ = ["graph_from_json", "graph_to_json", "is_writable"]
 
 _PYTHON = {"operator": operator, "math": math}
 _ARITHMETIC = {
@@ -117,23 +114,31 @@ def _read(data: dict[str, Any], depth: int) -> tuple[fx.Graph, dict[str, fx.Grap
     return graph, modules
 
 
+def is_writable(name: str) -> bool:
+    """Whether a name with dots can stand in generated source: each part as an identifier, or between quotes (the child
+    of a Sequential, a key of a ModuleDict).
+    """
+    return all(_is_plain(part) if part.isidentifier() else
+               part.isprintable() and part and not {'"', "\\"} & set(part) for part in name.split("."))
+
+
+def _is_plain(name: Any) -> bool:
+    """Whether it is an identifier that reaches nothing special; Python reads names in their normal form."""
+    return isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) and not name.startswith(
+        "__") and name == unicodedata.normalize("NFKC", name)
+
+
 def _plain(name: str) -> str:
-    """`name` when it can stand in generated source as it is: an identifier that reaches nothing special."""
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__") \
-            or name != unicodedata.normalize("NFKC", name):  # as Python reads it
+    """`name` when it can stand in generated source as it is."""
+    if not _is_plain(name):
         raise ConfigError("the graph has a name that is not an identifier", given=repr(name)[:100])
     return name
 
 
 def _dotted(name: str) -> str:
-    """`name` when each part is an identifier, or can stand between quotes: the child of a Sequential, a key of a
-    ModuleDict.
-    """
-    for part in name.split("."):
-        if part.isidentifier():
-            _plain(part)
-        elif not part or any(c in NO_NAME or not c.isprintable() for c in part):
-            raise ConfigError("the graph has a name that cannot be written between quotes", given=repr(name)[:100])
+    """`name` when it `is_writable`."""
+    if not isinstance(name, str) or not is_writable(name):
+        raise ConfigError("the graph has a name that cannot be written", given=repr(name)[:100])
     return name
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-import keyword
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import ModelError, first_line
 from autoprune.graph.canonical import canonical
+from autoprune.graph.module import PrunedModule
 from autoprune.graph.quiet import quiet
-from autoprune.graph.serialize import NO_NAME
+from autoprune.graph.serialize import is_writable
 from autoprune.graph.typing import is_dynamic
 
 __all__ = ["Captured", "capture", "split_inputs", "with_dynamic_batch"]
@@ -91,7 +91,8 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
     """
     if not isinstance(model, nn.Module):
         raise ModelError("only a torch.nn.Module can be traced", given=type(model).__name__)
-    _check_names(model)
+    _check_names(model, [n for n, _ in [*model.named_modules(), *model.named_parameters(), *model.named_buffers()]],
+                 fx.GraphModule)
     args, kwargs = split_inputs(example_inputs)
     modes = {m: m.training for m in model.modules()}
     try:
@@ -107,18 +108,16 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
         for module, mode in modes.items():
             module.training = mode
     graph, tensors, modules = canonical(program)
+    _check_names(model, [*tensors, *modules], PrunedModule)
     _settle_norms(model, graph)
     return Captured(graph, tensors, modules, dynamic, note)
 
 
-def _check_names(model: nn.Module) -> None:
-    """Refuse what an fx.GraphModule cannot hold under its name."""
-    from autoprune.graph.module import PrunedModule  # which is built of what is captured here
-
-    own = {*dir(PrunedModule), "meta", "shape_env"} - set(dir(nn.Module))
-    for name in [n for n, _ in [*model.named_modules(), *model.named_parameters(), *model.named_buffers()] if n]:
-        first, *_, last = name.split(".") * 2
-        if first in own or keyword.iskeyword(last) or any(c in NO_NAME or not c.isprintable() for c in name):
+def _check_names(model: nn.Module, names: Iterable[str], holder: type[nn.Module]) -> None:
+    """Refuse names that a module of the class `holder` has for itself, or that cannot be written in its source."""
+    own = {*dir(holder), "meta", "shape_env"} - set(dir(nn.Module))
+    for name in filter(None, names):
+        if name.partition(".")[0] in own or not is_writable(name):
             raise ModelError("a module or parameter has a name that a traced model cannot use", given=repr(name),
                              allowed="names that are no keywords of Python, without quotes and backslashes, and not "
                                      "graph, code, meta, plan, tensors, nested, save … at the top",
@@ -132,7 +131,8 @@ def _kept_in_evaluation(model: nn.Module) -> set[str]:
     if all(type(m).train is nn.Module.train for m in model.modules()):
         return set()
     try:
-        trained = copy.deepcopy(model).train()
+        trained = copy.deepcopy(model)
+        trained.train()  # which many forget to return from
     except Exception:  # whatever keeps it from being copied
         return set()
     return {name for name, m in trained.named_modules() if not m.training}
@@ -142,8 +142,9 @@ def _settle_norms(model: nn.Module, graph: fx.Graph) -> None:
     """What batch norms do in training mode and a trace in evaluation mode does not tell: one that its model keeps in
     evaluation mode stays there, and a cumulative average (`momentum=None`) becomes a running one.
     """
-    held, kept = dict(model.named_modules()), _kept_in_evaluation(model)
-    for node in [n for n in graph.nodes if n.target is torch.ops.aten.batch_norm.default]:
+    norms = [n for n in graph.nodes if n.target is torch.ops.aten.batch_norm.default]
+    held, kept = dict(model.named_modules()), _kept_in_evaluation(model) if norms else set()
+    for node in norms:
         mean = node.args[3]
         name = str(mean.target).rpartition(".")[0] if isinstance(mean, fx.Node) else ""
         norm = held.get(name)

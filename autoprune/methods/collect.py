@@ -102,6 +102,8 @@ class _Gradients:
             products = torch.autograd.grad(sum(curved, torch.zeros(())), [self._parameters[n] for n in gradients],
                                            allow_unused=True) if curved else [None] * len(gradients)
         except (NotImplementedError, RuntimeError) as error:
+            if not isinstance(error, NotImplementedError) and "derivative" not in str(error):
+                raise
             raise ConfigError("the model has an operator without a second derivative", given=first_line(error),
                               fix="leave out the methods that need one: obd and hap") from error
         for (name, sign), product in zip(signs.items(), products, strict=True):

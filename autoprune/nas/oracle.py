@@ -59,8 +59,10 @@ class LatencyOracle(Profiler):
 
     @contextmanager
     def _alone(self) -> Iterator[Profiler]:
-        if self.device.is_measured and os.getpid() != self._process:
-            raise self._of_another_process()
+        if os.getpid() != self._process:
+            if self.device.is_measured:
+                raise self._of_another_process()
+            self._turn, self._process = threading.RLock(), os.getpid()  # no thread of the other one lets go of it
         with self._turn:
             yield self._profiler
 
@@ -176,16 +178,20 @@ def to_onnx_bytes(model_or_onnx: Any, example_inputs: Any = None) -> bytes:
 
 
 def _sized(onnx_bytes: bytes, example_inputs: Any) -> bytes:
-    """The model with the sizes of the example inputs, or as it is without."""
+    """The model with the sizes of the example inputs (tensors or arrays), or as it is without."""
     if example_inputs is None:
         return onnx_bytes
-    from autoprune.graph.trace import split_inputs
-    from autoprune.tasks.tensors import leaves
+    from torch.utils import _pytree as pytree
 
-    args, kwargs = split_inputs(example_inputs)
+    from autoprune.graph.trace import split_inputs
+
+    args, kwargs = ((example_inputs,), {}) if hasattr(example_inputs, "shape") else split_inputs(example_inputs)
+    named = {name: tuple(x.shape) for name, x in kwargs.items() if hasattr(x, "shape")}
+    shapes = named or [tuple(x.shape) for x in pytree.tree_leaves(args) if hasattr(x, "shape")]
+    if not shapes:
+        return onnx_bytes
     model = load_model(onnx_bytes)
-    shapes = {name: tuple(x.shape) for name, value in kwargs.items() for x in leaves(value)}
-    set_sizes(model, shapes or [tuple(x.shape) for x in leaves(args)])
+    set_sizes(model, shapes)
     data: bytes = model.SerializeToString()
     return data
 

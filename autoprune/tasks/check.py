@@ -50,7 +50,6 @@ def check_task(task: Task) -> None:
     with untouched(task.model), torch.enable_grad():  # the loss must have a gradient; nothing is updated
         _check_batched(task, target)
         outputs = _run_model(task, inputs)
-        _check_batched(task, target, inputs, outputs)
         _check_buffers(task.model)
         classes = None
         if task.loss_name in _CLASS_LOSSES or task.metric in _CLASS_METRICS:
@@ -158,16 +157,12 @@ def _run_model(task: Task, inputs: Any) -> Any:
     return outputs
 
 
-def _check_batched(task: Task, target: Any, inputs: Any = None, outputs: Any = None) -> None:
-    """Single samples have a target without an axis, or outputs that have the target's axes and not that of the inputs.
-    (What the target is, is known of the built-in losses that read it.)
+def _check_batched(task: Task, target: Any) -> None:
+    """Single samples have a target without an axis. (What the target is, is known of the built-in losses that read it.)
     """
     if task.loss_name not in LOSSES or task.loss_name == "model":
         return
-    single = isinstance(target, int | float) or (isinstance(target, torch.Tensor) and target.ndim == 0)
-    if all(isinstance(part, torch.Tensor) for part in (inputs, outputs, target)):
-        single = outputs.shape == target.shape and len(outputs) != len(inputs)
-    if single:
+    if isinstance(target, int | float) or (isinstance(target, torch.Tensor) and target.ndim == 0):
         raise TaskError("the training data is not in batches", given=f"a target: {describe(target)}",
                         allowed="batches of samples: their axis is the first of inputs and target",
                         fix="train=DataLoader(samples, batch_size=32)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def source_of(function: Any) -> str:
     code = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
     try:
         return "" if code.__module__.startswith(("autoprune.", "torch.")) else inspect.getsource(code)
-    except (AttributeError, OSError, TypeError):
+    except Exception:  # what reading Python gives, where a file has changed since: TokenError, SyntaxError …
         return ""
 
 
@@ -75,7 +76,7 @@ def _held(data: Any) -> Iterator[Tensor]:
     elif isinstance(data, Halved | HeldOut):
         yield from _held(data.batches)
     elif isinstance(data, Subset):
-        yield torch.as_tensor(data.indices)
+        yield from _numbers(data.indices)
         yield from _held(data.dataset)
     elif isinstance(data, TensorDataset):
         yield from data.tensors
@@ -83,6 +84,11 @@ def _held(data: Any) -> Iterator[Tensor]:
         yield from (data.inputs, data.target)
     elif type(data) in (list, tuple):
         yield from leaves(data)
-    elif isinstance(labels := getattr(data, "targets", None), Tensor) or (
-            isinstance(labels, list) and all(isinstance(n, int) for n in labels)):
-        yield torch.as_tensor(labels)
+    else:
+        yield from _numbers(getattr(data, "targets", None))
+
+
+def _numbers(values: Any) -> Iterator[Tensor]:
+    """One tensor, or none where they are no numbers."""
+    with contextlib.suppress(OverflowError, RuntimeError, TypeError, ValueError):
+        yield torch.as_tensor(values)

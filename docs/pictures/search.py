@@ -18,6 +18,7 @@ import optuna
 from autoprune.front.front import load_front
 from autoprune.front.plot import round_ticks
 from autoprune.search.knapsack.past import NOTE
+from autoprune.search.run_folder import RunFolder
 
 WIDE, HIGH, LEFT, TOP, RIGHT, BOTTOM = 760, 390, 70, 30, 220, 50
 COLOURS = {"control": "#9a9a9a", "start": "#4e79a7", "scan": "#76b7b2", "refit": "#f28e2b", "tpe": "#59a14f",
@@ -131,7 +132,7 @@ def main() -> None:
     target.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     front = load_front(folder)
-    study = optuna.load_study(study_name="autoprune", storage=f"sqlite:///{folder / 'study.db'}")
+    study = optuna.load_study(study_name="autoprune", storage=RunFolder(folder).storage)
     scan(study, target)
     arms(front, study, target)
     widths(front, target)

@@ -206,13 +206,29 @@ def test_attention_scale_is_written_out() -> None:
     assert node.kwargs["scale"] == pytest.approx(0.5)
 
 
+class Named(Net):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        setattr(self, name, nn.Linear(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = getattr(self, self.name)(super().forward(x))
+        return out
+
+
 @pytest.mark.parametrize("name", ["graph", "plan", "meta", "save", "why_graph"])
 def test_a_name_that_a_traced_model_cannot_use_is_refused(name: str) -> None:
-    net = Net()
-    setattr(net, name, nn.Linear(2, 2))
+    net = Named(name)
     with pytest.raises(ModelError, match="a name that a traced model cannot use") as caught:
         trace(net, torch.randn(2, 4))
     assert name in str(caught.value.given)
+
+
+def test_a_name_that_is_not_used_may_be_any() -> None:
+    net = Net()
+    net.plan = nn.Linear(2, 2)
+    assert trace(net, torch.randn(2, 4)).groups
 
 
 class Normed(nn.Module):
@@ -221,11 +237,10 @@ class Normed(nn.Module):
         self.a, self.norm, self.b = nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=momentum), nn.Linear(8, 3)
         self.kept = kept
 
-    def train(self, mode: bool = True) -> Normed:
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]  # many forget to return the module
         super().train(mode)
         if self.kept:
             self.norm.eval()
-        return self
 
     def forward(self, x: Tensor) -> Any:
         return self.b(self.norm(self.a(x)).relu())
@@ -233,7 +248,8 @@ class Normed(nn.Module):
 
 @pytest.mark.parametrize(("momentum", "kept", "moves"), [(0.1, False, True), (None, False, True), (0.1, True, False)])
 def test_norms_learn_where_they_do_in_the_model(momentum: float | None, kept: bool, moves: bool) -> None:
-    model = Normed(momentum, kept).eval()
+    model = Normed(momentum, kept)
+    model.train(False)
     dense = trace(model, torch.randn(4, 4)).dense().train()
     assert not any(m.training for m in model.modules())
     dense(3 + torch.randn(16, 4))

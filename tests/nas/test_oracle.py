@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +18,7 @@ from autoprune.devices.profiler import MeasuredProfiler, PredictedProfiler, Prof
 from autoprune.errors import ConfigError, DeviceError
 from autoprune.graph.graph import trace
 from autoprune.graph.plan import Cut, Plan
+from autoprune.graph.quiet import quiet
 from autoprune.nas.oracle import LatencyOracle, measure, to_onnx_bytes
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("one_export_per_graph")]
@@ -220,3 +222,29 @@ def test_threads_take_turns(cnn):
         found = list(pool.map(lambda n: (oracle(model, x), measured(cnn(8)).source), range(4)))
     assert found == [(oracle(model, x), "measured")] * 4
     assert not isinstance(sys.stdout, io.StringIO)
+
+
+def test_a_fork_waits_for_no_thread_of_its_parent():
+    """Exports take turns, and so do threads that share an oracle."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with quiet():
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    child = os.fork()
+    if child == 0:
+        with quiet():
+            os._exit(7)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_arrays_are_example_inputs_of_an_onnx_file(cnn):
+    oracle = LatencyOracle("rpi4")
+    assert oracle(cnn(8), (np.zeros((1, 3, 16, 16), np.float32),)) == oracle(cnn(8), torch.zeros(1, 3, 16, 16)) == oracle(cnn(8), ())

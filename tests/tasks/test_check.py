@@ -102,8 +102,6 @@ FIXES: dict[str, tuple[Callable[[], Task], str]] = {
     "a dataset": (lambda: Task(SmallNet(), train=Indexed()), "train=DataLoader(data, batch_size=32)"),
     "samples": (lambda: Task(SmallNet(), train=[*zip(X, Y.tolist(), strict=True)]), "DataLoader(samples"),
     "samples of tensors": (lambda: Task(SmallNet(), train=[*zip(X, Y, strict=True)]), "DataLoader(samples"),
-    "samples of a regression": (lambda: Task(nn.Linear(4, 1), train=[*zip(X, X[:, :1], strict=True)], loss="mse"),
-                                "DataLoader(samples"),
     "metric is None": (lambda: Task(SmallNet(), train=GOOD, metric=lambda *_: None), "return the value"),  # type: ignore[arg-type,return-value]
     "metric is a vector": (lambda: Task(SmallNet(), train=GOOD, metric=lambda outputs, target: outputs), ".mean()"),
 }

@@ -157,6 +157,17 @@ def test_fingerprint_follows_one_label_of_data_in_memory(net: SmallNet, kind: An
     assert make_task(net, train=kind(x, y)).fingerprint() == before
 
 
+def test_fingerprint_of_a_subset_by_names(net: SmallNet) -> None:
+    class Named(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+        targets = (2**63, 1)
+
+        def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return torch.ones(4) * len(name), torch.tensor(0)
+
+    part: Any = Subset(Named(), ["a", "bb"])  # type: ignore[arg-type, list-item]
+    assert make_task(net, train=DataLoader(part, batch_size=2)).fingerprint()
+
+
 def test_unknown_split(net: SmallNet) -> None:
     with pytest.raises(TaskError, match="did you mean 'validation'"):
         make_task(net).split("validaton")
