@@ -246,5 +246,6 @@ def test_a_fork_waits_for_no_thread_of_its_parent():
 
 
 def test_arrays_are_example_inputs_of_an_onnx_file(cnn):
-    oracle = LatencyOracle("rpi4")
-    assert oracle(cnn(8), (np.zeros((1, 3, 16, 16), np.float32),)) == oracle(cnn(8), torch.zeros(1, 3, 16, 16)) == oracle(cnn(8), ())
+    oracle, size = LatencyOracle("rpi4"), (1, 3, 16, 16)
+    array = oracle(cnn(8), (np.zeros(size, np.float32),))
+    assert array == oracle(cnn(8), torch.zeros(size)) == oracle(cnn(8), ())
