@@ -77,9 +77,11 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **new)
     except Exception as error:
+        fix = "ray start --head on the first machine, then ray start --address=HOST:6379 on others"
+        if "client server failed" in str(error):  # Ray 2.60 may tell it port 0 of an agent that is still starting
+            fix = "start the head with a fixed port: ray start --head --runtime-env-agent-port=6380"
         raise ConfigError("the cluster cannot be reached", given=f"--cluster {address}: {error}"[:400],
-                          fix="ray start --head on the first machine, then ray start --address=HOST:6379 on others"
-                          ) from error
+                          fix=fix) from error
     finally:
         if callable(ours) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ours)

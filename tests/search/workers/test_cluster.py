@@ -194,7 +194,7 @@ def test_a_node_that_is_lost_loses_nothing(memory_path: Path) -> None:
         nodes.shutdown()
 
 
-PORTS = {"port": 36379, "ray-client-server-port": 36001}
+PORTS = {"port": 36379, "ray-client-server-port": 36001, "runtime-env-agent-port": 36002}
 
 
 def ray_command(*arguments: str) -> None:
