@@ -195,7 +195,7 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
             say: Callable[[str], None]) -> Front:
     """Test scores, the recommended points with their files, `front.json` and `report.html`."""
     from autoprune.search.failures import CANDIDATE_ERRORS, is_everyones
-    from autoprune.search.finish import current, recommended, score_on_test, tune
+    from autoprune.search.finish import current, damaged, recommended, score_on_test, tune
 
     if outcome.interrupted and (outcome.dense is None or len(outcome.budgets_ms) < len(runner.budgets)):
         raise KeyboardInterrupt  # before anything was asked
@@ -203,6 +203,8 @@ def _finish(runner: Search, outcome: Outcome, configuration: dict[str, Any], set
         raise ConfigError("the time was up before the dense model was evaluated",
                           given=f"--timeout {settings.timeout}", fix="a longer --timeout; the same command resumes")
     front = _front(runner, outcome, configuration, settings)  # scores after as many steps each: none is tuned here
+    if lost := damaged(front):
+        say(f"the weights of trial {', '.join(map(str, lost))} are damaged: not recommended, whatever the score")
     first, *others = recommended(runner, front)
     chosen = {n for n in (first, *others) if n is not None}
     outcome = current(runner, outcome)

@@ -133,7 +133,9 @@ def _kept_in_evaluation(model: nn.Module) -> set[str]:
     try:
         trained = copy.deepcopy(model)
         trained.train()  # which many forget to return from
-    except Exception:  # whatever keeps it from being copied
+    except Exception as error:  # whatever a module of the user's own raises
+        warnings.warn(f"{type(model).__name__} cannot be copied, to ask which norms stay in evaluation mode when it "
+                      f"trains: all of them train ({first_line(error)})", stacklevel=2)
         return set()
     return {name for name, m in trained.named_modules() if not m.training}
 

@@ -102,14 +102,18 @@ def tune(search: Search, outcome: Outcome, number: int, say: Callable[[str], Non
     return current(search, outcome)
 
 
+def damaged(front: Front) -> list[int]:
+    """Numbers of the points whose weights are damaged or gone."""
+    return [p.number for p in front.points if not is_complete(p.folder, p.candidate.plan.precision)]
+
+
 def recommended(search: Search, front: Front) -> list[int | None]:
     """Number of the point that is recommended for each budget (for the one `front.pick()` without any), in their order;
-    None for a budget that nothing meets. Points whose weights are damaged or gone are passed over.
+    None for a budget that nothing meets. Points that are `damaged` are passed over.
     """
     out: list[int | None] = []
-    # only the front's own points: what they dominated has no weights any more
-    front = replace(front, candidates=[p.candidate for p in front.points
-                                       if is_complete(p.folder, p.candidate.plan.precision)])
+    lost = damaged(front)  # only the front's own points: what they dominated has no weights any more
+    front = replace(front, candidates=[p.candidate for p in front.points if p.number not in lost])
     for text, ms in front.budgets_ms.items() or [(front.budget, front.budget_ms)]:
         try:
             out.append(_recommend(search, replace(front, budget=text, budget_ms=ms)).number)

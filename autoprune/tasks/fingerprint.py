@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import tokenize
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def source_of(function: Any) -> str:
     code = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
     try:
         return "" if code.__module__.startswith(("autoprune.", "torch.")) else inspect.getsource(code)
-    except Exception:  # what reading Python gives, where a file has changed since: TokenError, SyntaxError …
+    except (AttributeError, OSError, SyntaxError, TypeError, tokenize.TokenError):  # none, or it has changed
         return ""
 
 

@@ -300,3 +300,17 @@ def test_where_of_a_condition_alone_gives_places() -> None:
     x, net = torch.randn(6, 4), Experts()
     graph = trace(net, x)
     torch.testing.assert_close(graph.dense()(2 * x), net(2 * x))
+
+
+class Unique(Normed):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Normed:
+        raise NotImplementedError("there is one of it")
+
+
+def test_a_model_that_cannot_be_asked_says_that_its_norms_train() -> None:
+    model = Unique(0.1, True)
+    model.train(False)
+    with pytest.warns(UserWarning, match="all of them train .NotImplementedError: there is one of it"):
+        dense = trace(model, torch.randn(4, 4)).dense().train()
+    dense(3 + torch.randn(16, 4))
+    assert dict(dense.named_buffers())["norm.running_mean"].abs().max() > 0

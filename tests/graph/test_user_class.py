@@ -12,6 +12,7 @@ from torch import nn
 
 import autoprune
 from autoprune.errors import NoEffectWarning
+from autoprune.graph.eager import PrunedMixin
 from autoprune.graph.module import PrunedModule
 from autoprune.graph.plan import Plan
 
@@ -247,10 +248,11 @@ def test_what_a_young_branch_hides_is_compared(scale: float) -> None:
     heads = next(name for name, group in graph.groups.items() if group.size == 4)
     pruned = graph.prune(Plan.of(graph, {heads: 0.5}))
     assert isinstance(pruned, Scaled)
+    assert isinstance(pruned, PrunedMixin)
     assert float(pruned.scale.detach().max()) == pytest.approx(scale)
     with torch.no_grad():
         pruned.scale.fill_(1.0)  # as if it were trained
-        torch.testing.assert_close(pruned(x), pruned.graph_form()(x))  # type: ignore[operator]
+        torch.testing.assert_close(pruned(x), pruned.graph_form()(x))
 
 
 class Tapped(nn.Module):
